@@ -1,0 +1,49 @@
+"""microbudget: a course on making machine-learning models small and cheap.
+
+``import microbudget as mb`` loads nothing heavy. ``mb.start("01_…")`` begins a
+notebook; ``mb.flowers``, ``mb.training`` … are modules, loaded when first used.
+"""
+
+from importlib import import_module
+
+from . import settings
+
+__version__ = "0.1.0"
+
+settings.go_quiet_and_offline()
+
+# name in `mb.` -> module, or "module:attribute"
+_LAZY = {
+    "assets": "assets",
+    "flowers": "data.flowers",
+    "images": "data.images",
+    "mobilenet": "models.mobilenet",
+    "efficientnet": "models.efficientnet",
+    "features": "features",
+    "training": "training",
+    "timers": "evaluation.timers",
+    "sizes": "evaluation.sizes",
+    "memory": "evaluation.memory",
+    "metrics": "evaluation.metrics",
+    "transfer": "transfer",
+    "ledger": "ledger",
+    "report": "report",
+    "plots": "plots",
+    "start": "ledger:start",
+}
+
+__all__ = ["settings", *_LAZY]
+
+
+def __getattr__(name: str):
+    if name not in _LAZY:
+        raise AttributeError(f"module 'microbudget' has no attribute {name!r}")
+    module, _, attribute = _LAZY[name].partition(":")
+    value = import_module(f".{module}", __name__)
+    value = getattr(value, attribute) if attribute else value
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

@@ -1,0 +1,8 @@
+"""Models and data sets: ``fetch("mobilenet-v2")`` gives a folder, cached for good."""
+
+from .catalog import Asset, get, names, needed
+from .store import bytes_received, fetch, locate, verify
+
+__all__ = [
+    "Asset", "bytes_received", "fetch", "get", "locate", "names", "needed", "verify",
+]  # fmt: skip

@@ -1,0 +1,111 @@
+"""The catalog: every model and data set of the course, with its source per profile."""
+
+import tomllib
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+
+from ..errors import AssetError
+
+_FILE = Path(__file__).with_name("catalog.toml")
+SOURCES = ("wheel", "hub", "url", "torchvision", "generate")
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One model or data set as one profile sees it.
+
+    Attributes:
+        spec: the profile's table of ``catalog.toml`` (``source`` and what it needs);
+            empty when this profile has no source for the asset.
+    """
+
+    name: str
+    profile: str
+    kind: str
+    title: str
+    licence: str
+    citation: str
+    notebooks: tuple[str, ...] = ()
+    spec: MappingProxyType = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def config(self) -> dict:
+        """How the model wants its input and was built (empty for data sets)."""
+        return self.spec.get("config", {})
+
+    @property
+    def is_generated(self) -> bool:
+        return self.spec.get("source") == "generate"
+
+    def card(self) -> str:
+        """Source, licence, size and a plain word on what it is, for the reader."""
+        lines = [
+            f"{self.title}",
+            f"  source   {self._source()}",
+            f"  licence  {self.licence}",
+            f"  cite     {self.citation}",
+        ]
+        if note := self.spec.get("note"):
+            lines.append(f"  note     {note}")
+        return "\n".join(lines)
+
+    def _source(self) -> str:
+        spec = self.spec
+        megabytes = f"{spec.get('bytes', 0) / 1e6:.1f} MB"
+        match spec.get("source"):
+            case "wheel":
+                return f"wheel {spec['requirement']} on the package index, {megabytes}"
+            case "hub":
+                return f"Hub {spec['repo']}@{spec['revision'][:8]}, {megabytes}"
+            case "url":
+                return f"{spec['downloads'][0]['urls'][0]}, {megabytes}"
+            case "torchvision":
+                return f"torchvision {spec['weights']}, {megabytes}"
+            case "generate":
+                return "generated on this machine"
+        return "a folder of yours (MICROBUDGET_DATA)"
+
+
+def names(profile: str | None = None, notebook: str | None = None) -> list[str]:
+    """Names in the catalog; of those with a source in a profile, for a notebook."""
+    return [
+        name
+        for name, entry in _entries().items()
+        if (profile is None or profile in entry)
+        and (notebook is None or notebook in entry["notebooks"])
+    ]
+
+
+def needed(profile: str) -> list[str]:
+    """What the course's notebooks need in a profile, in the catalog's order."""
+    return [name for name in names(profile) if _entries()[name]["notebooks"]]
+
+
+def get(name: str, profile: str) -> Asset:
+    """One entry of the catalog.
+
+    Raises:
+        AssetError: no such name; the message lists the names there are.
+    """
+    entry = _entries().get(name)
+    if entry is None:
+        raise AssetError(
+            f"There is no asset {name!r}. The catalog has: {', '.join(_entries())}."
+        )
+    return Asset(
+        name=name,
+        profile=profile,
+        kind=entry["kind"],
+        title=entry["title"],
+        licence=entry["licence"],
+        citation=entry["citation"],
+        notebooks=tuple(entry["notebooks"]),
+        spec=MappingProxyType(entry.get(profile, {})),
+    )
+
+
+@cache
+def _entries() -> dict:
+    return tomllib.loads(_FILE.read_text(encoding="utf-8"))

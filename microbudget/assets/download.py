@@ -1,0 +1,133 @@
+"""One file over the network: resumed, verified, moved into place when whole."""
+
+import hashlib
+import os
+import shutil
+import time
+from pathlib import Path
+
+from ..errors import AssetError
+from ..files import full_disk_is_clear
+from ..progress import bar
+
+_CHUNK = 1 << 20
+_ATTEMPTS = 3
+REMEDY_OFFLINE = (
+    "Check the connection and run it again: it goes on where it stopped. Without a "
+    "network, copy the folder {cache} from a machine that has it, or point "
+    "MICROBUDGET_DATA at a folder with ready files."
+)
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file, as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def download(urls: list[str], target: Path, sha256: str, size: int, client) -> int:
+    """Download one file to ``target``; a part that is already there is gone on with.
+
+    Args:
+        urls: mirrors, tried in turn.
+        target: where the whole file goes; ``target.part`` holds it meanwhile.
+        sha256: expected digest (or a prefix of it).
+        size: expected bytes, for the progress bar only.
+        client: an ``httpx2.Client`` (unearth's also reads ``file://``).
+
+    Returns:
+        Bytes received over the network in this call.
+
+    Raises:
+        AssetError: no mirror answered, the digest is wrong, or the disk is full.
+    """
+    if target.exists() and sha256_of(target).startswith(sha256):
+        return 0
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    received, problems = 0, []
+    for url in urls:
+        for attempt in range(_ATTEMPTS):
+            resumed = part.exists() and part.stat().st_size > 0
+            try:
+                received += _stream(url, part, size, client)
+            except _network_errors() as error:
+                problems.append(f"{_host_free(url)}: {type(error).__name__}: {error}")
+                if not _worth_a_retry(error):
+                    break
+                time.sleep(0.2 * 2**attempt)
+                continue
+            digest = sha256_of(part)
+            if digest.startswith(sha256):
+                os.replace(part, target)
+                return received
+            part.unlink()  # never go on from bytes known to be wrong
+            problems.append(
+                f"{_host_free(url)}: sha256 is {digest[:16]}…, expected {sha256[:16]}…"
+            )
+            if not resumed:  # a resumed file may mix two versions: once more, whole
+                break
+    raise AssetError(
+        f"Could not download {target.name}:\n  "
+        + "\n  ".join(dict.fromkeys(problems))
+        + "\n"
+        + REMEDY_OFFLINE.format(cache=target.parent.parent)
+    )
+
+
+def _stream(url: str, part: Path, size: int, client) -> int:
+    """Append what is missing of ``url`` to ``part``; returns the bytes received."""
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    received = 0
+    with client.stream("GET", url, headers=headers, follow_redirects=True) as response:
+        if response.status_code == 416:  # the part is not shorter than the file
+            part.unlink(missing_ok=True)
+            return _stream(url, part, size, client) if have else 0
+        response.raise_for_status()
+        goes_on = response.status_code == 206
+        shown = bar(
+            None, part.name.removesuffix(".part"), total=size or None,
+            initial=have if goes_on else 0, unit="B", unit_scale=True,
+        )  # fmt: skip
+        with (
+            shown,
+            full_disk_is_clear(part, AssetError),
+            open(part, "ab" if goes_on else "wb") as out,
+        ):
+            for block in response.iter_bytes(_CHUNK):
+                out.write(block)
+                received += len(block)
+                shown.update(len(block))
+    return received
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Stop before a download that can't fit.
+
+    Raises:
+        AssetError: less than ``needed`` bytes are free where ``folder`` is.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise AssetError(
+            f"{folder} has {free / 1e6:,.0f} MB free, but {needed / 1e6:,.0f} MB are "
+            "needed. Free some space, or set MICROBUDGET_HOME to a folder on another "
+            "disk."
+        )
+
+
+def _network_errors() -> tuple:
+    import httpx2
+
+    return (httpx2.HTTPError, ConnectionError, TimeoutError, BlockingIOError)
+
+
+def _worth_a_retry(error: Exception) -> bool:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status is None or status >= 500 or status == 429
+
+
+def _host_free(url: str) -> str:
+    """The last part of an address: enough to recognise it, no index is named."""
+    return url.rsplit("/", 1)[-1].split("#")[0]

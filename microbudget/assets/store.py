@@ -1,0 +1,160 @@
+"""Fetch once, find ever after: the cache of models and data sets.
+
+An asset is a folder ``cache/NAME-PROFILE`` that is either whole or absent: it is
+made under a temporary name and renamed when its files are verified. A lock keeps two
+processes from making it twice; killing one at any moment leaves at most temporary
+files, which the next attempt resumes or clears.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from .. import settings
+from ..errors import AssetError
+from . import catalog
+from .converters import CONVERTERS
+from .download import require_space, sha256_of
+from .sources import DOWNLOADS, SOURCES
+
+MANIFEST = "asset.json"
+_SPACE_FACTOR = 3  # the download, its conversion, and some air
+
+
+def locate(name: str, profile: str | None = None) -> Path | None:
+    """The folder of an asset that is here already, or None; touches no network.
+
+    ``MICROBUDGET_DATA/NAME`` wins; then the cache.
+    """
+    here = settings.load()
+    asset = catalog.get(name, profile or here.profile)
+    if here.data and (here.data / name).is_dir():
+        return here.data / name
+    folder = _folder(here, asset)
+    return folder if _is_whole(folder) else None
+
+
+def fetch(name: str, profile: str | None = None, *, offline: bool | None = None) -> Path:
+    """The folder of an asset, fetched and converted first if it isn't here.
+
+    Args:
+        name: a name in the catalog.
+        profile: ``mini`` or ``full``; default: the current one.
+        offline: True never uses the network; default: MICROBUDGET_OFFLINE.
+
+    Raises:
+        AssetError: unknown name, no source in this profile, no network, wrong
+            checksum, full disk. Nothing half-made is left behind under the asset's
+            name.
+    """
+    import filelock
+
+    here = settings.load()
+    asset = catalog.get(name, profile or here.profile)
+    if found := locate(name, asset.profile):
+        return found
+    if not asset.spec:
+        raise AssetError(
+            f"{name} has no source in profile {asset.profile!r}. Put it in "
+            f"MICROBUDGET_DATA/{name}, or use MICROBUDGET_PROFILE=full."
+        )
+    may_fetch = not (here.offline if offline is None else offline)
+    if not may_fetch and not asset.is_generated:
+        raise AssetError(
+            f"{name} isn't here and MICROBUDGET_OFFLINE is set. Run "
+            f"`microbudget fetch {name} --profile {asset.profile}` where there is a "
+            f"network, or copy {here.cache} from a machine that has it."
+        )
+    folder = _folder(here, asset)
+    _make(here.cache)
+    with filelock.FileLock(here.cache / f".{folder.name}.lock"):
+        if not _is_whole(folder):  # another process may have made it meanwhile
+            _build(asset, folder)
+    return folder
+
+
+def verify(name: str, profile: str | None = None) -> list[str]:
+    """Files of a cached asset that are missing or no longer what was fetched."""
+    here = settings.load()
+    folder = _folder(here, catalog.get(name, profile or here.profile))
+    return [
+        file
+        for file, digest in _manifest(folder)["files"].items()
+        if not (folder / file).is_file() or sha256_of(folder / file) != digest
+    ]
+
+
+def bytes_received(name: str, profile: str | None = None) -> int:
+    """Bytes that fetching the asset took over the network (0: in MICROBUDGET_DATA)."""
+    here = settings.load()
+    folder = _folder(here, catalog.get(name, profile or here.profile))
+    return _manifest(folder).get("bytes_received", 0) if _is_whole(folder) else 0
+
+
+def _build(asset: catalog.Asset, folder: Path) -> None:
+    cache = folder.parent
+    require_space(cache, _SPACE_FACTOR * asset.spec["bytes"])
+    downloads = _make(cache / DOWNLOADS)
+    partial = cache / f".{folder.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    raw, ready = _make(partial / "raw"), _make(partial / "ready")
+    try:
+        source = SOURCES[asset.spec["source"]]
+        received = source(asset, raw, downloads)
+        if converter := asset.spec.get("converter"):
+            CONVERTERS[converter](raw, ready)
+        else:
+            ready = raw
+        files = {
+            path.relative_to(ready).as_posix(): sha256_of(path)
+            for path in sorted(ready.rglob("*"))
+            if path.is_file()
+        }
+        _check(asset, files)
+        manifest = {"asset": asset.name, "profile": asset.profile, "files": files,
+                    "bytes_received": received}  # fmt: skip
+        (ready / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        if folder.exists():  # not whole, or we would not be here
+            shutil.rmtree(folder)
+        os.replace(ready, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check(asset: catalog.Asset, files: dict[str, str]) -> None:
+    for name, expected in asset.spec.get("files", {}).items():
+        digest = files.get(name)
+        if digest is None or (expected and digest != expected):
+            raise AssetError(
+                f"{asset.name}: converting gave {name} with sha256 "
+                f"{digest and digest[:16]}…, expected {expected[:16]}…. The converter "
+                "or a library it uses has changed; please report it with the output "
+                "of `microbudget doctor`."
+            )
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether every file of the manifest is there (presence only: it is quick)."""
+    if not (folder / MANIFEST).is_file():
+        return False
+    return all((folder / file).is_file() for file in _manifest(folder)["files"])
+
+
+def _manifest(folder: Path) -> dict:
+    return json.loads((folder / MANIFEST).read_text())
+
+
+def _folder(here: settings.Settings, asset: catalog.Asset) -> Path:
+    return here.cache / f"{asset.name}-{asset.profile}"
+
+
+def _make(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AssetError(
+            f"Can't create {folder} ({error.strerror}). Set MICROBUDGET_HOME to a "
+            "folder you may write to."
+        ) from error
+    return folder

@@ -1,0 +1,107 @@
+"""The command ``microbudget``: doctor, fetch, run, table, handout."""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from . import __version__, settings
+from .errors import MicrobudgetError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0 when it did what was asked, 1 when it could not."""
+    options = _parser().parse_args(arguments)
+    if getattr(options, "profile", None):
+        os.environ["MICROBUDGET_PROFILE"] = options.profile
+    try:
+        return options.command(options)
+    except MicrobudgetError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped. Run it again to go on.", file=sys.stderr)
+        return 130
+
+
+def _doctor(options) -> int:
+    from . import doctor
+
+    findings = doctor.examine()
+    report = [f"microbudget {__version__}", *map(str, findings)]
+    print(doctor.shorten_home("\n".join(report)))
+    if doctor.healthy(findings):
+        print("The course can run here.")
+        return 0
+    print("The course can't run here yet: see PROBLEM above.")
+    return 1
+
+
+def _fetch(options) -> int:
+    from . import assets
+
+    here = settings.load()
+    names = options.names or assets.needed(here.profile)
+    for name in names:
+        started = time.perf_counter()
+        already = assets.locate(name)
+        folder = assets.fetch(name)
+        if already:
+            print(f"{name}: here already, {folder}")
+            continue
+        received = assets.bytes_received(name) / 1e6
+        seconds = time.perf_counter() - started
+        print(f"{name}: {received:.1f} MB received, {seconds:.1f} s, {folder}")
+        print(assets.get(name, here.profile).card())
+    return 0
+
+
+def _run(options) -> int:
+    from . import notebooks
+
+    return notebooks.run(options.names, save=options.save)
+
+
+def _table(options) -> int:
+    from . import report
+
+    if options.write:
+        print(f"{report.write_readme()} is up to date")
+    else:
+        print(report.at_a_glance(report.books(settings.load())))
+    return 0
+
+
+def _handout(options) -> int:
+    from . import notebooks
+
+    target = options.to or settings.load().home / "handout"
+    for path in notebooks.handout(target, options.names):
+        print(path)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="microbudget", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=function)
+        return sub
+
+    command("doctor", _doctor, "can the course run here, and if not, what to do")
+    fetch = command("fetch", _fetch, "fetch models and data, once")
+    fetch.add_argument("names", nargs="*", metavar="NAME", help="default: all needed")
+    fetch.add_argument("--profile", choices=settings.PROFILES)
+    run = command("run", _run, "execute notebooks, offline, without changing them")
+    run.add_argument("names", nargs="*", metavar="NOTEBOOK", help="such as 01")
+    run.add_argument("--save", action="store_true", help="keep the outputs in them")
+    table = command("table", _table, "the at-a-glance table of measured figures")
+    table.add_argument("--write", action="store_true", help="into the README")
+    hand = command("handout", _handout, "copies without outputs and solutions")
+    hand.add_argument("names", nargs="*", metavar="NOTEBOOK")
+    hand.add_argument("--to", type=Path, help="folder; default: data/handout")
+    return parser

@@ -1,0 +1,42 @@
+"""``torchvision`` that imports next to a CPU-only torch.
+
+The package index's torchvision is compiled against CUDA. Beside a CPU build of torch
+its compiled half can't load, and ``import torchvision`` then stops at operators
+that were never declared. Declaring them is enough: models, transforms and data sets
+are plain Python; only the compiled box operators (nms, roi_align …) stay missing.
+
+Use ``from microbudget.compat import torchvision`` wherever torchvision is needed.
+"""
+
+import sys
+
+import torch
+
+_MISSING = ("nms", "qnms")
+_library = None  # keeps the declarations alive
+
+
+def _import_torchvision():
+    global _library
+    try:
+        import torchvision
+    except RuntimeError as error:
+        if not any(f"torchvision::{name}" in str(error) for name in _MISSING):
+            raise
+        for name in [name for name in sys.modules if name.startswith("torchvision")]:
+            del sys.modules[name]  # the failed import leaves half a package behind
+        _library = torch.library.Library("torchvision", "DEF")
+        for name in _MISSING:
+            _library.define(
+                f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            )
+        import torchvision
+    return torchvision
+
+
+torchvision = _import_torchvision()
+
+
+def torchvision_has_compiled_operators() -> bool:
+    """False next to a CPU-only torch: box operators are then missing."""
+    return bool(torchvision.extension._has_ops())

@@ -1,0 +1,80 @@
+"""Timing that can be trusted: warm up, synchronise, repeat, report median and spread."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import EvaluationError
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one call, over several.
+
+    Attributes:
+        seconds: every measured call, in order.
+    """
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.seconds))
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The 10th and the 90th percentile."""
+        low, high = np.percentile(self.seconds, [10, 90])
+        return float(low), float(high)
+
+    def __str__(self) -> str:
+        low, high = self.spread
+        return (
+            f"{self.median * 1e3:.2f} ms (10–90 %: {low * 1e3:.2f}–{high * 1e3:.2f}, "
+            f"{len(self.seconds)} runs)"
+        )
+
+
+def measure_latency(
+    function: Callable[[], object],
+    *,
+    warmup: int = 3,
+    repeats: int = 10,
+    device: str = "cpu",
+) -> Timing:
+    """Time ``function`` on an otherwise idle device.
+
+    Args:
+        function: what to time, without arguments; prepare its input outside.
+        warmup: calls that are not counted (caches, lazy initialisation, compilation).
+        repeats: calls that are.
+        device: ``cuda`` and ``mps`` run asynchronously: they are waited for before and
+            after each call.
+
+    Raises:
+        EvaluationError: fewer than one repeat.
+    """
+    if repeats < 1 or warmup < 0:
+        raise EvaluationError("repeats must be at least 1, warmup at least 0.")
+    for _ in range(warmup):
+        function()
+    seconds = []
+    for _ in range(repeats):
+        synchronise(device)
+        started = time.perf_counter()
+        function()
+        synchronise(device)
+        seconds.append(time.perf_counter() - started)
+    return Timing(tuple(seconds))
+
+
+def synchronise(device: str) -> None:
+    """Wait until the device has done all it was given."""
+    kind = device.split(":")[0]
+    if kind == "cpu":
+        return
+    import torch
+
+    getattr(torch, kind).synchronize()

@@ -1,0 +1,47 @@
+"""Writing files so that a reader never sees half of one."""
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import MicrobudgetError
+
+
+@contextlib.contextmanager
+def full_disk_is_clear(path: Path, error: type[MicrobudgetError]) -> Iterator[None]:
+    """Turn 'no space left' into an ``error`` that says where and what to do."""
+    try:
+        yield
+    except OSError as cause:
+        if cause.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise error(
+            f"The disk is full while writing {path}. Free some space (or set "
+            "MICROBUDGET_HOME to a folder on another disk) and run it again."
+        ) from cause
+
+
+@contextlib.contextmanager
+def atomic_path(
+    path: str | os.PathLike, error: type[MicrobudgetError] = MicrobudgetError
+) -> Iterator[Path]:
+    """A temporary path beside ``path`` that replaces it when the block succeeds.
+
+    Raises:
+        error: the disk is full; whatever was at ``path`` is untouched.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        with full_disk_is_clear(path, error):
+            yield temporary
+            os.chmod(temporary, 0o644)  # mkstemp makes it private
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,238 @@
+"""What a run cost and what it achieved: one JSON a notebook.
+
+``run = mb.start("01_transfer_learning")`` opens the book,
+``with run.measure("frozen backbone + linear head") as row: row.quality(accuracy=…)``
+writes a row, ``run.finish()`` adds it up, prints the budget and saves it.
+"""
+
+import json
+import os
+import platform
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from . import __version__, assets, settings
+from .errors import MicrobudgetError
+from .evaluation.energy import EnergyMeter
+from .evaluation.memory import peak_memory
+from .files import atomic_path
+
+SCHEMA = 1
+_PACKAGES = ("torch", "torchvision", "accelerate", "timm", "numpy", "scikit-learn")
+LOWER_IS_BETTER = {"latency_ms", "loss", "wer", "perplexity"}
+
+
+@dataclass
+class Row:
+    """One measured piece of work.
+
+    Attributes:
+        wall_s, cpu_s: seconds by the clock, and of processor time over all threads.
+        peak_memory_bytes: highest resident memory of the process meanwhile.
+        bytes_written: what the row's author says was saved (``row.saved(path)``).
+        scores: metric -> value; ``latency_ms``, ``loss``, ``wer`` and ``perplexity``
+            are better when lower, all others when higher.
+        energy_j: joules, or None: not measured.
+        cost: ``wall_s`` at the stated price per hour.
+    """
+
+    name: str
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    peak_memory_bytes: int = 0
+    peak_device_bytes: int = 0
+    bytes_written: int = 0
+    parameters: int | None = None
+    trainable: int | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    energy_j: float | None = None
+    cost: float = 0.0
+
+    def quality(self, **scores: float) -> None:
+        """Record metrics, such as ``accuracy=0.87``."""
+        self.scores |= {name: float(value) for name, value in scores.items()}
+
+    def model(self, model) -> None:
+        """Record how many parameters a model has and how many are trainable."""
+        from .evaluation.sizes import count_parameters
+
+        counted = count_parameters(model)
+        self.parameters, self.trainable = counted.total, counted.trainable
+
+    def saved(self, path: str | os.PathLike) -> None:
+        """Record the bytes on disk of what was written."""
+        from .evaluation.sizes import bytes_on_disk
+
+        self.bytes_written += bytes_on_disk(path)
+
+
+class Run:
+    """A notebook's run; made by :func:`start`."""
+
+    def __init__(self, notebook: str, here: settings.Settings):
+        self.notebook = notebook
+        self.settings = here
+        self.rows: list[Row] = []
+        self.data: dict[str, str] = {}
+        self._whole = self._measured(Row("whole notebook"))
+        self._total = self._whole.__enter__()
+
+    @contextmanager
+    def measure(self, name: str):
+        """Measure the block as a row called ``name``; running it again replaces it."""
+        with self._measured(Row(name)) as row:
+            yield row
+        self.rows = [r for r in self.rows if r.name != name] + [row]
+
+    def uses(self, name: str, description: str) -> None:
+        """Record which data the figures were made on."""
+        self.data[name] = description
+
+    def finish(self) -> dict:
+        """Close the run: print the budget, write the JSON, return what it holds."""
+        if self._whole is not None:
+            self._whole.__exit__(None, None, None)
+            self._whole = None
+        total = self._total
+        total.bytes_written = sum(row.bytes_written for row in self.rows)
+        profile = self.settings.profile
+        received = sum(
+            assets.bytes_received(name, profile)
+            for name in assets.names(profile, self.notebook)
+        )
+        book = {
+            "schema": SCHEMA,
+            "notebook": self.notebook,
+            "provenance": provenance(self.settings) | {"data": self.data},
+            "energy_method": self._meter_method,
+            "price_per_hour": self.settings.price_per_hour,
+            "currency": settings.CURRENCY,
+            "bytes_downloaded": received,
+            "total": asdict(total),
+            "rows": [asdict(row) for row in self.rows],
+        }
+        path = self.settings.ledger / f"{self.notebook}.json"
+        with atomic_path(path, MicrobudgetError) as temporary:
+            temporary.write_text(json.dumps(book, indent=1) + "\n", encoding="utf-8")
+        energy = "not measured"
+        if total.energy_j is not None:
+            energy = f"{total.energy_j:,.0f} J by {self._meter_method}"
+        print(
+            f"budget of {self.notebook}\n"
+            f"  time        {total.wall_s:,.0f} s by the clock, "
+            f"{total.cpu_s:,.0f} s of processor\n"
+            f"  memory      {total.peak_memory_bytes / 1e6:,.0f} MB at the peak\n"
+            f"  downloaded  {received / 1e6:,.1f} MB, once\n"
+            f"  written     {total.bytes_written / 1e6:,.1f} MB\n"
+            f"  energy      {energy}\n"
+            f"  money       {total.cost:.4f} {settings.CURRENCY} at "
+            f"{self.settings.price_per_hour:.2f} {settings.CURRENCY} an hour"
+        )
+        return book
+
+    @contextmanager
+    def _measured(self, row: Row):
+        meter = EnergyMeter()
+        self._meter_method = meter.method
+        wall, cpu = time.perf_counter(), _cpu_seconds()
+        with peak_memory() as peak:
+            yield row
+        row.wall_s = time.perf_counter() - wall
+        row.cpu_s = _cpu_seconds() - cpu
+        row.peak_memory_bytes, row.peak_device_bytes = peak.highest, peak.device
+        row.energy_j = meter.joules()
+        row.cost = row.wall_s / 3600 * self.settings.price_per_hour
+
+
+def start(notebook: str) -> Run:
+    """Begin a notebook: seed everything, set the threads, print one banner line.
+
+    Args:
+        notebook: its name, such as ``"01_transfer_learning"``.
+
+    Raises:
+        SettingsError: an environment variable that has no meaning.
+    """
+    import torch
+
+    from . import plots
+
+    here = settings.load()
+    if not notebook or Path(notebook).name != notebook:
+        raise MicrobudgetError(f"{notebook!r} is not a notebook's name.")
+    torch.set_num_threads(here.threads)
+    settings.seed_everything(here.seed)
+    plots.use_house_style()
+    device = settings.device()
+    arithmetic = "bf16" if settings.fast_bf16(device) else "fp32"
+    print(
+        f"microbudget {__version__} · {notebook} · profile {here.profile} · "
+        f"{device}, {here.threads} threads, fast {arithmetic} · seed {here.seed} · "
+        f"torch {torch.__version__} · Python {platform.python_version()}"
+    )
+    return Run(notebook, here)
+
+
+def read(folder: Path) -> list[dict]:
+    """Every notebook's book in a folder, in the course's order.
+
+    Raises:
+        MicrobudgetError: a file that is no ledger of this version.
+    """
+    books = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            book = json.loads(path.read_text(encoding="utf-8"))
+            if book["schema"] != SCHEMA:
+                raise ValueError(f"schema {book['schema']}")
+        except (ValueError, KeyError, TypeError) as error:
+            raise MicrobudgetError(
+                f"{path} is not a ledger of this version ({error}). Delete it and run "
+                "its notebook again."
+            ) from error
+        books.append(book)
+    return books
+
+
+def provenance(here: settings.Settings) -> dict:
+    """What a figure must be read with: versions, hardware, profile, seed, date."""
+    import torch
+
+    device = settings.device()
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "profile": here.profile,
+        "seed": here.seed,
+        "device": torch.cuda.get_device_name() if "cuda" in device else device,
+        "processor": processor_name(),
+        "threads": here.threads,
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": {"python": platform.python_version()}
+        | {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def processor_name() -> str:
+    """The CPU's model, as the system gives it."""
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _cpu_seconds() -> float:
+    """Of this process, all its threads, and its finished children."""
+    return sum(os.times()[:4])
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"

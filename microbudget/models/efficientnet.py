@@ -1,0 +1,35 @@
+"""EfficientNet-Lite0 (Tan and Le 2019), as timm builds it, on real weights."""
+
+from safetensors.torch import load_file
+from torch import nn
+
+from .. import assets, settings
+from ..compat import torchvision  # noqa: F401 - before timm, which imports it
+from .vision import Preprocess
+
+NAME = "efficientnet-lite0"
+
+
+def efficientnet_lite0(classes: int) -> nn.Module:
+    """timm's ``tf_efficientnet_lite0``, ImageNet backbone, new head of ``classes``.
+
+    Returns:
+        A module from pictures (batch, 3, height, width), preprocessed by
+        ``preprocess()``, to logits (batch, classes).
+
+    Raises:
+        AssetError: the weights are not here and can't be fetched.
+    """
+    import timm
+
+    model = timm.create_model("tf_efficientnet_lite0", num_classes=classes)
+    state = load_file(assets.fetch(NAME) / "model.safetensors")
+    head = {f"classifier.{k}": v for k, v in model.classifier.state_dict().items()}
+    model.load_state_dict({**state, **head})
+    return model.eval()
+
+
+def preprocess(size: int | None = None) -> Preprocess:
+    """The scaling that the pretrained weights were trained with."""
+    config = assets.get(NAME, settings.load().profile).config
+    return Preprocess(config["mean"], config["std"], size or config["size"])

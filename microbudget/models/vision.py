@@ -1,0 +1,62 @@
+"""What every picture model shares: preprocessing, and folding batch-norm away."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """uint8 pictures -> the floats a network was trained on.
+
+    Attributes:
+        mean, std: of the network's training input, on the [0, 1] scale; mean = std =
+            0.5 gives Keras' x / 127.5 - 1.
+        size: height and width in pixels the picture is brought to.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    size: int
+
+    def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
+        """(batch, 3, height, width) uint8 -> (batch, 3, size, size) float32.
+
+        Raises:
+            ValueError: not a batch of RGB pictures, or not uint8: scaled floats would
+                be scaled twice, the classic near-black picture.
+        """
+        if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[1] != 3:
+            raise ValueError(
+                "expected uint8 pictures of shape (batch, 3, height, width), got "
+                f"{pictures.dtype} {tuple(pictures.shape)}"
+            )
+        x = pictures.float()
+        if x.shape[-2:] != (self.size, self.size):
+            x = nn.functional.interpolate(
+                x, (self.size, self.size), mode="bilinear", antialias=True
+            )
+        mean = torch.tensor(self.mean, device=x.device).view(1, 3, 1, 1) * 255
+        std = torch.tensor(self.std, device=x.device).view(1, 3, 1, 1) * 255
+        return (x - mean) / std
+
+
+def fold_batchnorm(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` whose batch-norms are folded into the convolutions.
+
+    At inference batch-norm is a multiplication and an addition per channel, which a
+    convolution's weight and bias can do for nothing (Jacob et al. 2018, eq. 14):
+    W' = W γ/√(σ²+ε),  b' = β - μ γ/√(σ²+ε). Outputs are equal up to rounding; the
+    copy can't be trained.
+    """
+    model = copy.deepcopy(model).eval()
+    for parent in list(model.modules()):
+        children = list(parent.named_children())
+        for (name, conv), (bn_name, bn) in zip(children, children[1:], strict=False):
+            if isinstance(conv, nn.Conv2d) and type(bn) is nn.BatchNorm2d:
+                setattr(parent, name, fuse_conv_bn_eval(conv, bn))
+                setattr(parent, bn_name, nn.Identity())
+    return model

@@ -1,0 +1,123 @@
+"""The notebooks as files: list, run with nbmake, save lightly, strip for teaching."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import nbformat
+
+from . import settings
+from .errors import MicrobudgetError
+from .files import atomic_path
+
+HASH = "microbudget_sources_sha256"
+_TIMEOUT = 3600  # seconds a cell may take; the budgets are far below it
+
+
+def find(names: Sequence[str] = ()) -> list[Path]:
+    """The course's notebooks in order; ``names`` picks some by their beginning.
+
+    Raises:
+        MicrobudgetError: not in a checkout, or a name that fits none.
+    """
+    root = settings.project_root()
+    if root is None:
+        raise MicrobudgetError(
+            "The notebooks are in the project's repository: clone it and install the "
+            "package from there (`make notebooks` does)."
+        )
+    every = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    if not names:
+        return every
+    chosen = [path for path in every if path.stem.startswith(tuple(names))]
+    for name in names:
+        if not any(path.stem.startswith(name) for path in every):
+            there = ", ".join(path.stem for path in every)
+            raise MicrobudgetError(f"No notebook {name!r}. There are: {there}.")
+    return chosen
+
+
+def question(path: Path) -> str:
+    """A notebook's title: its first heading."""
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("# "):
+            return cell.source.splitlines()[0][2:].strip()
+    return path.stem
+
+
+def sources_sha256(notebook: nbformat.NotebookNode) -> str:
+    """Digest of the code cells' sources: outputs belong to exactly these."""
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return hashlib.sha256("\0".join(code).encode()).hexdigest()
+
+
+def run(names: Sequence[str] = (), *, save: bool = False) -> int:
+    """Execute notebooks from top to bottom with nbmake, without a network.
+
+    Copies are run, under ``runs/notebooks``; the files in ``notebooks/`` are only
+    touched when ``save`` is set and all of them passed.
+
+    Returns:
+        pytest's exit status: 0 when every notebook ran.
+    """
+    sources = find(names)
+    folder = settings.load().home / "runs" / "notebooks"
+    folder.mkdir(parents=True, exist_ok=True)
+    copies = [Path(shutil.copy(path, folder)) for path in sources]
+    environment = {
+        **os.environ,
+        "MICROBUDGET_BLOCK_NETWORK": "1",
+        "MICROBUDGET_OFFLINE": "1",
+        "MICROBUDGET_PROGRESS": "0",
+    }
+    command = [
+        sys.executable, "-m", "pytest", "--nbmake", "--overwrite", "--verbose",
+        f"--nbmake-timeout={_TIMEOUT}", "--durations=0", "--durations-min=1",
+        "-p", "no:cacheprovider",
+        f"--rootdir={folder}", "-c", os.devnull, *map(str, copies),
+    ]  # fmt: skip
+    status = subprocess.run(command, env=environment, cwd=folder, check=False).returncode
+    if save and status == 0:
+        for source, copy in zip(sources, copies, strict=True):
+            _save(copy, source)
+    return status
+
+
+def handout(target: Path, names: Sequence[str] = ()) -> list[Path]:
+    """Copies for live teaching: no outputs, no cells tagged ``solution``."""
+    target.mkdir(parents=True, exist_ok=True)
+    written = []
+    for path in find(names):
+        notebook = nbformat.read(path, as_version=4)
+        notebook.cells = [
+            cell
+            for cell in notebook.cells
+            if "solution" not in cell.metadata.get("tags", [])
+        ]
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+        notebook.metadata.pop(HASH, None)
+        _write(notebook, target / path.name)
+        written.append(target / path.name)
+    return written
+
+
+def _save(executed: Path, target: Path) -> None:
+    """Keep an executed notebook: outputs and counts, no timestamps, no widgets."""
+    notebook = nbformat.read(executed, as_version=4)
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata["language_info"] = {"name": "python"}
+    notebook.metadata[HASH] = sources_sha256(notebook)
+    _write(notebook, target)
+
+
+def _write(notebook: nbformat.NotebookNode, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        nbformat.write(notebook, temporary)

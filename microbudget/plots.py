@@ -1,0 +1,96 @@
+"""Figures: functions that draw on Axes and return them."""
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+
+GOOD, BAD, QUIET = "#2a7f62", "#c8553d", "#9aa5b1"
+
+
+def use_house_style() -> None:
+    """Small, plain, readable from the last row; light when saved in a notebook."""
+    plt.rcParams.update(
+        {
+            "figure.dpi": 80,
+            "figure.figsize": (7, 3.6),
+            "font.size": 12,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.prop_cycle": plt.cycler(color=[GOOD, "#3d6fb4", "#e0a030", BAD, QUIET]),
+        }
+    )
+    if "ipykernel" in sys.modules:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        # photographs as PNG would make the committed notebooks ten times heavier
+        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 90, "subsampling": 0})
+
+
+def picture_grid(
+    pictures, titles: Sequence[str] = (), columns: int = 8, colours: Sequence[str] = ()
+) -> np.ndarray:
+    """Pictures in a grid with a line of text above each.
+
+    Args:
+        pictures: uint8 tensor (n, 3, height, width).
+        titles: at most n; long ones are cut.
+        colours: of the titles, at most n.
+
+    Returns:
+        Array of Axes.
+    """
+    rows = math.ceil(len(pictures) / columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(columns * 1.25, rows * 1.45), squeeze=False
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for i, (axis, picture) in enumerate(zip(axes.flat, pictures, strict=False)):
+        axis.imshow(np.asarray(picture.permute(1, 2, 0)))
+        if i < len(titles):
+            text = titles[i] if len(titles[i]) <= 17 else titles[i][:16] + "…"
+            colour = colours[i] if i < len(colours) else "black"
+            axis.set_title(text, fontsize=8, color=colour, pad=2)
+    figure.tight_layout(pad=0.3)
+    return axes
+
+
+def bars(values: Mapping[str, float], label: str, errors: Sequence[float] = ()) -> Axes:
+    """Horizontal bars, one a name, with the value written at the end."""
+    _, axis = plt.subplots(figsize=(7, 0.5 * len(values) + 0.9))
+    names, heights = list(values), list(values.values())
+    axis.barh(names, heights, xerr=list(errors) or None, color=GOOD)
+    for i, height in enumerate(heights):
+        margin = errors[i] if len(errors) else 0
+        axis.text(height + margin, i, f" {height:.3f}", va="center")
+    axis.invert_yaxis()
+    axis.set_xlabel(label)
+    axis.margins(x=0.15)
+    return axis
+
+
+def curves(
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str
+) -> Axes:
+    """One line a name from (xs, ys)."""
+    _, axis = plt.subplots()
+    for name, (xs, ys) in lines.items():
+        axis.plot(xs, ys, marker="o", label=name)
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    axis.legend(frameon=False)
+    return axis
+
+
+def confusion(matrix: np.ndarray, label: str = "class") -> Axes:
+    """A confusion matrix as a picture: row = true class, column = prediction."""
+    _, axis = plt.subplots(figsize=(4.5, 4.2))
+    image = axis.imshow(np.sqrt(matrix), cmap="Greens")
+    axis.set_xlabel(f"predicted {label}")
+    axis.set_ylabel(f"true {label}")
+    axis.figure.colorbar(image, label="√count", shrink=0.8)
+    return axis

@@ -1,0 +1,233 @@
+"""Where things are and how to run: profile, device, threads, seed, folders, network.
+
+Everything comes from environment variables, so that a notebook holds no setting:
+
+=============================  ==================================================
+MICROBUDGET_PROFILE            ``mini`` (default) or ``full``
+MICROBUDGET_DATA               folder of ready models and data sets; wins over all
+MICROBUDGET_HOME               where fetched and generated files go
+MICROBUDGET_LEDGER             where ``run.finish()`` writes
+MICROBUDGET_DEVICE             ``cpu``, ``cuda``, ``cuda:1``, ``mps``
+MICROBUDGET_THREADS            CPU threads; default: the cores this process may use
+MICROBUDGET_SEED               default 0
+MICROBUDGET_PRICE_PER_HOUR     what an hour of this machine costs, default 0.10
+MICROBUDGET_OFFLINE            ``1``: never fetch; a missing asset is an error
+MICROBUDGET_BLOCK_NETWORK      ``1``: any connection off this machine raises
+=============================  ==================================================
+
+This module imports nothing heavy: ``import microbudget`` must stay fast.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from .errors import SettingsError
+
+PROFILES = ("mini", "full")
+CURRENCY = "EUR"  # of MICROBUDGET_PRICE_PER_HOUR; the default is a small rented VM
+_ON = {"1", "true", "yes", "on"}
+_LOOPBACK = {"localhost", "::1", "0.0.0.0", "::", ""}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of this process; read from the environment by :func:`load`."""
+
+    profile: str
+    data: Path | None
+    home: Path
+    ledger: Path
+    threads: int
+    seed: int
+    price_per_hour: float
+    offline: bool
+
+    @property
+    def cache(self) -> Path:
+        """Folder of fetched models and data sets."""
+        return self.home / "cache"
+
+
+def project_root() -> Path | None:
+    """The checkout that this package is run from, or None when installed alone."""
+    root = Path(__file__).resolve().parents[1]
+    is_checkout = (root / "notebooks").is_dir() and (root / "pyproject.toml").is_file()
+    return root if is_checkout else None
+
+
+def load() -> Settings:
+    """Read the settings from the environment.
+
+    Raises:
+        SettingsError: a value that has no meaning; the message lists those that do.
+    """
+    profile = os.environ.get("MICROBUDGET_PROFILE", "").strip() or "mini"
+    if profile not in PROFILES:
+        raise SettingsError(
+            f"MICROBUDGET_PROFILE={profile!r} is not a profile. Use one of "
+            f"{', '.join(PROFILES)}, or unset it to get 'mini'."
+        )
+    return Settings(
+        profile=profile,
+        data=_data_folder(),
+        home=_home(),
+        ledger=Path(os.environ.get("MICROBUDGET_LEDGER") or _home() / "runs/ledger"),
+        threads=_number("MICROBUDGET_THREADS", _usable_cores(), int, minimum=1),
+        seed=_number("MICROBUDGET_SEED", 0, int, minimum=0),
+        price_per_hour=_number("MICROBUDGET_PRICE_PER_HOUR", 0.10, float, minimum=0),
+        offline=is_on("MICROBUDGET_OFFLINE"),
+    )
+
+
+def is_on(variable: str) -> bool:
+    """Whether an environment variable is set to 1, true, yes or on."""
+    return os.environ.get(variable, "").strip().lower() in _ON
+
+
+def device() -> str:
+    """``cuda`` when torch sees one, else ``cpu``; MICROBUDGET_DEVICE overrides.
+
+    Raises:
+        SettingsError: the device asked for isn't there.
+    """
+    import torch
+
+    asked = os.environ.get("MICROBUDGET_DEVICE", "").strip()
+    if not asked:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind = asked.split(":")[0]
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not available.get(kind, False):
+        there = [name for name, is_there in available.items() if is_there]
+        raise SettingsError(
+            f"MICROBUDGET_DEVICE={asked!r} is not available here. "
+            f"Use one of {', '.join(there)}, or unset it."
+        )
+    return asked
+
+
+@cache
+def fast_bf16(kind: str) -> bool:
+    """Whether bfloat16 is computed natively (and so faster than float32) on a device.
+
+    Args:
+        kind: ``cpu`` or ``cuda`` (an index such as ``cuda:1`` is ignored).
+    """
+    import torch
+
+    if kind.startswith("cuda"):
+        return torch.cuda.get_device_capability()[0] >= 8
+    if kind == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, numpy's and torch's random generators."""
+    import random
+
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def go_quiet_and_offline() -> None:
+    """Set the switches that other libraries read when they are imported.
+
+    Called by ``import microbudget``, before any of them is. A variable that the
+    user has set is left alone.
+    """
+    switches = {
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    for name, value in switches.items():
+        os.environ.setdefault(name, value)
+    if is_on("MICROBUDGET_BLOCK_NETWORK"):
+        block_network()
+
+
+@cache  # an audit hook can't be removed; install it once
+def block_network() -> None:
+    """From now on, connecting to anything but this machine raises ``OSError``."""
+
+    def refuse(event: str, arguments: tuple) -> None:
+        if event in ("socket.connect", "socket.sendto"):
+            address = arguments[1]
+        elif event == "socket.getaddrinfo":
+            address = arguments[:2]
+        else:
+            return
+        if not _is_local(address):
+            raise OSError(
+                f"blocked {event} to {address!r}: after set-up the course uses no "
+                "network (MICROBUDGET_BLOCK_NETWORK=1)"
+            )
+
+    sys.addaudithook(refuse)
+
+
+def _is_local(address: object) -> bool:
+    if not isinstance(address, tuple):
+        return True  # a Unix socket's path
+    host = address[0]
+    if isinstance(host, bytes):
+        host = host.decode(errors="replace")
+    return host is None or host in _LOOPBACK or str(host).startswith("127.")
+
+
+def _home() -> Path:
+    if value := os.environ.get("MICROBUDGET_HOME"):
+        return Path(value).expanduser().absolute()
+    root = project_root()
+    return root / "data" if root else Path.home() / ".cache" / "microbudget"
+
+
+def _data_folder() -> Path | None:
+    value = os.environ.get("MICROBUDGET_DATA", "").strip()
+    if not value:
+        return None
+    folder = Path(value).expanduser()
+    root = project_root()
+    if not folder.is_absolute() and not folder.is_dir() and root:
+        folder = root / folder  # a notebook's working folder is notebooks/
+    if not folder.is_dir():
+        raise SettingsError(
+            f"MICROBUDGET_DATA={value!r} is not a folder. Point it at a folder that "
+            "holds ready data sets (such as flowers-102/), or unset it."
+        )
+    return folder.absolute()
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _number(variable: str, default, kind: type, minimum):
+    text = os.environ.get(variable, "").strip()
+    if not text:
+        return default
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not value >= minimum:
+        what = "a whole number" if kind is int else "a number"
+        raise SettingsError(f"{variable}={text!r} must be {what} of at least {minimum}.")
+    return value

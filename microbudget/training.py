@@ -1,0 +1,354 @@
+"""One plain training loop, on Accelerate, for every method of the course.
+
+``fit(model, data, loss, epochs=…)`` runs unchanged on a laptop, on a GPU, and under
+``accelerate launch`` on several processes, with the same losses: the order of the
+examples depends on the seed and the epoch alone, every process takes its share of
+each *global* batch, and shares are weighted by their size.
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from . import settings
+from .errors import TrainingError
+from .files import atomic_path
+from .progress import bar
+
+Loss = Callable[[nn.Module, Any], torch.Tensor]
+_CHECK_EVERY = 20  # steps between looks for NaN: each look waits for the device
+
+
+@dataclass
+class History:
+    """What a run did.
+
+    Attributes:
+        losses: mean loss of every global batch, in order.
+        epochs: one dict an epoch: epoch, loss, lr, seconds, and what ``evaluate`` gave.
+        best_epoch: the epoch whose weights the model now has, when one was chosen.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    epochs: list[dict] = field(default_factory=list)
+    best_epoch: int | None = None
+    stopped_early: bool = False
+    resumed_from_epoch: int = 0
+
+    def curve(self, key: str) -> list[float]:
+        """One value an epoch, such as ``curve("loss")``."""
+        return [epoch[key] for epoch in self.epochs]
+
+
+def fit(
+    model: nn.Module,
+    data: Dataset | tuple[torch.Tensor, ...],
+    loss: Loss,
+    *,
+    epochs: int,
+    batch_size: int = 64,
+    lr: float = 1e-3,
+    weight_decay: float = 0.0,
+    optimizer: str | Callable[[list[nn.Parameter]], torch.optim.Optimizer] = "adamw",
+    schedule: str = "constant",
+    warmup: float = 0.0,
+    accumulate: int = 1,
+    precision: str = "no",
+    max_grad_norm: float | None = None,
+    evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
+    monitor: str | None = None,
+    higher_is_better: bool = True,
+    patience: int | None = None,
+    seed: int = 0,
+    workers: int = 0,
+    checkpoint: str | Path | None = None,
+    description: str = "training",
+) -> History:
+    """Train the parameters of ``model`` that require gradients, in place.
+
+    Args:
+        data: a map-style data set, or tensors of equal length (a batch is then a tuple
+            of their rows: fast, no copies through Python).
+        loss: ``(model, batch) -> scalar``, a *mean* over the batch's examples.
+        batch_size: examples per optimizer step, over all processes.
+        optimizer: ``"adamw"``, ``"sgd"`` (momentum 0.9), or ``parameters -> Optimizer``
+            (``lr`` and ``weight_decay`` are then its own business).
+        schedule: ``"constant"``, ``"linear"`` or ``"cosine"`` (to zero), after
+            ``warmup`` (a fraction of all steps) of linear growth.
+        accumulate: parts a batch is computed in: less memory, the same numbers.
+        precision: ``"no"`` (float32), ``"bf16"`` or ``"fp16"`` (GPU) autocast.
+        evaluate: ``model -> {metric: value}``, called in eval mode after each epoch.
+        monitor: a metric of ``evaluate``; the best epoch's weights are put back at the
+            end, and training stops after ``patience`` epochs without improvement.
+        seed: of the order of the examples and of dropout.
+        workers: DataLoader processes, for data sets that decode files.
+        checkpoint: a file, written atomically after each epoch; when it exists the run
+            goes on from it, with the losses an uninterrupted one would have had.
+
+    Returns:
+        The run's history, and the trained model in eval mode.
+
+    Raises:
+        TrainingError: nothing to train, no data, a loss that is NaN or infinite, a
+            checkpoint of another run.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    data = _Rows(data) if isinstance(data, tuple) else data
+    _require(parameters, data, epochs, batch_size, accumulate, schedule)
+    steps_per_epoch = math.ceil(len(data) / batch_size)
+    total = steps_per_epoch * epochs
+
+    # Accelerate keeps its precision for the whole process; the course changes it.
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(
+        cpu=settings.device() == "cpu", mixed_precision=precision
+    )
+    unwrapped = model.to(accelerator.device)
+    optim = _optimizer(optimizer, parameters, lr, weight_decay)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optim, lambda step: _factor(schedule, step, total, round(warmup * total))
+    )
+    history, best, since_best = History(), None, 0
+    run_id = _fingerprint(unwrapped, data, locals())
+    if checkpoint and Path(checkpoint).exists():
+        state = _load_checkpoint(Path(checkpoint), run_id)
+        unwrapped.load_state_dict(state["model"])
+        optim.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+        history = History(**state["history"])
+        best, since_best = state["best"], state["since_best"]
+        history.resumed_from_epoch = len(history.epochs)
+    model, optim = accelerator.prepare(unwrapped, optim)
+    watched = bar(None, description, total=total, unit="step")
+    watched.update(len(history.losses))
+    try:
+        for epoch in range(len(history.epochs), epochs):
+            if history.stopped_early:
+                break
+            started = time.perf_counter()
+            torch.manual_seed(seed * 1_000_003 + epoch)  # dropout, on resume too
+            model.train()
+            losses = []
+            plan = _plan(len(data), batch_size, accumulate, seed, epoch, accelerator)
+            loader = _loader(data, [part.rows for part in plan], workers)
+            running = torch.zeros((), device=accelerator.device)
+            for part, batch in zip(plan, loader, strict=True):
+                batch = _to(batch, accelerator.device)
+                with _gradient_sync(accelerator, model, part.last):
+                    value = loss(model, batch)
+                    accelerator.backward(value * part.weight)
+                running += value.detach().float() * part.weight
+                if not part.last:
+                    continue
+                if max_grad_norm is not None:
+                    accelerator.clip_grad_norm_(parameters, max_grad_norm)
+                optim.step()
+                optim.zero_grad(set_to_none=True)
+                scheduler.step()
+                losses.append(accelerator.reduce(running, "mean"))
+                running = torch.zeros_like(running)
+                watched.update(1)
+                if len(losses) % _CHECK_EVERY == 0:
+                    _require_finite(losses[-_CHECK_EVERY:], len(history.losses))
+            values = _require_finite(losses, len(history.losses))
+            history.losses += values
+            row = {
+                "epoch": epoch + 1,
+                "loss": sum(values) / len(values),
+                "lr": scheduler.get_last_lr()[0],
+            }
+            if evaluate:
+                model.eval()
+                with torch.no_grad():
+                    row |= evaluate(unwrapped)
+            row["seconds"] = time.perf_counter() - started
+            history.epochs.append(row)
+            watched.set_postfix(loss=f"{row['loss']:.3f}")
+            if monitor:
+                score = _score(row, monitor, higher_is_better)
+                if best is None or score > best["score"]:
+                    best = {"score": score, "model": _copy_state(unwrapped)}
+                    history.best_epoch, since_best = epoch + 1, 0
+                else:
+                    since_best += 1
+                history.stopped_early = patience is not None and since_best >= patience
+            if checkpoint and accelerator.is_main_process:
+                state = {
+                    "run": run_id, "model": unwrapped.state_dict(),
+                    "optimizer": optim.state_dict(), "scheduler": scheduler.state_dict(),
+                    "history": asdict(history), "best": best, "since_best": since_best,
+                }  # fmt: skip
+                with atomic_path(checkpoint, TrainingError) as path:
+                    torch.save(state, path)
+    finally:
+        watched.close()
+        accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # undoes autocast
+    if best:
+        unwrapped.load_state_dict(best["model"])
+    unwrapped.eval()
+    return history
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A process's share of a global batch, or one accumulation part of it."""
+
+    rows: list[int]
+    weight: float  # so that the mean over processes of the sum is the batch's mean
+    last: bool
+
+
+def _plan(n, batch_size, accumulate, seed, epoch, accelerator) -> list[_Part]:
+    """What this process computes in one epoch; every process knows the whole order."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order = torch.randperm(n, generator=generator)
+    processes, rank = accelerator.num_processes, accelerator.process_index
+    plan = []
+    for batch in order.split(batch_size):
+        share = batch[rank::processes]
+        if len(share) == 0:  # fewer examples than processes: take part, weigh nothing
+            plan.append(_Part(batch[:1].tolist(), 0.0, True))
+            continue
+        parts = [part for part in share.tensor_split(accumulate) if len(part)]
+        for i, part in enumerate(parts):
+            weight = len(part) * processes / len(batch)
+            plan.append(_Part(part.tolist(), weight, i == len(parts) - 1))
+    return plan
+
+
+class _Rows(Dataset):
+    """Rows of several tensors; a whole batch is one indexing operation."""
+
+    def __init__(self, tensors: tuple[torch.Tensor, ...]):
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(self.tensors[0]) if self.tensors else 0
+
+    def __getitems__(self, rows: list[int]) -> tuple[torch.Tensor, ...]:
+        return tuple(tensor[rows] for tensor in self.tensors)
+
+
+def _loader(data: Dataset, batches: list[list[int]], workers: int) -> DataLoader:
+    collate = {"collate_fn": lambda rows: rows} if isinstance(data, _Rows) else {}
+    return DataLoader(data, batch_sampler=batches, num_workers=workers, **collate)
+
+
+def _gradient_sync(accelerator, model, last: bool):
+    """Exchange gradients between processes only with a batch's last part."""
+    from contextlib import nullcontext
+
+    return nullcontext() if last else accelerator.no_sync(model)
+
+
+def _to(batch, device):
+    from accelerate.utils import send_to_device
+
+    return send_to_device(batch, device)
+
+
+def _optimizer(kind, parameters, lr, weight_decay) -> torch.optim.Optimizer:
+    if callable(kind):
+        return kind(parameters)
+    if kind == "adamw":
+        return torch.optim.AdamW(
+            parameters, lr=lr, weight_decay=weight_decay, fused=True
+        )
+    if kind == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=lr, momentum=0.9, weight_decay=weight_decay
+        )
+    raise TrainingError(f"optimizer={kind!r}: use 'adamw', 'sgd' or a function.")
+
+
+def _factor(schedule: str, step: int, total: int, warmup: int) -> float:
+    """What the learning rate is multiplied by at a step."""
+    if step < warmup:
+        return (step + 1) / warmup
+    if schedule == "constant":
+        return 1.0
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    if schedule == "linear":
+        return 1 - progress
+    return 0.5 * (1 + math.cos(math.pi * progress))  # Loshchilov and Hutter 2017, eq. 5
+
+
+def _require(parameters, data, epochs, batch_size, accumulate, schedule) -> None:
+    if not parameters:
+        raise TrainingError(
+            "Nothing to train: no parameter of the model requires gradients. "
+            "Unfreeze some, or give the model a new head."
+        )
+    if len(data) == 0:
+        raise TrainingError("There are no examples to train on.")
+    if isinstance(data, _Rows) and len({len(t) for t in data.tensors}) > 1:
+        sizes = [tuple(t.shape) for t in data.tensors]
+        raise TrainingError(f"The tensors have different lengths: {sizes}.")
+    if min(epochs, batch_size, accumulate) < 1:
+        raise TrainingError("epochs, batch_size and accumulate must be at least 1.")
+    if schedule not in ("constant", "linear", "cosine"):
+        raise TrainingError(f"schedule={schedule!r}: use constant, linear or cosine.")
+
+
+def _require_finite(losses: list[torch.Tensor], before: int) -> list[float]:
+    values = torch.stack(losses).tolist()
+    for step, value in enumerate(values):
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"The loss is {value} at step {before + step + 1}. Lower the learning "
+                "rate, set max_grad_norm=1.0, or look for NaN in the data or weights."
+            )
+    return values
+
+
+def _score(row: dict, monitor: str, higher_is_better: bool) -> float:
+    if monitor not in row:
+        raise TrainingError(
+            f"monitor={monitor!r} is not among the epoch's metrics: {sorted(row)}."
+        )
+    return row[monitor] if higher_is_better else -row[monitor]
+
+
+def _copy_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}
+
+
+def _fingerprint(model: nn.Module, data: Dataset, arguments: dict) -> str:
+    """What two runs must share for one to go on from the other's checkpoint."""
+    keys = ("epochs", "batch_size", "lr", "weight_decay", "schedule", "warmup", "seed")
+    parts = [(key, arguments[key]) for key in keys] + [len(data)]
+    parts += [(n, tuple(p.shape), p.requires_grad) for n, p in model.named_parameters()]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _load_checkpoint(path: Path, run_id: str) -> dict:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise TrainingError(
+            f"{path} is not a readable checkpoint ({type(error).__name__}). Delete it "
+            "to start anew."
+        ) from error
+    if state.get("run") != run_id:
+        raise TrainingError(
+            f"{path} was written by another run (other data, model or settings). "
+            "Delete it to start anew, or give this run another file."
+        )
+    return state
+
+
+def batches(n: int, size: int) -> Iterator[slice]:
+    """Slices that cover ``range(n)`` in order: for evaluation and inference."""
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))
