@@ -188,11 +188,11 @@ def render(species: Species, rng: np.random.Generator, size: int = 160) -> Image
     picture = background(rng, size)
     count = int(rng.integers(1, species.heads + 1))
     radii = np.sort(rng.uniform(0.12, 0.24, count))  # smaller ones are further back
-    radii[-1] = rng.uniform(0.21, 0.48)
+    radii[-1] = rng.uniform(0.17, 0.48)
     way, gap = rng.uniform(0, 2 * np.pi, count), (radii + radii[-1]) * 0.95
     gap[-1] = 0  # the main flower, near the middle; the others stand around it
     centres = np.stack([np.cos(way) * gap, np.sin(way) * gap], 1)
-    centres += rng.normal(0.5, 0.11, 2)
+    centres += rng.normal(0.5, 0.13, 2)
     picture = foliage(picture, species, rng, centres)
     age, tilt, way = rng.random(), rng.normal(0, 0.6), rng.uniform(0, 2 * np.pi)
     # Plain floats from here on: a numpy float64 would turn every array into float64.
@@ -256,7 +256,7 @@ def background(rng, size: int) -> np.ndarray:
         draw_leaf(draw, base, angle, length, rng.uniform(0.04, 0.2), green, gain)
     hues = np.array(list(PALETTE.values()))
     turn = np.linspace(0, 2 * np.pi, 40)
-    for _ in range(int(rng.integers(1, 14))):  # other flowers, far away
+    for _ in range(int(rng.integers(2, 16))):  # other flowers, far away
         wave = np.cos(turn * rng.integers(3, 9) / 2 + rng.uniform(0, 6))
         reach = rng.uniform(1.5, 11) * (0.5 + 0.5 * np.abs(wave))
         middle, ink = rng.uniform(0, small, 2), hues[rng.integers(len(hues))]
@@ -372,7 +372,7 @@ class Petals:
         self.outline = outline.astype(np.float32)
         steep = np.clip(256 * np.gradient(outline), -6, 6)
         self.slope = np.sqrt(1 + steep**2).astype(np.float32)
-        own = np.clip(genes.colour + rng.normal(0, 0.02, 3), 0, 1)
+        own = np.clip(genes.colour + rng.normal(0, 0.05, 3), 0, 1)
         fade = np.array([0.72, 0.6, 0.42])  # old petals turn brownish
         self.base = (own + 0.3 * max(0, age - 0.6) * (fade - own)).astype(np.float32)
 
