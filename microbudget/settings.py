@@ -74,7 +74,7 @@ def load() -> Settings:
         profile=profile,
         data=_data_folder(),
         home=_home(),
-        ledger=Path(os.environ.get("MICROBUDGET_LEDGER") or _home() / "runs/ledger"),
+        ledger=_ledger(),
         threads=_number("MICROBUDGET_THREADS", _usable_cores(), int, minimum=1),
         seed=_number("MICROBUDGET_SEED", 0, int, minimum=0),
         price_per_hour=_number("MICROBUDGET_PRICE_PER_HOUR", 0.10, float, minimum=0),
@@ -185,9 +185,10 @@ def _is_local(address: object) -> bool:
     if not isinstance(address, tuple):
         return True  # a Unix socket's path
     host = address[0]
+    own_name = os.uname().nodename if hasattr(os, "uname") else None
     if isinstance(host, bytes):
         host = host.decode(errors="replace")
-    return host is None or host in _LOOPBACK or str(host).startswith("127.")
+    return host is None or host in {*_LOOPBACK, own_name} or str(host).startswith("127.")
 
 
 def _home() -> Path:
@@ -195,6 +196,14 @@ def _home() -> Path:
         return Path(value).expanduser().absolute()
     root = project_root()
     return root / "data" if root else Path.home() / ".cache" / "microbudget"
+
+
+def _ledger() -> Path:
+    value = os.environ.get("MICROBUDGET_LEDGER", "").strip()
+    if not value:
+        return _home() / "runs" / "ledger"
+    # relative to the project, not to the notebook's working folder
+    return (project_root() or Path.cwd()) / Path(value).expanduser()
 
 
 def _data_folder() -> Path | None:

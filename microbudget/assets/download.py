@@ -10,7 +10,6 @@ from ..errors import AssetError
 from ..files import full_disk_is_clear
 from ..progress import bar
 
-_CHUNK = 1 << 20
 _ATTEMPTS = 3
 REMEDY_OFFLINE = (
     "Check the connection and run it again: it goes on where it stopped. Without a "
@@ -95,7 +94,7 @@ def _stream(url: str, part: Path, size: int, client) -> int:
             full_disk_is_clear(part, AssetError),
             open(part, "ab" if goes_on else "wb") as out,
         ):
-            for block in response.iter_bytes(_CHUNK):
+            for block in response.iter_bytes():
                 out.write(block)
                 received += len(block)
                 shown.update(len(block))

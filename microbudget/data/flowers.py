@@ -116,7 +116,7 @@ def _read(folder: Path, name: str, card: str, generated: bool = False) -> Flower
 
 
 def _read_torchvision_layout(folder: Path) -> tuple[dict[str, Split], tuple[str, ...]]:
-    labels = _mat(folder / "imagelabels.mat", "labels").astype(np.int64) - 1
+    labels = _mat(folder / "imagelabels.mat", "labels") - 1
     pictures = folder / "jpg"
     if not pictures.is_dir():
         raise DataError(
@@ -133,7 +133,7 @@ def _read_torchvision_layout(folder: Path) -> tuple[dict[str, Split], tuple[str,
         )
     splits = {}
     for split, key in _SPLITS.items():
-        ids = _mat(folder / "setid.mat", key).astype(np.int64)
+        ids = _mat(folder / "setid.mat", key)
         if ids.min() < 1 or ids.max() > len(labels):
             raise DataError(
                 f"setid.mat names picture {ids.max()}, imagelabels.mat has "
@@ -156,7 +156,8 @@ def _mat(path: Path, key: str) -> np.ndarray:
     from scipy.io import loadmat
 
     try:
-        return loadmat(path, squeeze_me=True, variable_names=[key])[key]
+        values = loadmat(path, squeeze_me=True, variable_names=[key])[key]
+        return np.atleast_1d(values).astype(np.int64)
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing. Download it again.") from error
     except Exception as error:  # scipy raises many kinds for a damaged file

@@ -3,8 +3,8 @@
 One idea: a species is a handful of *genes* (petal outline, whorls, markings, centre)
 and a picture is those genes drawn under random *circumstances* (pose, light, age,
 background). Four neighbouring species are sisters: they form a genus, share all genes
-of shape and differ in petal colour, markings and petal count only, so that a
-classifier's mistakes are mostly between sisters, as a botanist's would be.
+of shape and differ only in petal colour, markings, petal count and the colour of the
+centre, so that about half of a good classifier's mistakes are between sisters.
 
 Petals are never drawn one by one. Around the centre the angle is cut into as many
 sectors as there are petals; every pixel looks up which petal it is in, and where, and
@@ -28,6 +28,9 @@ from PIL import Image, ImageDraw, ImageFilter
 
 SISTERS = 4  # species per genus
 SPLITS = ("train", "val", "test")  # a split's place here is part of its pictures' seed
+
+# A pool may not start: no semaphores, no memory, or inside a daemon process.
+POOL_TROUBLE = (OSError, BrokenProcessPool, AssertionError)
 
 # A small shared palette: colour alone must not tell species apart.
 PALETTE = {
@@ -104,8 +107,8 @@ class Species:
     colour: tuple[float, float, float]  # of the petals
     tip_colour: tuple[float, float, float]
     eye_colour: tuple[float, float, float]
-    eye: float
-    tips: float
+    eye: float  # radius of the coloured eye
+    tips: float  # strength of the tip colour; so are the next three of their pattern
     veins: float
     spots: float
     bands: float
@@ -188,11 +191,11 @@ def render(species: Species, rng: np.random.Generator, size: int = 160) -> Image
     picture = background(rng, size)
     count = int(rng.integers(1, species.heads + 1))
     radii = np.sort(rng.uniform(0.12, 0.24, count))  # smaller ones are further back
-    radii[-1] = rng.uniform(0.17, 0.48)
+    radii[-1] = rng.uniform(0.2, 0.48)
     way, gap = rng.uniform(0, 2 * np.pi, count), (radii + radii[-1]) * 0.95
     gap[-1] = 0  # the main flower, near the middle; the others stand around it
     centres = np.stack([np.cos(way) * gap, np.sin(way) * gap], 1)
-    centres += rng.normal(0.5, 0.13, 2)
+    centres += rng.normal(0.5, 0.12, 2)
     picture = foliage(picture, species, rng, centres)
     age, tilt, way = rng.random(), rng.normal(0, 0.6), rng.uniform(0, 2 * np.pi)
     # Plain floats from here on: a numpy float64 would turn every array into float64.
@@ -204,7 +207,7 @@ def render(species: Species, rng: np.random.Generator, size: int = 160) -> Image
             rng.uniform(0, 2 * np.pi),
         )
         flower(picture, species, rng, (x, y), radius, pose, light, age)
-    if rng.random() < 0.25:
+    if rng.random() < 0.15:
         picture = blade(picture, rng)
     return develop(picture, rng, light)
 
@@ -216,10 +219,12 @@ def smooth_noise(rng, size: int, cells: int) -> np.ndarray:
 
 
 def to_image(picture: np.ndarray) -> Image.Image:
+    """From floats in 0..1 (what is beyond is cut off) to an RGB image."""
     return Image.fromarray((np.clip(picture, 0, 1) * 255).astype(np.uint8))
 
 
 def to_ink(colour, gain: float = 1.0) -> tuple[int, ...]:
+    """From floats in 0..1 to what ImageDraw wants: integers in 0..255."""
     return tuple(int(255 * min(max(part * gain, 0), 1)) for part in colour)
 
 
@@ -326,8 +331,8 @@ def flower(picture, genes: Species, rng, centre, radius, pose, light, age) -> No
     for whorl in range(genes.whorls):
         scale = 1 - 0.24 * whorl
         petals = Petals(genes, rng, age, sun, whorl)
-        for side in (0, 1):
-            inside, paint = petals.paint(distance / scale, angle, side, radius * scale)
+        for layer in (0, 1):
+            inside, paint = petals.paint(distance / scale, angle, layer, radius * scale)
             mask = np.clip(inside + 0.5, 0, 1)
             halo = np.clip(1 + inside / (0.09 * radius), 0, 1)  # its shadow below it
             colour *= (1 - 0.32 * halo)[..., None]
@@ -354,9 +359,9 @@ class Petals:
         self.genes, self.count = genes, count
         self.phase = whorl * np.pi / count * 1.1
         self.length = (1 - 0.09 * np.abs(rng.standard_normal(count))).astype(np.float32)
-        # Pass 0 draws the lower one of two neighbours, pass 1 the upper one.
+        # Which of two neighbours lies below: at random, or all round in a pinwheel.
         level = rng.random(count)
-        swap = (level > np.roll(level, -1)) & (not genes.twist)  # else: a pinwheel
+        swap = (level > np.roll(level, -1)) & (not genes.twist)
         self.swap = swap.astype(np.int32)
         self.lost = rng.random(count) < 0.04 * age
         self.tone = (1 + 0.06 * rng.standard_normal(count)).astype(np.float32)
@@ -372,18 +377,21 @@ class Petals:
         self.outline = outline.astype(np.float32)
         steep = np.clip(256 * np.gradient(outline), -6, 6)
         self.slope = np.sqrt(1 + steep**2).astype(np.float32)
-        own = np.clip(genes.colour + rng.normal(0, 0.05, 3), 0, 1)
+        own = np.clip(genes.colour + rng.normal(0, 0.04, 3), 0, 1)
         fade = np.array([0.72, 0.6, 0.42])  # old petals turn brownish
         self.base = (own + 0.3 * max(0, age - 0.6) * (fade - own)).astype(np.float32)
 
-    def paint(self, distance, angle, side: int, radius: float):
-        """Signed distance to the petals' edge in pixels (h, w) and colour (h, w, 3)."""
+    def paint(self, distance, angle, layer: int, radius: float):
+        """Signed distance to the petals' edge in pixels (h, w) and colour (h, w, 3).
+
+        Of the two petals next to a pixel, layer 0 is the lower and layer 1 the upper.
+        """
         genes = self.genes
         sector = np.float32(2 * np.pi / self.count)
         turn = (angle - np.float32(self.phase)) / sector
         index = np.floor(turn)
         petal = index.astype(np.int32) % self.count
-        beside = side ^ self.swap[petal]  # 0: this petal, 1: its neighbour
+        beside = layer ^ self.swap[petal]  # 0: this petal, 1: its neighbour
         offset = (turn - index - beside) * sector  # radians from the petal's axis
         petal = (petal + beside) % self.count
         reach = distance / self.length[petal]
@@ -450,9 +458,8 @@ def paint_centre(colour, cover, genes: Species, rng, distance, angle, radius, su
         count = 2 * genes.petals + 3
         turn = angle * np.float32(count / (2 * np.pi))
         index = np.floor(turn)
-        reach = (size * (1.7 + 0.7 * rng.random(count, dtype=np.float32)))[
-            index.astype(np.int32) % count
-        ]
+        lengths = size * (1.7 + 0.7 * rng.random(count, dtype=np.float32))
+        reach = lengths[index.astype(np.int32) % count]
         aside = (turn - index - 0.5) * distance * np.float32(2 * np.pi / count)
         thread = np.clip((0.014 - np.abs(aside)) * radius + 0.5, 0, 1)
         thread *= (distance < reach) & (distance > 0.5 * size)
@@ -488,7 +495,7 @@ def develop(picture, rng, light) -> Image.Image:
     dapple = np.clip(smooth_noise(rng, small, 6) + rng.uniform(-0.3, 0.8), 0, 1)
     lit *= 1 - rng.uniform(0, 0.6) * dapple  # the shade of other plants
     lit = Image.fromarray(lit.astype(np.float32)).resize((size, size), Image.BICUBIC)
-    warm, tint = rng.uniform(-0.22, 0.22), rng.normal(0, 0.04)  # evening sun or blue shade
+    warm, tint = rng.uniform(-0.22, 0.22), rng.normal(0, 0.04)  # evening, blue shade
     balance = np.array([1 + warm, 1 + tint, 1 - warm]) * rng.uniform(0.75, 1.5)
     picture = picture * np.asarray(lit)[..., None]
     picture *= balance.astype(np.float32)
@@ -537,32 +544,36 @@ def plant(
         if count < 0:
             raise ValueError(f"pictures[{split!r}] must be 0 or more, not {count}")
 
-    jobs = {
-        (str(folder), split, k, count, size, seed)
+    jobs = [
+        (folder, split, k, count, size, seed)
         for split, count in pictures.items()
         for k in range(species)
         if count
-    }
-    total = sum(job[3] for job in jobs)
-    waiting = set(jobs)
+    ]
+    waiting = dict.fromkeys(jobs)  # a set that keeps its order
+    total = species * sum(pictures.values())
 
     def finished(job) -> None:
-        waiting.discard(job)
+        del waiting[job]
         if progress is not None:
-            progress(total - sum(left[3] for left in waiting), total)
+            progress(total - sum(count for _, _, _, count, _, _ in waiting), total)
 
     workers = min(workers or os.cpu_count() or 1, len(jobs))
     if workers > 1:
         try:
             with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-                with bare_main():
-                    futures = {pool.submit(plant_bed, *job): job for job in jobs}
-                for future in as_completed(futures):
-                    future.result()
-                    finished(futures[future])
-        except (OSError, BrokenProcessPool, AssertionError):
-            pass  # No pool here: what is left is drawn below, where errors show.
-    for job in sorted(waiting):
+                try:
+                    with bare_main():
+                        futures = {pool.submit(plant_bed, *job): job for job in jobs}
+                    for future in as_completed(futures):
+                        future.result()
+                        finished(futures[future])
+                except BaseException:  # an interrupt too: do not draw the rest first
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+        except POOL_TROUBLE:
+            pass  # What is left is drawn below, where real errors show themselves.
+    for job in list(waiting):
         plant_bed(*job)
         finished(job)
 

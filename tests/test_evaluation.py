@@ -1,0 +1,131 @@
+"""Timers, sizes, memory, energy and metrics: properties and bad input."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from microbudget.errors import EvaluationError
+from microbudget.evaluation import metrics, sizes
+from microbudget.evaluation.energy import EnergyMeter
+from microbudget.evaluation.memory import peak_memory
+from microbudget.evaluation.timers import Timing, measure_latency
+
+labels = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60)
+
+
+def test_warm_up_is_not_counted():
+    calls = []
+    timing = measure_latency(lambda: calls.append(1), warmup=2, repeats=5)
+    assert len(calls) == 7
+    assert len(timing.seconds) == 5
+    with pytest.raises(EvaluationError, match="at least 1"):
+        measure_latency(lambda: None, repeats=0)
+
+
+def test_the_first_slow_calls_do_not_show():
+    pauses = iter([0.05, 0.05, 0, 0, 0])
+    timing = measure_latency(lambda: time.sleep(next(pauses)), warmup=2, repeats=3)
+    assert timing.median < 0.05
+
+
+@given(st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=40))
+def test_the_median_lies_within_the_spread(seconds):
+    timing = Timing(tuple(seconds))
+    low, high = timing.spread
+    assert min(seconds) <= low <= timing.median <= high <= max(seconds)
+
+
+@given(labels)
+def test_metrics_agree_with_counting(pairs):
+    true, predicted = map(np.array, zip(*pairs, strict=True))
+    found = metrics.classification(true, predicted)
+    matrix = metrics.confusion_matrix(true, predicted, 5)
+    assert matrix.sum() == len(pairs)
+    assert found["accuracy"] == pytest.approx(np.trace(matrix) / len(pairs))
+    assert found["accuracy"] == metrics.accuracy(true, predicted)
+    present = np.union1d(true, predicted)
+    recall = [(predicted[true == k] == k).mean() if (true == k).any() else 0.0 for k in present]
+    assert found["recall"] == pytest.approx(np.mean(recall))
+    assert all(0 <= value <= 1 for value in found.values())
+
+
+@given(labels)
+def test_confused_pairs_are_mistakes_in_falling_order(pairs):
+    true, predicted = map(np.array, zip(*pairs, strict=True))
+    matrix = metrics.confusion_matrix(true, predicted, 5)
+    found = metrics.most_confused(matrix, 30)
+    counts = [count for _, _, count in found]
+    assert counts == sorted(counts, reverse=True)
+    assert sum(counts) == (true != predicted).sum()
+    assert all(i != j and matrix[i, j] == n for i, j, n in found)
+
+
+@pytest.mark.parametrize(
+    ("true", "predicted", "message"),
+    [
+        (np.zeros(0, int), np.zeros(0, int), "nothing to evaluate"),
+        (np.array([1, 2]), np.array([1]), "equal length"),
+        (np.array([[1]]), np.array([[1]]), "equal length"),
+        (np.array([1, 0]), np.array([0.4, 0.6]), "class indices"),
+        (torch.tensor([1, 0]), torch.tensor([[0.4, 0.6], [1, 2]]), "argmax"),
+    ],
+)
+def test_metrics_refuse_what_has_no_meaning(true, predicted, message):
+    with pytest.raises(EvaluationError, match=message):
+        metrics.accuracy(true, predicted)
+
+
+def test_the_standard_error_of_a_coin():
+    assert metrics.standard_error(0.5, 100) == pytest.approx(0.05)
+    with pytest.raises(EvaluationError):
+        metrics.standard_error(0.5, 0)
+
+
+def test_parameters_are_counted_once():
+    layer = torch.nn.Linear(3, 3, bias=False)
+    model = torch.nn.Sequential(layer, layer, torch.nn.BatchNorm1d(3))
+    layer.requires_grad_(False)
+    counted = sizes.count_parameters(model)
+    assert (counted.total, counted.trainable) == (15, 6)
+    assert "40.00 %" in str(counted)
+
+
+def test_size_means_bytes_on_disk(tmp_path):
+    (tmp_path / "a").write_bytes(b"x" * 1000)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "c").write_bytes(b"x" * 24)
+    assert sizes.bytes_on_disk(tmp_path) == 1024
+    assert sizes.bytes_on_disk(tmp_path / "a") == 1000
+    assert sizes.bits_per_weight(1000, 1000) == 8
+    with pytest.raises(EvaluationError, match="save the model first"):
+        sizes.bytes_on_disk(tmp_path / "absent")
+    with pytest.raises(EvaluationError):
+        sizes.bits_per_weight(1, 0)
+
+
+def test_peak_memory_sees_what_is_gone_again():
+    with peak_memory() as outer:
+        with peak_memory() as inner:
+            block = np.ones(100_000_000, dtype=np.uint8)
+            time.sleep(0.05)
+            del block
+        assert inner.added > 90_000_000
+    assert outer.highest >= inner.highest
+
+
+def test_energy_is_read_or_said_not_to_be(tmp_path):
+    meter = EnergyMeter(tmp_path)
+    assert meter.method == "not measured"
+    assert meter.joules() is None
+    zone = tmp_path / "intel-rapl:0"
+    zone.mkdir()
+    (zone / "max_energy_range_uj").write_text("1000000000")
+    (zone / "energy_uj").write_text("999000000")
+    meter = EnergyMeter(tmp_path)
+    assert meter.method == "RAPL (CPU package)"
+    (zone / "energy_uj").write_text("2000000")  # the counter has started again
+    assert meter.joules() == pytest.approx(3.0)

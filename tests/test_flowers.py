@@ -1,0 +1,146 @@
+"""Both layouts are read, and a wrong one says what is wrong."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.io import savemat
+
+from microbudget.data import flowers
+from microbudget.errors import DataError
+
+
+def make_class_folders(root, classes=("a", "b"), per_class=3, splits=("train", "val")):
+    for split in splits:
+        for k, name in enumerate(classes):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(per_class):
+                Image.new("RGB", (40, 40), (k * 80, i * 20, 0)).save(folder / f"{i}.png")
+    return root
+
+
+def make_official(root, labels=(1, 2, 1, 2), train=(1, 2), valid=(3, 4), test=(9,)):
+    (root / "jpg").mkdir(parents=True)
+    for i in range(1, len(labels) + 1):
+        Image.new("RGB", (40, 30), (i * 20, 0, 0)).save(root / f"jpg/image_{i:05d}.jpg")
+    labels = np.array([*labels, *[1] * 8])
+    savemat(root / "imagelabels.mat", {"labels": labels})
+    splits = {"trnid": train, "valid": valid, "tstid": test}
+    savemat(root / "setid.mat", {k: np.array([v]) for k, v in splits.items()})
+    return root
+
+
+def test_class_folders(tmp_path):
+    data = flowers.load(make_class_folders(tmp_path))
+    assert data.classes == ("a", "b")
+    assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert data.train.pictures(32).shape == (6, 3, 32, 32)
+    assert not data.generated
+    assert data.test is None
+
+
+def test_the_official_layout(tmp_path):
+    data = flowers.load(make_official(tmp_path))
+    assert data.classes[:2] == ("pink primrose", "hard-leaved pocket orchid")
+    assert len(data.classes) == 102
+    assert data.train.labels.tolist() == [0, 1]
+    assert data.val.paths[0].name == "image_00003.jpg"
+    assert data.test is None  # its pictures are not there
+
+
+def test_more_pictures_per_class_only_adds(tmp_path):
+    split = flowers.load(make_class_folders(tmp_path, per_class=6)).train
+    few, many = split.per_class(2), split.per_class(4)
+    assert set(few.tolist()) < set(many.tolist())
+    assert torch.bincount(split.labels[many]).tolist() == [4, 4]
+    assert not torch.equal(split.per_class(2, seed=1), few)
+    with pytest.raises(DataError, match="Class 0 has 6 pictures in train; 7"):
+        split.per_class(7)
+
+
+def test_one_picture_a_class_is_enough(tmp_path):
+    data = flowers.load(make_class_folders(tmp_path, per_class=1))
+    assert len(data.train.per_class(1)) == 2
+
+
+def test_a_missing_folder(tmp_path):
+    with pytest.raises(DataError, match="There is no folder"):
+        flowers.load(tmp_path / "absent")
+    with pytest.raises(DataError, match="has no train/ folder"):
+        flowers.load(tmp_path)
+
+
+def test_an_empty_class_is_named(tmp_path):
+    make_class_folders(tmp_path)
+    (tmp_path / "train" / "c").mkdir()
+    with pytest.raises(DataError, match="Class 'c' has no pictures"):
+        flowers.load(tmp_path)
+
+
+def test_a_class_that_train_lacks(tmp_path):
+    make_class_folders(tmp_path)
+    (tmp_path / "val" / "c").mkdir()
+    with pytest.raises(DataError, match=r"classes train/ lacks: \['c'\]"):
+        flowers.load(tmp_path)
+
+
+def test_a_single_class(tmp_path):
+    with pytest.raises(DataError, match="at least two classes"):
+        flowers.load(make_class_folders(tmp_path, classes=("a",)))
+
+
+def test_a_wrong_label_file(tmp_path):
+    make_official(tmp_path, labels=(1, 2, 1, 300))
+    with pytest.raises(DataError, match="labels 1 to 300"):
+        flowers.load(tmp_path)
+
+
+def test_label_files_that_do_not_belong_together(tmp_path):
+    make_official(tmp_path, valid=(3, 99))
+    with pytest.raises(DataError, match="don't belong together"):
+        flowers.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["imagelabels.mat", "setid.mat"])
+def test_a_damaged_label_file(tmp_path, name):
+    make_official(tmp_path)
+    (tmp_path / name).write_bytes(b"<html>not found</html>")
+    with pytest.raises(DataError, match=f"is not Flowers-102's {name}"):
+        flowers.load(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(DataError, match="is missing"):
+        flowers.load(tmp_path)
+
+
+def test_missing_pictures_are_counted(tmp_path):
+    make_official(tmp_path)
+    (tmp_path / "jpg" / "image_00004.jpg").unlink()
+    with pytest.raises(DataError, match="1 of 2 val pictures are missing"):
+        flowers.load(tmp_path)
+
+
+def test_the_default_is_the_garden_and_says_so(monkeypatch):
+    monkeypatch.delenv("MICROBUDGET_DATA", raising=False)
+    data = flowers.load()
+    assert data.generated
+    assert data.describe().startswith("GENERATED")
+    assert "generated, not photographed" in data.card
+    assert len(set(data.classes)) == len(data.classes)
+    assert torch.bincount(data.train.labels).unique().tolist() == [10]
+
+
+def test_a_data_folder_wins_over_the_garden(tmp_path, monkeypatch):
+    make_official(tmp_path / "flowers-102")
+    monkeypatch.setenv("MICROBUDGET_DATA", str(tmp_path))
+    data = flowers.load()
+    assert not data.generated
+    assert data.name == "flowers-102"
+
+
+@pytest.mark.full
+def test_the_real_flowers():
+    data = flowers.load()
+    assert not data.generated
+    assert len(data.train) == len(data.val) == 1020
+    assert torch.bincount(data.train.labels).tolist() == [10] * 102

@@ -1,0 +1,105 @@
+"""Settings, the fast import, and the network block that every other test relies on."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from microbudget import settings
+from microbudget.errors import MicrobudgetError, SettingsError
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("MICROBUDGET_PROFILE", "mimi", "mini, full"),
+        ("MICROBUDGET_THREADS", "many", "whole number of at least 1"),
+        ("MICROBUDGET_THREADS", "0", "whole number of at least 1"),
+        ("MICROBUDGET_SEED", "-1", "at least 0"),
+        ("MICROBUDGET_PRICE_PER_HOUR", "nan", "a number of at least 0"),
+        ("MICROBUDGET_DATA", "no/such/folder", "is not a folder"),
+    ],
+)
+def test_a_senseless_setting_says_what_is_sensible(monkeypatch, variable, value, message):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError, match=message) as caught:
+        settings.load()
+    assert variable in str(caught.value)
+
+
+def test_defaults(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith("MICROBUDGET_"):
+            monkeypatch.delenv(name)
+    here = settings.load()
+    assert here.profile == "mini"
+    assert here.home == settings.project_root() / "data"
+    assert 1 <= here.threads <= (os.cpu_count() or 1)
+    assert not here.offline
+
+
+def test_a_relative_data_folder_is_found_from_a_notebook(monkeypatch):
+    root = settings.project_root()
+    monkeypatch.chdir(root / "tests")
+    monkeypatch.setenv("MICROBUDGET_DATA", "tests/golden")
+    assert settings.load().data == root / "tests" / "golden"
+
+
+def test_a_device_that_is_not_there(monkeypatch):
+    monkeypatch.setenv("MICROBUDGET_DEVICE", "tpu")
+    with pytest.raises(SettingsError, match="cpu"):
+        settings.device()
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = (
+        "import sys, microbudget; "
+        "heavy = {'torch', 'numpy', 'PIL', 'matplotlib', 'accelerate'} & set(sys.modules);"
+        "print(sorted(heavy))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "[]"
+
+
+def test_offline_switches_are_set_before_any_library_reads_them():
+    code = (
+        "import microbudget, huggingface_hub.constants as c, os;"
+        "print(c.HF_HUB_OFFLINE, os.environ['TRANSFORMERS_OFFLINE'])"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, check=True, env=environment,
+    )  # fmt: skip
+    assert run.stdout.split() == ["True", "1"]
+
+
+def test_every_lazy_name_exists():
+    import microbudget
+
+    for name in microbudget.__all__:
+        assert getattr(microbudget, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = microbudget.nothing
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "example.org", "8.8.8.8", "10.0.0.1"])
+def test_the_network_is_blocked_in_tests(host):
+    with pytest.raises(OSError, match="uses no network"):
+        socket.create_connection((host, 80), timeout=1)
+
+
+def test_this_machine_is_not_blocked():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        with socket.create_connection(("localhost", port), timeout=5) as connection:
+            assert connection.getpeername()[1] == port
+
+
+def test_errors_render_without_a_traceback_in_a_notebook():
+    lines = MicrobudgetError("what happened; what to do")._render_traceback_()
+    assert lines == ["MicrobudgetError: what happened; what to do"]

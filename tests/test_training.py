@@ -1,0 +1,228 @@
+"""The loop: the same numbers however it is run; resumable; clear when it can't go on."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from microbudget.errors import TrainingError
+from microbudget.training import _factor, fit
+
+GOLDEN = Path(__file__).parent / "golden" / "loss_curve.json"
+
+
+def task(n=150):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(n, 12, generator=generator)
+    y = (x @ torch.randn(12, 4, generator=generator)).argmax(1)
+    return x, y
+
+
+def net(dropout=0.0):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(12, 16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 4)
+    )
+
+
+def loss(model, batch):
+    x, y = batch
+    return nn.functional.cross_entropy(model(x), y)
+
+
+def run(model=None, data=None, **options):
+    options = {"epochs": 3, "batch_size": 32, "lr": 1e-2} | options
+    model = model or net()
+    return model, fit(model, data or task(), loss, **options)
+
+
+def test_the_golden_loss_curve():
+    """Ten steps; a change of these numbers is a change of the loop's meaning."""
+    _, history = run(epochs=2, schedule="cosine", warmup=0.2)
+    golden = json.loads(GOLDEN.read_text())
+    assert history.losses == pytest.approx(golden, rel=1e-4)
+
+
+def test_it_is_plain_adamw():
+    """The same steps written out by hand."""
+    x, y = task()
+    model = net()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
+    generator = torch.Generator().manual_seed(0)
+    expected = []
+    for rows in torch.randperm(len(x), generator=generator).split(32):
+        value = loss(model, (x[rows], y[rows]))
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        expected.append(value.item())
+    _, history = run(epochs=1, weight_decay=0.1)
+    assert history.losses == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 7, 40])
+def test_accumulation_changes_no_number(parts):
+    whole_model, whole = run()
+    model, history = run(accumulate=parts)
+    assert history.losses == pytest.approx(whole.losses, rel=1e-5)
+    for a, b in zip(whole_model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_data_set_and_tensors_give_the_same(tmp_path):
+    class Examples(Dataset):
+        x, y = task()
+
+        def __len__(self):
+            return len(self.x)
+
+        def __getitem__(self, i):
+            return self.x[i], self.y[i]
+
+    _, tensors = run()
+    _, examples = run(data=Examples())
+    assert examples.losses == pytest.approx(tensors.losses, rel=1e-6)
+
+
+def test_bf16_trains_and_leaves_a_float32_model():
+    model, history = run(precision="bf16")
+    assert history.losses[-1] < history.losses[0]
+    assert model(task()[0]).dtype == torch.float32
+    run()  # and float32 is still possible in the same process
+
+
+def test_resuming_gives_the_losses_of_an_uninterrupted_run(tmp_path):
+    whole_model, whole = run(model=net(dropout=0.3), epochs=6, schedule="linear")
+
+    class Killed(Exception):
+        pass
+
+    def killed_in_epoch_four(model, batch, calls=[0]):  # noqa: B006
+        calls[0] += 1
+        if calls[0] > 3 * 5 + 2:
+            raise Killed
+        return loss(model, batch)
+
+    options = {
+        "epochs": 6, "batch_size": 32, "lr": 1e-2, "schedule": "linear",
+        "checkpoint": tmp_path / "run.pt",
+    }  # fmt: skip
+    with pytest.raises(Killed):
+        fit(net(dropout=0.3), task(), killed_in_epoch_four, **options)
+    model = net(dropout=0.3)
+    history = fit(model, task(), loss, **options)
+    assert history.resumed_from_epoch == 3
+    assert history.losses == pytest.approx(whole.losses, rel=1e-6)
+    for a, b in zip(whole_model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    assert os.listdir(tmp_path) == ["run.pt"]  # no temporary file stays
+
+
+def test_a_finished_run_is_not_run_again(tmp_path):
+    first, _ = run(checkpoint=tmp_path / "run.pt")
+    model = net()
+    history = fit(
+        model, task(), None, epochs=3, batch_size=32, lr=1e-2,
+        checkpoint=tmp_path / "run.pt",
+    )  # fmt: skip
+    assert history.resumed_from_epoch == 3
+    for a, b in zip(first.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    run(checkpoint=tmp_path / "run.pt")
+    with pytest.raises(TrainingError, match="written by another run"):
+        run(checkpoint=tmp_path / "run.pt", lr=1e-3)
+    (tmp_path / "run.pt").write_bytes(b"PK half a file")
+    with pytest.raises(TrainingError, match="not a readable checkpoint"):
+        run(checkpoint=tmp_path / "run.pt")
+
+
+def test_early_stopping_keeps_the_best_weights():
+    scores = iter([0.1, 0.9, 0.5, 0.4, 0.3])
+    kept = {}
+
+    def evaluate(model):
+        assert not model.training
+        score = next(scores)
+        kept[score] = [p.clone() for p in model.parameters()]
+        return {"accuracy": score}
+
+    model, history = run(epochs=5, evaluate=evaluate, monitor="accuracy", patience=2)
+    assert history.stopped_early
+    assert history.best_epoch == 2
+    assert len(history.epochs) == 4
+    for a, b in zip(kept[0.9], model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": (torch.zeros(0, 12), torch.zeros(0))}, "no examples"),
+        ({"data": (torch.zeros(3, 12), torch.zeros(2))}, "different lengths"),
+        ({"schedule": "magic"}, "constant, linear or cosine"),
+        ({"optimizer": "magic"}, "'adamw', 'sgd'"),
+        ({"epochs": 0}, "at least 1"),
+        ({"evaluate": lambda m: {"f1": 1.0}, "monitor": "accuracy"}, "not among"),
+        ({"lr": 1e30}, "The loss is (nan|inf)"),
+    ],
+)
+def test_what_cannot_be_trained_says_why(options, message):
+    with pytest.raises(TrainingError, match=message):
+        run(**options)
+
+
+def test_a_frozen_model_says_so():
+    model = net().requires_grad_(False)
+    with pytest.raises(TrainingError, match="Nothing to train"):
+        run(model=model)
+
+
+def test_nan_in_the_data_is_found():
+    x, y = task()
+    x[77] = float("nan")
+    with pytest.raises(TrainingError, match=r"The loss is nan at step \d"):
+        run(data=(x, y))
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_schedules_warm_up_and_stay_between_zero_and_one(schedule):
+    factors = [_factor(schedule, step, 100, 10) for step in range(101)]
+    assert factors[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert all(0 <= f <= 1 for f in factors)
+    assert factors[100] == pytest.approx(1 if schedule == "constant" else 0, abs=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_processes_give_the_losses_of_one(tmp_path, accumulate):
+    """`accelerate launch` with two CPU processes over gloo; 150 = 4·32 + 22.
+
+    `--multi_gpu` picks the launcher that starts processes; `fit` asks for the CPU.
+    """
+    out = tmp_path / "two.json"
+    script = Path(__file__).with_name("distributed_fit.py")
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2",
+        "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no",
+        "--num_cpu_threads_per_process=1", str(script), str(out), str(accumulate),
+    ]  # fmt: skip
+    environment = {**os.environ, "MICROBUDGET_DEVICE": "cpu"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    two = json.loads(out.read_text())
+    assert two["processes"] == 2
+    model, one = run()
+    assert two["losses"] == pytest.approx(one.losses, rel=1e-4)
+    weights = [p.double().sum().item() for p in model.parameters()]
+    assert two["weights"] == pytest.approx(weights, rel=1e-3, abs=1e-3)
