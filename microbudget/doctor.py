@@ -60,7 +60,9 @@ def _versions() -> list[Finding]:
     try:
         wanted = [Requirement(text) for text in requires("microbudget") or []]
     except PackageNotFoundError:
-        return [Finding(PROBLEM, "microbudget is not installed", "Run `make notebooks`.")]
+        return [
+            Finding(PROBLEM, "microbudget is not installed", "Run `make notebooks`.")
+        ]
     good, findings = 0, []
     for requirement in wanted:
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):

@@ -80,7 +80,9 @@ def run(names: Sequence[str] = (), *, save: bool = False) -> int:
         "-p", "no:cacheprovider",
         f"--rootdir={folder}", "-c", os.devnull, *map(str, copies),
     ]  # fmt: skip
-    status = subprocess.run(command, env=environment, cwd=folder, check=False).returncode
+    status = subprocess.run(
+        command, env=environment, cwd=folder, check=False
+    ).returncode
     if save and status == 0:
         for source, copy in zip(sources, copies, strict=True):
             _save(copy, source)

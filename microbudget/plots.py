@@ -20,7 +20,9 @@ def use_house_style() -> None:
             "font.size": 12,
             "axes.spines.top": False,
             "axes.spines.right": False,
-            "axes.prop_cycle": plt.cycler(color=[GOOD, "#3d6fb4", "#e0a030", BAD, QUIET]),
+            "axes.prop_cycle": plt.cycler(
+                color=[GOOD, "#3d6fb4", "#e0a030", BAD, QUIET]
+            ),
         }
     )
     if "ipykernel" in sys.modules:

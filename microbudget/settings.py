@@ -125,7 +125,9 @@ def fast_bf16(kind: str) -> bool:
     if kind.startswith("cuda"):
         return torch.cuda.get_device_capability()[0] >= 8
     if kind == "cpu":
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return (
+            torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        )
     return False
 
 
@@ -188,7 +190,9 @@ def _is_local(address: object) -> bool:
     own_name = os.uname().nodename if hasattr(os, "uname") else None
     if isinstance(host, bytes):
         host = host.decode(errors="replace")
-    return host is None or host in {*_LOOPBACK, own_name} or str(host).startswith("127.")
+    return (
+        host is None or host in {*_LOOPBACK, own_name} or str(host).startswith("127.")
+    )
 
 
 def _home() -> Path:
@@ -238,5 +242,7 @@ def _number(variable: str, default, kind: type, minimum):
         value = None
     if value is None or not value >= minimum:
         what = "a whole number" if kind is int else "a number"
-        raise SettingsError(f"{variable}={text!r} must be {what} of at least {minimum}.")
+        raise SettingsError(
+            f"{variable}={text!r} must be {what} of at least {minimum}."
+        )
     return value

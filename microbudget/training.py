@@ -111,9 +111,7 @@ def fit(
 
     # Accelerate keeps its precision for the whole process; the course changes it.
     AcceleratorState._reset_state()
-    accelerator = Accelerator(
-        cpu=settings.device() == "cpu", mixed_precision=precision
-    )
+    accelerator = Accelerator(cpu=settings.device() == "cpu", mixed_precision=precision)
     unwrapped = model.to(accelerator.device)
     optim = _optimizer(optimizer, parameters, lr, weight_decay)
     scheduler = torch.optim.lr_scheduler.LambdaLR(

@@ -53,7 +53,8 @@ def index(home, server, monkeypatch):
 def use_catalog(monkeypatch, specs: dict[str, dict]) -> None:
     card = {"kind": "model", "title": "t", "licence": "l", "citation": "c"}
     entries = {
-        name: {**card, "notebooks": ["01"], "mini": spec} for name, spec in specs.items()
+        name: {**card, "notebooks": ["01"], "mini": spec}
+        for name, spec in specs.items()
     }
     monkeypatch.setattr(catalog, "_entries", lambda: entries)
 
@@ -134,7 +135,9 @@ def test_a_server_that_stumbles_is_asked_again(index):
     target = index.home / "cache" / "again"
     client = sources.package_finder().session
     digest = hashlib.sha256(b"hello").hexdigest()
-    assert download.download([f"{index.server.url}/again"], target, digest, 5, client) == 5
+    assert (
+        download.download([f"{index.server.url}/again"], target, digest, 5, client) == 5
+    )
 
 
 def test_mirrors_are_tried_in_turn(home, server):

@@ -14,7 +14,14 @@ def test_doctor_finds_this_machine_fit(capsys, monkeypatch):
     assert cli.main(["doctor"]) == 0
     report = capsys.readouterr().out
     assert "The course can run here." in report
-    for word in ("Python", "torch", "threads", "memory", "disk", "mobilenet-v2 is here"):
+    for word in (
+        "Python",
+        "torch",
+        "threads",
+        "memory",
+        "disk",
+        "mobilenet-v2 is here",
+    ):
         assert word in report
 
 
@@ -27,7 +34,9 @@ def test_doctor_runs_as_a_module():
 @pytest.mark.parametrize(
     ("variable", "value"), [("MICROBUDGET_PROFILE", "x"), ("MICROBUDGET_DEVICE", "tpu")]
 )
-def test_doctor_exits_non_zero_for_a_wrong_setting(monkeypatch, capsys, variable, value):
+def test_doctor_exits_non_zero_for_a_wrong_setting(
+    monkeypatch, capsys, variable, value
+):
     monkeypatch.setenv(variable, value)
     assert cli.main(["doctor"]) == 1
     assert "PROBLEM" in capsys.readouterr().out

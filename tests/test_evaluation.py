@@ -14,7 +14,9 @@ from microbudget.evaluation.energy import EnergyMeter
 from microbudget.evaluation.memory import peak_memory
 from microbudget.evaluation.timers import Timing, measure_latency
 
-labels = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60)
+labels = st.lists(
+    st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60
+)
 
 
 def test_warm_up_is_not_counted():
@@ -48,7 +50,10 @@ def test_metrics_agree_with_counting(pairs):
     assert found["accuracy"] == pytest.approx(np.trace(matrix) / len(pairs))
     assert found["accuracy"] == metrics.accuracy(true, predicted)
     present = np.union1d(true, predicted)
-    recall = [(predicted[true == k] == k).mean() if (true == k).any() else 0.0 for k in present]
+    recall = [
+        (predicted[true == k] == k).mean() if (true == k).any() else 0.0
+        for k in present
+    ]
     assert found["recall"] == pytest.approx(np.mean(recall))
     assert all(0 <= value <= 1 for value in found.values())
 

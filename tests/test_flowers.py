@@ -16,7 +16,9 @@ def make_class_folders(root, classes=("a", "b"), per_class=3, splits=("train", "
             folder = root / split / name
             folder.mkdir(parents=True)
             for i in range(per_class):
-                Image.new("RGB", (40, 40), (k * 80, i * 20, 0)).save(folder / f"{i}.png")
+                Image.new("RGB", (40, 40), (k * 80, i * 20, 0)).save(
+                    folder / f"{i}.png"
+                )
     return root
 
 

@@ -178,7 +178,7 @@ def test_a_failed_write_leaves_the_old_picture_and_no_draft(tmp_path, monkeypatc
     def full(*args):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(garden.os, "replace", full)
+    monkeypatch.setattr(garden.planting.os, "replace", full)
     with pytest.raises(OSError, match="no space"):
         garden.plant(tmp_path, 1, {"val": 1}, size=32, seed=1, workers=1)
     assert contents(tmp_path) == before

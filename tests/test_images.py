@@ -10,7 +10,12 @@ from microbudget.errors import DataError
 
 @pytest.fixture
 def photo() -> Image.Image:
-    ramp = np.random.default_rng(0).integers(0, 256, (6, 8), np.uint8).repeat(8, 0).repeat(8, 1)
+    ramp = (
+        np.random.default_rng(0)
+        .integers(0, 256, (6, 8), np.uint8)
+        .repeat(8, 0)
+        .repeat(8, 1)
+    )
     return Image.fromarray(np.stack([ramp, ramp[::-1], ramp[:, ::-1]], -1))
 
 

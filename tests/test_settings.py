@@ -22,7 +22,9 @@ from microbudget.errors import MicrobudgetError, SettingsError
         ("MICROBUDGET_DATA", "no/such/folder", "is not a folder"),
     ],
 )
-def test_a_senseless_setting_says_what_is_sensible(monkeypatch, variable, value, message):
+def test_a_senseless_setting_says_what_is_sensible(
+    monkeypatch, variable, value, message
+):
     monkeypatch.setenv(variable, value)
     with pytest.raises(SettingsError, match=message) as caught:
         settings.load()

@@ -75,7 +75,9 @@ def efficientnet_lite(raw: Path, ready: Path) -> None:
     import timm
 
     state = _load_weights(_only_file(raw, "*.pth"))
-    blocks = [(stage, i) for stage, n in enumerate((1, 2, 2, 3, 3, 4, 1)) for i in range(n)]
+    blocks = [
+        (stage, i) for stage, n in enumerate((1, 2, 2, 3, 3, 4, 1)) for i in range(n)
+    ]
     tensors = {
         renamed: tensor.contiguous()
         for name, tensor in state.items()
@@ -113,7 +115,12 @@ def _keras_layers() -> Iterator[tuple[str, str]]:
     yield "Conv_1_bn", "features.18.1"
 
 
-_STEM = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
+_STEM = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+}
 _FIRST_STAGE = {
     "_depthwise_conv": "conv_dw",
     "_bn1": "bn1",
@@ -170,5 +177,7 @@ def _load_weights(path: Path) -> dict:
 def _only_file(folder: Path, pattern: str) -> Path:
     found = sorted(folder.rglob(pattern))
     if len(found) != 1:
-        raise AssetError(f"Expected one {pattern} in {folder.name}, found {len(found)}.")
+        raise AssetError(
+            f"Expected one {pattern} in {folder.name}, found {len(found)}."
+        )
     return found[0]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..errors import AssetError
 from ..files import full_disk_is_clear
+from ..progress import bar
 from .catalog import Asset
 from .download import REMEDY_OFFLINE, download
 
@@ -54,9 +55,7 @@ def from_url(asset: Asset, folder: Path, downloads: Path) -> int:
     received = 0
     for item in asset.spec["downloads"]:
         path = downloads / item["name"]
-        received += download(
-            item["urls"], path, item["sha256"], item["bytes"], client
-        )
+        received += download(item["urls"], path, item["sha256"], item["bytes"], client)
         with full_disk_is_clear(folder, AssetError):
             if item["name"] in asset.spec.get("unpack", []):
                 with tarfile.open(path) as archive:
@@ -127,8 +126,15 @@ def from_generator(asset: Asset, folder: Path, downloads: Path) -> int:
     from ..data import garden
 
     generators = {"garden": garden.plant}
-    with full_disk_is_clear(folder, AssetError):
-        generators[asset.spec["generator"]](folder, **asset.spec["arguments"])
+    generate = generators[asset.spec["generator"]]
+    shown = bar(None, f"making {asset.name}", unit="picture")
+
+    def progress(done: int, total: int) -> None:
+        shown.total = total
+        shown.update(done - shown.n)
+
+    with shown, full_disk_is_clear(folder, AssetError):
+        generate(folder, **asset.spec["arguments"], progress=progress)
     return 0
 
 

@@ -35,7 +35,9 @@ def locate(name: str, profile: str | None = None) -> Path | None:
     return folder if _is_whole(folder) else None
 
 
-def fetch(name: str, profile: str | None = None, *, offline: bool | None = None) -> Path:
+def fetch(
+    name: str, profile: str | None = None, *, offline: bool | None = None
+) -> Path:
     """The folder of an asset, fetched and converted first if it isn't here.
 
     Args:

@@ -111,7 +111,13 @@ def _read(folder: Path, name: str, card: str, generated: bool = False) -> Flower
     if generated:
         classes = tuple(garden.species_name(k) for k in range(len(classes)))
     return Flowers(
-        name, splits["train"], splits["val"], splits.get("test"), classes, generated, card
+        name,
+        splits["train"],
+        splits["val"],
+        splits.get("test"),
+        classes,
+        generated,
+        card,
     )
 
 
@@ -183,7 +189,9 @@ def _read_class_folders(folder: Path) -> tuple[dict[str, Split], tuple[str, ...]
     for split in present:
         names = _class_names(folder / split)
         if unknown := sorted(set(names) - set(classes)):
-            raise DataError(f"{folder / split} has classes train/ lacks: {unknown[:4]}.")
+            raise DataError(
+                f"{folder / split} has classes train/ lacks: {unknown[:4]}."
+            )
         paths, labels = [], []
         for label, name in enumerate(classes):
             own = sorted(

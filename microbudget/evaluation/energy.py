@@ -30,7 +30,9 @@ class EnergyMeter:
         if self.method == "not measured":
             return None
         total = 0.0
-        for before, after, wrap in zip(self._start, self._look(), self._wraps(), strict=True):
+        for before, after, wrap in zip(
+            self._start, self._look(), self._wraps(), strict=True
+        ):
             total += (after - before) % wrap if wrap else after - before
         return total * 1e-6
 

@@ -16,7 +16,9 @@ class Parameters:
 
     def __str__(self) -> str:
         percent = 100 * self.trainable / max(1, self.total)
-        return f"{self.total:,} parameters, {self.trainable:,} trainable ({percent:.2f} %)"
+        return (
+            f"{self.total:,} parameters, {self.trainable:,} trainable ({percent:.2f} %)"
+        )
 
 
 def count_parameters(model) -> Parameters:

@@ -29,7 +29,11 @@ class Preprocess:
             ValueError: not a batch of RGB pictures, or not uint8: scaled floats would
                 be scaled twice, the classic near-black picture.
         """
-        if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[1] != 3:
+        if (
+            pictures.dtype != torch.uint8
+            or pictures.ndim != 4
+            or pictures.shape[1] != 3
+        ):
             raise ValueError(
                 "expected uint8 pictures of shape (batch, 3, height, width), got "
                 f"{pictures.dtype} {tuple(pictures.shape)}"

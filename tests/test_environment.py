@@ -1,0 +1,118 @@
+"""pyproject.toml, requirements.lock, environment.yml, README and Makefile agree."""
+
+import re
+import subprocess
+import tomllib
+
+import pytest
+from conftest import ROOT
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from microbudget import __version__, assets
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+DIRECT = [Requirement(t) for t in [*PROJECT["dependencies"], *sum(EXTRAS.values(), [])]]
+LOCKED = [
+    Requirement(line)
+    for line in (ROOT / "requirements.lock").read_text().splitlines()
+    if line and not line.startswith("#")
+]
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("requirement", DIRECT, ids=lambda r: r.name)
+def test_every_dependency_has_bounds_and_a_locked_version_within(requirement):
+    operators = {specifier.operator for specifier in requirement.specifier}
+    assert ">=" in operators
+    assert "<" in operators
+    locked = [r for r in LOCKED if r.name == requirement.name.lower()]
+    assert locked, "run `make lock`"
+    for lock in locked:
+        (pin,) = lock.specifier
+        assert pin.operator == "=="
+        assert requirement.specifier.contains(Version(pin.version), prereleases=True)
+
+
+def test_environment_yml_is_thin():
+    text = (ROOT / "environment.yml").read_text()
+    entries = re.findall(r"^\s*- (?!pip:)(.+)$", text, re.MULTILINE)
+    python = f"python{PROJECT['requires-python']}"
+    assert entries == [python, "pip", "-r requirements.lock", "-e .[dev]"]
+
+
+def test_the_readme_says_what_pyproject_says():
+    assert f"Python {PROJECT['requires-python'].replace('>=', '≥ ')}" in README
+    assert "make notebooks" in README
+    assert "make test" in README
+    assert PROJECT["version"] == __version__
+
+
+def test_the_readme_names_only_commands_that_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    for target in re.findall(r"`make ([a-z]+)", README):
+        assert target in targets, target
+    from microbudget.cli import _parser
+
+    commands = _parser()._subparsers._group_actions[0].choices
+    for command in re.findall(r"microbudget ([a-z]+)", README):
+        assert command in {*commands, "is", "package"}, command
+
+
+def test_the_readmes_links_lead_somewhere():
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_no_index_host_and_no_path_of_a_machine_is_committed():
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False
+    ).stdout.split(b"\0")
+    if not tracked[0]:
+        pytest.skip("not a git checkout")
+    forbidden = re.compile(rb"py" + rb"pi\.org|pythonhosted|--(extra-)?index-url[ =]h")
+    for name in filter(None, tracked):
+        path = ROOT / name.decode()
+        if path.is_file():
+            assert not forbidden.search(path.read_bytes()), path
+
+
+def test_the_cuda_libraries_are_left_to_torch():
+    assert not [r.name for r in LOCKED if r.name.startswith(("nvidia-", "triton"))]
+    assert {"torch", "torchvision"} <= {r.name for r in LOCKED}
+
+
+def test_help_lists_every_target():
+    text = subprocess.run(
+        ["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for target in ("notebooks", "test", "lab", "refresh", "clean", "lock"):
+        assert re.search(rf"^{target}\b", text, re.MULTILINE)
+
+
+def test_clean_leaves_alone_what_make_did_not_make(tmp_path):
+    """A virtual environment of the user's own, and the tracked ledger, survive."""
+    own = tmp_path / "own-venv"
+    own.mkdir()
+    run = subprocess.run(
+        ["make", "-n", "clean", f"VENV={own}"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    script = run.stdout.replace("data/", f"{tmp_path}/data/")
+    for name in ("cache", "runs", "ledger"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    subprocess.run(["sh", "-c", script], cwd=tmp_path, check=True)
+    assert own.is_dir()
+    assert (tmp_path / "data" / "ledger").is_dir()
+    assert not (tmp_path / "data" / "cache").exists()
+    (own / ".made-by-microbudget").touch()
+    subprocess.run(["sh", "-c", script], cwd=tmp_path, check=True)
+    assert not own.exists()
+
+
+def test_what_the_notebooks_need_is_in_the_catalog():
+    stems = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    for name in assets.names():
+        assert set(assets.get(name, "mini").notebooks) <= stems

@@ -1,0 +1,185 @@
+"""The notebooks: executed, light, true to their sources, and they really run."""
+
+import ast
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from microbudget import notebooks, settings
+
+PATHS = notebooks.find()
+SOLUTIONS, EXERCISES = "solution", "exercise"
+each = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(path):
+    return [c for c in read(path).cells if c.cell_type == "code" and c.source.strip()]
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+def test_there_are_notebooks():
+    assert [path.stem[:2] for path in PATHS] == [f"{i:02d}" for i in range(len(PATHS))]
+    assert len(PATHS) >= 2
+
+
+@each
+def test_outputs_belong_to_their_sources(path):
+    notebook = read(path)
+    assert notebook.metadata[notebooks.HASH] == notebooks.sources_sha256(notebook), (
+        "the code changed after the outputs were made: run `make refresh`"
+    )
+
+
+@each
+def test_every_cell_ran_once_in_order(path):
+    counts = [cell.execution_count for cell in code_cells(path)]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+@each
+def test_outputs_are_light_and_clean(path):
+    assert path.stat().st_size <= 400_000
+    notebook = read(path)
+    assert "widgets" not in notebook.metadata
+    for cell in code_cells(path):
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            assert output.get("name") != "stderr", output.get("text")
+            text = output.get("text", "") + str(
+                output.get("data", {}).get("text/plain")
+            )
+            assert not re.search(r"(/home/|/Users/|/root/|/tmp/|/work/|C:\\)", text), (
+                text
+            )
+            assert "Warning" not in text
+
+
+@each
+def test_cells_fit_on_a_slide(path):
+    for cell in code_cells(path):
+        lines = cell.source.splitlines()
+        assert len(lines) <= 25, cell.source
+        assert max(map(len, lines)) <= 88, cell.source
+
+
+@each
+def test_it_follows_the_courses_form(path):
+    cells = read(path).cells
+    assert cells[0].cell_type == "markdown"
+    assert cells[0].source.startswith("# ")
+    assert "?" in cells[0].source.splitlines()[0]
+    code = code_cells(path)
+    assert f'mb.start("{path.stem}")' in code[0].source
+    assert code[-1].source.strip().endswith("run.finish()")
+
+
+@each
+def test_exercises_have_solutions_that_assert(path):
+    marked = [c for c in code_cells(path) if {EXERCISES, SOLUTIONS} & set(tags(c))]
+    kinds = [EXERCISES if EXERCISES in tags(c) else SOLUTIONS for c in marked]
+    assert kinds == [EXERCISES, SOLUTIONS] * (len(kinds) // 2)
+    if path.stem != "00_start_here":
+        assert kinds
+    for cell, kind in zip(marked, kinds, strict=True):
+        assert ("your turn" in cell.source) == (kind == EXERCISES)
+        if kind == SOLUTIONS:
+            assert "assert " in cell.source
+
+
+@each
+def test_claims_are_asserted(path):
+    """A method's notebook checks what its prose says."""
+    asserts = sum(
+        isinstance(node, ast.Assert)
+        for cell in code_cells(path)
+        for node in ast.walk(ast.parse(cell.source))
+    )
+    assert asserts >= (1 if path.stem == "00_start_here" else 5)
+
+
+@each
+def test_no_measured_number_is_typed_into_the_prose(path):
+    """Percentages, points and seconds in the text must come from a variable.
+
+    Prose may quote published figures, in a cell that names its source by year.
+    """
+    for cell in read(path).cells:
+        if cell.cell_type != "markdown" or re.search(r"\b(19|20)\d\d\b", cell.source):
+            continue
+        found = re.search(
+            r"\d+(\.\d+)?\s?(%|percent|points|seconds|ms\b|MB\b)", cell.source
+        )
+        assert not found, f"{found and found.group()!r} in:\n{cell.source}"
+
+
+@each
+def test_a_notebook_never_asks_which_profile_it_runs_in(path):
+    for cell in code_cells(path):
+        assert "MICROBUDGET_PROFILE" not in cell.source
+        assert ".profile" not in cell.source
+
+
+def test_the_handout_has_no_outputs_and_no_solutions(tmp_path):
+    written = notebooks.handout(tmp_path)
+    assert [path.name for path in written] == [path.name for path in PATHS]
+    for path in written:
+        for cell in read(path).cells:
+            assert SOLUTIONS not in tags(cell)
+            assert not cell.get("outputs")
+
+
+def test_a_notebook_runs_without_a_network_and_stays_untouched(tmp_path, monkeypatch):
+    """00 under nbmake, in a copy; its ledger goes where it is told."""
+    monkeypatch.setenv("MICROBUDGET_LEDGER", str(tmp_path))
+    path = PATHS[0]
+    before = path.read_bytes()
+    assert notebooks.run(["00"]) == 0
+    assert path.read_bytes() == before
+    assert (tmp_path / "00_start_here.json").is_file()
+    executed = settings.load().home / "runs" / "notebooks" / path.name
+    counts = [cell.execution_count for cell in code_cells(executed)]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+def test_a_failing_notebook_fails_the_run(tmp_path, monkeypatch):
+    root = tmp_path / "root"
+    (root / "notebooks").mkdir(parents=True)
+    cell = nbformat.v4.new_code_cell("assert False, 'this must be noticed'")
+    broken = nbformat.v4.new_notebook(cells=[cell])
+    path = root / "notebooks" / "00_broken.ipynb"
+    nbformat.write(broken, path)
+    before = path.read_bytes()
+    monkeypatch.setenv("MICROBUDGET_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(settings, "project_root", lambda: root)
+    assert notebooks.run(save=True) == 1
+    assert path.read_bytes() == before
+
+
+def test_a_notebook_that_phones_out_fails(tmp_path, monkeypatch):
+    root = tmp_path / "root"
+    (root / "notebooks").mkdir(parents=True)
+    source = "import microbudget, socket\nsocket.create_connection(('192.0.2.1', 80), timeout=1)"
+    online = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    nbformat.write(online, root / "notebooks" / "00_online.ipynb")
+    monkeypatch.setenv("MICROBUDGET_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(settings, "project_root", lambda: root)
+    assert notebooks.run() == 1
+    executed = (tmp_path / "home/runs/notebooks/00_online.ipynb").read_text()
+    assert "uses no network" in executed
+
+
+@pytest.mark.slow
+@each
+def test_every_notebook_runs(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("MICROBUDGET_LEDGER", str(tmp_path))
+    assert notebooks.run([path.stem]) == 0
+    assert (Path(tmp_path) / f"{path.stem}.json").is_file()
