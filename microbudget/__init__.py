@@ -26,6 +26,7 @@ _LAZY = {
     "memory": "evaluation.memory",
     "metrics": "evaluation.metrics",
     "transfer": "transfer",
+    "doctor": "doctor",
     "ledger": "ledger",
     "report": "report",
     "plots": "plots",

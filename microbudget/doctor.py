@@ -1,6 +1,7 @@
 """Can the course run here? What is wrong, and what to do about it."""
 
 import os
+import platform
 import shutil
 import sys
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from . import assets, settings
 from .errors import MicrobudgetError
 
 OK, NOTE, PROBLEM = "ok", "note", "PROBLEM"
+_PYTHON = (3, 11)
 _MEMORY = 4e9
 _DISK = 2e9
 
@@ -47,8 +49,8 @@ def healthy(findings: list[Finding]) -> bool:
 
 
 def _python() -> Finding:
-    found = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info < (3, 11):
+    found = platform.python_version()
+    if tuple(sys.version_info) < _PYTHON:
         return Finding(PROBLEM, f"Python {found}", "Install Python 3.11 or newer.")
     return Finding(OK, f"Python {found}")
 
@@ -79,7 +81,7 @@ def _versions() -> list[Finding]:
                     PROBLEM,
                     f"{requirement.name} {found or 'is missing'}, wanted "
                     f"{requirement.specifier}",
-                    "Run `make clean notebooks`, or `pip install -r requirements.lock`.",
+                    "Run `pip install -r requirements.lock` in this environment.",
                 )
             )
     return [Finding(OK, f"{good} packages within their bounds"), *findings]
@@ -145,7 +147,7 @@ def _disk(here: settings.Settings) -> Finding:
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    what = f"{free / 1e9:.1f} GB of disk free for {here.home}"
+    what = f"{free / 1e9:.1f} GB of disk free where models are kept"
     if not os.access(folder, os.W_OK):
         return Finding(
             PROBLEM, f"{folder} can't be written to", "Set MICROBUDGET_HOME elsewhere."

@@ -135,7 +135,7 @@ def fit(
             if history.stopped_early:
                 break
             started = time.perf_counter()
-            torch.manual_seed(seed * 1_000_003 + epoch)  # dropout, on resume too
+            torch.manual_seed(_epoch_seed(seed, epoch))  # dropout, on resume too
             model.train()
             losses = []
             plan = _plan(len(data), batch_size, accumulate, seed, epoch, accelerator)
@@ -183,9 +183,9 @@ def fit(
                 history.stopped_early = patience is not None and since_best >= patience
             if checkpoint and accelerator.is_main_process:
                 state = {
-                    "run": run_id, "model": unwrapped.state_dict(),
-                    "optimizer": optim.state_dict(), "scheduler": scheduler.state_dict(),
-                    "history": asdict(history), "best": best, "since_best": since_best,
+                    "run": run_id, "model": unwrapped.state_dict(), "best": best,
+                    "optimizer": optim.state_dict(), "since_best": since_best,
+                    "scheduler": scheduler.state_dict(), "history": asdict(history),
                 }  # fmt: skip
                 with atomic_path(checkpoint, TrainingError) as path:
                     torch.save(state, path)
@@ -196,6 +196,16 @@ def fit(
         unwrapped.load_state_dict(best["model"])
     unwrapped.eval()
     return history
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:
+    """The order of ``n`` examples in an epoch: the same on every machine and process."""
+    generator = torch.Generator().manual_seed(_epoch_seed(seed, epoch))
+    return torch.randperm(n, generator=generator)
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    return seed * 1_000_003 + epoch
 
 
 @dataclass(frozen=True)
@@ -209,8 +219,7 @@ class _Part:
 
 def _plan(n, batch_size, accumulate, seed, epoch, accelerator) -> list[_Part]:
     """What this process computes in one epoch; every process knows the whole order."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order = torch.randperm(n, generator=generator)
+    order = epoch_order(n, seed, epoch)
     processes, rank = accelerator.num_processes, accelerator.process_index
     plan = []
     for batch in order.split(batch_size):

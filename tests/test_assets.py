@@ -6,6 +6,7 @@ import io
 import multiprocessing
 import os
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -272,7 +273,7 @@ def test_two_processes_make_an_asset_once(tmp_path):
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0]
-    assert open(counter).read() == "x"
+    assert Path(counter).read_text() == "x"
 
 
 def test_pip_and_uv_configuration_is_respected(monkeypatch):

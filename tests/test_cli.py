@@ -1,5 +1,6 @@
 """The command line and the doctor."""
 
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -66,14 +67,13 @@ def test_doctor_notices_a_full_disk(monkeypatch, capsys):
     assert "MICROBUDGET_HOME" in capsys.readouterr().out
 
 
-def test_doctor_notices_a_changed_model(home, capsys):
-    real = assets.locate("mobilenet-v2") or None
-    assert real is None  # `home` is empty
-    folder = settings.load().cache / "mobilenet-v2-mini"
-    folder.mkdir(parents=True)
+def test_doctor_notices_a_changed_model(tmp_path, monkeypatch, capsys):
+    real = assets.fetch("mobilenet-v2")
+    monkeypatch.setenv("MICROBUDGET_HOME", str(tmp_path))
+    folder = settings.load().cache / real.name
+    shutil.copytree(real, folder)
+    assert cli.main(["doctor"]) == 0
     (folder / "model.safetensors").write_bytes(b"not the weights")
-    manifest = '{"files": {"model.safetensors": "0"}}'
-    (folder / "asset.json").write_text(manifest)
     assert cli.main(["doctor"]) == 1
     assert "changed or missing" in capsys.readouterr().out
 

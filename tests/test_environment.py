@@ -3,6 +3,7 @@
 import re
 import subprocess
 import tomllib
+from itertools import chain
 
 import pytest
 from conftest import ROOT
@@ -13,7 +14,7 @@ from microbudget import __version__, assets
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-DIRECT = [Requirement(t) for t in [*PROJECT["dependencies"], *sum(EXTRAS.values(), [])]]
+DIRECT = [Requirement(t) for t in [*PROJECT["dependencies"], *chain(*EXTRAS.values())]]
 LOCKED = [
     Requirement(line)
     for line in (ROOT / "requirements.lock").read_text().splitlines()

@@ -166,7 +166,7 @@ def test_a_pool_that_cannot_start_is_done_without(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise PermissionError("no semaphores in this container")
 
-    monkeypatch.setattr(garden, "ProcessPoolExecutor", refuse)
+    monkeypatch.setattr(garden.planting, "ProcessPoolExecutor", refuse)
     garden.plant(tmp_path, species=2, pictures={"val": 1}, size=32, workers=2)
     assert sorted(contents(tmp_path)) == ["val/000/000.jpg", "val/001/000.jpg"]
 

@@ -66,7 +66,7 @@ def test_the_cameras_orientation_is_applied(tmp_path, photo):
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 def test_a_truncated_picture_is_named(tmp_path, photo, suffix, keep):
     path = tmp_path / f"cut.{suffix}"
-    photo.save(path)
+    photo.effect_spread(40).save(path)  # noise: a file of some kilobytes
     assert path.stat().st_size > keep
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(DataError, match=f"cut.{suffix}"):

@@ -167,7 +167,8 @@ def test_a_failing_notebook_fails_the_run(tmp_path, monkeypatch):
 def test_a_notebook_that_phones_out_fails(tmp_path, monkeypatch):
     root = tmp_path / "root"
     (root / "notebooks").mkdir(parents=True)
-    source = "import microbudget, socket\nsocket.create_connection(('192.0.2.1', 80), timeout=1)"
+    call = "socket.create_connection(('192.0.2.1', 80), timeout=1)"
+    source = f"import microbudget, socket\n{call}"
     online = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     nbformat.write(online, root / "notebooks" / "00_online.ipynb")
     monkeypatch.setenv("MICROBUDGET_HOME", str(tmp_path / "home"))

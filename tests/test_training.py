@@ -1,4 +1,4 @@
-"""The loop: the same numbers however it is run; resumable; clear when it can't go on."""
+"""The loop: the same numbers however it is run; resumable; clear when it can't."""
 
 import json
 import os
@@ -211,8 +211,9 @@ def test_two_processes_give_the_losses_of_one(tmp_path, accumulate):
     out = tmp_path / "two.json"
     script = Path(__file__).with_name("distributed_fit.py")
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2",
-        "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no",
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu",
+        "--num_processes=2", "--num_machines=1", "--mixed_precision=no",
+        "--dynamo_backend=no",
         "--num_cpu_threads_per_process=1", str(script), str(out), str(accumulate),
     ]  # fmt: skip
     environment = {**os.environ, "MICROBUDGET_DEVICE": "cpu"}

@@ -6,6 +6,7 @@ processes from making it twice; killing one at any moment leaves at most tempora
 files, which the next attempt resumes or clears.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -32,7 +33,7 @@ def locate(name: str, profile: str | None = None) -> Path | None:
     if here.data and (here.data / name).is_dir():
         return here.data / name
     folder = _folder(here, asset)
-    return folder if _is_whole(folder) else None
+    return folder if _is_whole(folder, asset) else None
 
 
 def fetch(
@@ -71,7 +72,7 @@ def fetch(
     folder = _folder(here, asset)
     _make(here.cache)
     with filelock.FileLock(here.cache / f".{folder.name}.lock"):
-        if not _is_whole(folder):  # another process may have made it meanwhile
+        if not _is_whole(folder, asset):  # another process may have made it meanwhile
             _build(asset, folder)
     return folder
 
@@ -82,7 +83,7 @@ def verify(name: str, profile: str | None = None) -> list[str]:
     folder = _folder(here, catalog.get(name, profile or here.profile))
     return [
         file
-        for file, digest in _manifest(folder)["files"].items()
+        for file, digest in _manifest(folder).get("files", {}).items()
         if not (folder / file).is_file() or sha256_of(folder / file) != digest
     ]
 
@@ -90,8 +91,9 @@ def verify(name: str, profile: str | None = None) -> list[str]:
 def bytes_received(name: str, profile: str | None = None) -> int:
     """Bytes that fetching the asset took over the network (0: in MICROBUDGET_DATA)."""
     here = settings.load()
-    folder = _folder(here, catalog.get(name, profile or here.profile))
-    return _manifest(folder).get("bytes_received", 0) if _is_whole(folder) else 0
+    asset = catalog.get(name, profile or here.profile)
+    folder = _folder(here, asset)
+    return _manifest(folder)["bytes_received"] if _is_whole(folder, asset) else 0
 
 
 def _build(asset: catalog.Asset, folder: Path) -> None:
@@ -115,7 +117,7 @@ def _build(asset: catalog.Asset, folder: Path) -> None:
         }
         _check(asset, files)
         manifest = {"asset": asset.name, "profile": asset.profile, "files": files,
-                    "bytes_received": received}  # fmt: skip
+                    "spec": _digest(asset), "bytes_received": received}  # fmt: skip
         (ready / MANIFEST).write_text(json.dumps(manifest, indent=1))
         if folder.exists():  # not whole, or we would not be here
             shutil.rmtree(folder)
@@ -136,15 +138,28 @@ def _check(asset: catalog.Asset, files: dict[str, str]) -> None:
             )
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether every file of the manifest is there (presence only: it is quick)."""
-    if not (folder / MANIFEST).is_file():
+def _is_whole(folder: Path, asset: catalog.Asset) -> bool:
+    """Whether all files of the manifest are there, made as the catalog now says.
+
+    Presence only, so that it is quick; ``verify`` compares digests.
+    """
+    manifest = _manifest(folder)
+    if manifest.get("spec") != _digest(asset):
         return False
-    return all((folder / file).is_file() for file in _manifest(folder)["files"])
+    return all((folder / file).is_file() for file in manifest["files"])
 
 
 def _manifest(folder: Path) -> dict:
-    return json.loads((folder / MANIFEST).read_text())
+    try:
+        return json.loads((folder / MANIFEST).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _digest(asset: catalog.Asset) -> str:
+    """Of what decides an asset's content; its card's wording doesn't."""
+    recipe = {key: value for key, value in asset.spec.items() if key != "note"}
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
 def _folder(here: settings.Settings, asset: catalog.Asset) -> Path:

@@ -28,7 +28,7 @@ class Peak:
         return self.highest - self.before
 
 
-class peak_memory:  # noqa: N801 - read as `with peak_memory() as peak:`
+class peak_memory:  # lower case: it is used as `with peak_memory() as peak:`
     """Sample the process's resident memory while the block runs; may be nested.
 
     Resident memory is what the operating system counts: weights, activations and

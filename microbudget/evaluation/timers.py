@@ -1,4 +1,4 @@
-"""Timing that can be trusted: warm up, synchronise, repeat, report median and spread."""
+"""Timing to be trusted: warm up, synchronise, repeat, report median and spread."""
 
 import time
 from collections.abc import Callable

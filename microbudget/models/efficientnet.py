@@ -29,6 +29,18 @@ def efficientnet_lite0(classes: int) -> nn.Module:
     return model.eval()
 
 
+def stages(model: nn.Module) -> nn.Sequential:
+    """The model without pooling and head, as a sequence: stem, 7 stages, last conv.
+
+    Indices: 0 and 1 the stem's convolution and batch-norm, 2–8 the stages, 9 and 10
+    the last convolution and batch-norm. Maps (batch, 3, h, w) to
+    (batch, 1280, h/32, w/32).
+    """
+    return nn.Sequential(
+        model.conv_stem, model.bn1, *model.blocks, model.conv_head, model.bn2
+    )
+
+
 def preprocess(size: int | None = None) -> Preprocess:
     """The scaling that the pretrained weights were trained with."""
     config = assets.get(NAME, settings.load().profile).config

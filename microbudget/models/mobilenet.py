@@ -8,6 +8,8 @@ from .. import assets
 from ..compat import torchvision
 from .vision import Preprocess
 
+__all__ = ["Preprocess", "SamePadConv2d", "mobilenet_v2", "preprocess"]
+
 NAME = "mobilenet-v2"
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -53,14 +54,16 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
 
     At inference batch-norm is a multiplication and an addition per channel, which a
     convolution's weight and bias can do for nothing (Jacob et al. 2018, eq. 14):
-    W' = W γ/√(σ²+ε),  b' = β - μ γ/√(σ²+ε). Outputs are equal up to rounding; the
-    copy can't be trained.
+    W' = W γ/√(σ²+ε),  b' = β - μ γ/√(σ²+ε). Outputs are equal up to rounding.
+
+    A batch-norm is folded when it is its parent's next child after a convolution, as
+    in torchvision's and timm's mobile networks.
     """
     model = copy.deepcopy(model).eval()
     for parent in list(model.modules()):
-        children = list(parent.named_children())
-        for (name, conv), (bn_name, bn) in zip(children, children[1:], strict=False):
-            if isinstance(conv, nn.Conv2d) and type(bn) is nn.BatchNorm2d:
+        for (name, conv), (bn_name, bn) in pairwise(list(parent.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d):
                 setattr(parent, name, fuse_conv_bn_eval(conv, bn))
-                setattr(parent, bn_name, nn.Identity())
+                # timm's BatchNormAct2d carries the activation that follows it
+                setattr(parent, bn_name, getattr(bn, "act", nn.Identity()))
     return model
