@@ -10,6 +10,7 @@ import os
 import platform
 import sys
 import time
+import warnings
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -165,6 +166,8 @@ def start(notebook: str) -> Run:
     here = settings.load()
     if not notebook or Path(notebook).name != notebook:
         raise MicrobudgetError(f"{notebook!r} is not a notebook's name.")
+    # tqdm asks for ipywidgets; the course's bars are plain text on purpose
+    warnings.filterwarnings("ignore", message="IProgress not found")
     torch.set_num_threads(here.threads)
     settings.seed_everything(here.seed)
     plots.use_house_style()

@@ -29,7 +29,7 @@ def use_house_style() -> None:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
         # photographs as PNG would make the committed notebooks ten times heavier
-        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 90, "subsampling": 0})
+        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 82})
 
 
 def picture_grid(

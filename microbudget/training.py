@@ -199,7 +199,7 @@ def fit(
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:
-    """The order of ``n`` examples in an epoch: the same on every machine and process."""
+    """The order of ``n`` examples in an epoch: the same in every process."""
     generator = torch.Generator().manual_seed(_epoch_seed(seed, epoch))
     return torch.randperm(n, generator=generator)
 

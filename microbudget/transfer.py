@@ -39,6 +39,11 @@ class PooledDepths(nn.Module):
             raise ValueError(f"at={tuple(at)} must name stages 0 to {len(stages) - 1}")
         self.stages, self.at, self.unit = stages, tuple(sorted(set(at))), unit
 
+    @property
+    def width(self) -> int:
+        """Length of the description: the channels of all depths."""
+        return sum(_channels(self.stages[i]) for i in self.at)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, 3, h, w) -> (batch, channels of all depths)."""
         found = []
@@ -241,13 +246,23 @@ def load(model: nn.Module, path: str | os.PathLike) -> dict:
             card = json.loads((file.metadata() or {}).get("card", "{}"))
         model.load_state_dict(state)
     except Exception as error:  # safetensors and torch raise their own kinds
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())[:200]
         raise MicrobudgetError(
             f"{path} does not hold this model ({reason}). Build the same architecture "
             "with the same number of classes, or save it again."
         ) from error
     model.eval()
     return card
+
+
+def _channels(stage: nn.Module) -> int:
+    """Channels a stage gives: those of its last convolution or batch-norm."""
+    widths = [
+        module.out_channels if isinstance(module, nn.Conv2d) else module.num_features
+        for module in stage.modules()
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d)
+    ]
+    return widths[-1]
 
 
 def _views(features: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,13 @@ from .. import assets
 from ..compat import torchvision
 from .vision import Preprocess
 
-__all__ = ["Preprocess", "SamePadConv2d", "mobilenet_v2", "preprocess"]
+__all__ = [
+    "Preprocess",
+    "SamePadConv2d",
+    "compute_like_pretrained",
+    "mobilenet_v2",
+    "preprocess",
+]
 
 NAME = "mobilenet-v2"
 
@@ -50,12 +56,7 @@ def mobilenet_v2(classes: int, pretrained: bool = True) -> nn.Module:
     model = torchvision.models.mobilenet_v2(num_classes=classes)
     if not pretrained:
         return model
-    config = _config()
-    if config["padding"] == "tensorflow":
-        pad_like_tensorflow(model)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eps = config["bn_eps"]
+    compute_like_pretrained(model)
     state = load_file(assets.fetch(NAME) / "model.safetensors")
     head = {f"classifier.{k}": v for k, v in model.classifier.state_dict().items()}
     model.load_state_dict({**state, **head})
@@ -68,12 +69,21 @@ def preprocess(size: int | None = None) -> Preprocess:
     return Preprocess(config["mean"], config["std"], size or config["size"])
 
 
-def pad_like_tensorflow(model: nn.Module) -> nn.Module:
-    """Replace every stride-2 convolution by a ``SamePadConv2d``, in place."""
-    for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            if type(child) is nn.Conv2d and child.stride == (2, 2):
-                setattr(parent, name, _same_pad(child))
+def compute_like_pretrained(model: nn.Module) -> nn.Module:
+    """Give a MobileNetV2 the padding and batch-norm epsilon of this profile's weights.
+
+    In place. Keras' weights want TensorFlow's padding: every stride-2 convolution
+    becomes a ``SamePadConv2d``.
+    """
+    config = _config()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = config["bn_eps"]
+    if config["padding"] == "tensorflow":
+        for parent in list(model.modules()):
+            for name, child in parent.named_children():
+                if type(child) is nn.Conv2d and child.stride == (2, 2):
+                    setattr(parent, name, _same_pad(child))
     return model
 
 
