@@ -3,7 +3,7 @@
 # (unless only pip has been told about an index of yours). `make UV= notebooks` forces pip.
 
 VENV    ?= .venv
-PYTHON  ?= $(shell for p in python3.12 python3.13 python3.11 python3 python; do \
+PYTHON  ?= $(shell for p in python3 python python3.13 python3.12 python3.11; do \
              $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
              && command -v $$p && break; done)
 UV      ?= $(shell command -v uv 2>/dev/null)

@@ -38,6 +38,7 @@ class FileServer:
         requests: (path, Range header) of everything that was asked for.
         cut_after: if set, the next answers break off after so many bytes.
         fail: status codes for the next requests, one each.
+        headers: added to every answer.
     """
 
     def __init__(self):
@@ -45,6 +46,7 @@ class FileServer:
         self.requests: list[tuple[str, str | None]] = []
         self.cut_after: list[int] = []
         self.fail: list[int] = []
+        self.headers: dict[str, str] = {}
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -62,12 +64,18 @@ class FileServer:
                 self.send_response(206 if asked else 200)
                 self.send_header("Content-Length", str(len(content) - start))
                 self.send_header("Content-Type", "text/html")
+                for name, value in outer.headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
+                if self.command == "HEAD":
+                    return
                 body = content[start:]
                 if outer.cut_after and not self.path.startswith("/simple"):
                     body = body[: outer.cut_after.pop(0)]
                     self.close_connection = True
                 self.wfile.write(body)
+
+            do_HEAD = do_GET
 
             def log_message(self, *args):
                 pass

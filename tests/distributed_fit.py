@@ -10,7 +10,7 @@ from accelerate import PartialState
 from test_training import run
 
 if __name__ == "__main__":
-    model, history = run(accumulate=int(sys.argv[2]))
+    model, history = run(accumulate=2)
     state = PartialState()
     if state.is_main_process:
         weights = [p.double().sum().item() for p in model.parameters()]

@@ -5,6 +5,7 @@ import hashlib
 import io
 import multiprocessing
 import os
+import tarfile
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -228,6 +229,73 @@ def test_a_folder_of_the_users_wins(index, tmp_path, monkeypatch):
     monkeypatch.setenv("MICROBUDGET_DATA", str(tmp_path / "mine"))
     assert assets.fetch("toy") == tmp_path / "mine" / "toy"
     assert not index.server.requests
+
+
+def hub_spec(content: bytes) -> dict:
+    return {
+        "source": "hub",
+        "repo": "team/model",
+        "revision": "c0ffee" + "0" * 34,
+        "bytes": len(content),
+        "hub_files": {"model.bin": hashlib.sha256(content).hexdigest()},
+    }
+
+
+def test_the_hub_at_a_pinned_revision(home, server, monkeypatch):
+    """huggingface_hub itself, against a server that speaks the Hub's HTTP API."""
+    spec = hub_spec(CONTENT)
+    path = f"/team/model/resolve/{spec['revision']}/model.bin"
+    server.files[path] = CONTENT
+    server.headers = {"ETag": '"abc"', "X-Repo-Commit": spec["revision"]}
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    use_catalog(monkeypatch, {"hubby": spec})
+    folder = assets.fetch("hubby")
+    assert (folder / "model.bin").read_bytes() == CONTENT
+    assert {asked for asked, _ in server.requests} == {path}
+    assert not list((home / "cache" / sources.DOWNLOADS).iterdir())
+
+
+def test_a_hub_file_that_changed_is_refused(home, server, monkeypatch):
+    spec = hub_spec(b"what was pinned")
+    path = f"/team/model/resolve/{spec['revision']}/model.bin"
+    server.files[path] = b"what is there now"
+    server.headers = {"ETag": '"abc"', "X-Repo-Commit": spec["revision"]}
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    use_catalog(monkeypatch, {"hubby": spec})
+    with pytest.raises(AssetError, match=r"model\.bin has sha256"):
+        assets.fetch("hubby")
+    assert assets.locate("hubby") is None
+
+
+def test_a_hub_that_is_out_of_reach(home, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    use_catalog(monkeypatch, {"hubby": hub_spec(CONTENT)})
+    with pytest.raises(AssetError, match="copy the folder"):
+        assets.fetch("hubby")
+
+
+def test_files_from_the_web_are_unpacked_as_data(home, server, monkeypatch):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        info = tarfile.TarInfo("jpg/a.txt")
+        info.size = 5
+        archive.addfile(info, io.BytesIO(b"hello"))
+    server.files |= {"/d.tgz": buffer.getvalue(), "/labels": b"1 2 3"}
+    downloads = [
+        {
+            "name": name,
+            "urls": [f"{server.url}/{name}"],
+            "sha256": hashlib.sha256(server.files[f"/{name}"]).hexdigest(),
+            "bytes": len(server.files[f"/{name}"]),
+        }
+        for name in ("d.tgz", "labels")
+    ]
+    spec = {"source": "url", "bytes": 9, "unpack": ["d.tgz"], "downloads": downloads}
+    use_catalog(monkeypatch, {"web": spec})
+    folder = assets.fetch("web")
+    assert (folder / "jpg" / "a.txt").read_text() == "hello"
+    assert (folder / "labels").read_text() == "1 2 3"
+    assert assets.verify("web") == []
 
 
 def test_unknown_names_and_profiles_without_a_source(home):

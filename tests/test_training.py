@@ -193,6 +193,16 @@ def test_nan_in_the_data_is_found():
         run(data=(x, y))
 
 
+@pytest.mark.gpu
+def test_a_gpu_gives_the_losses_of_the_cpu(monkeypatch):
+    monkeypatch.setenv("MICROBUDGET_DEVICE", "cuda")
+    model, on_gpu = run()
+    assert next(model.parameters()).is_cuda
+    monkeypatch.setenv("MICROBUDGET_DEVICE", "cpu")
+    _, on_cpu = run()
+    assert on_gpu.losses == pytest.approx(on_cpu.losses, rel=1e-2)
+
+
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 def test_schedules_warm_up_and_stay_between_zero_and_one(schedule):
     factors = [_factor(schedule, step, 100, 10) for step in range(101)]
@@ -201,9 +211,7 @@ def test_schedules_warm_up_and_stay_between_zero_and_one(schedule):
     assert factors[100] == pytest.approx(1 if schedule == "constant" else 0, abs=1e-12)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_processes_give_the_losses_of_one(tmp_path, accumulate):
+def test_two_processes_give_the_losses_of_one(tmp_path):
     """`accelerate launch` with two CPU processes over gloo; 150 = 4·32 + 22.
 
     `--multi_gpu` picks the launcher that starts processes; `fit` asks for the CPU.
@@ -214,7 +222,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path, accumulate):
         sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu",
         "--num_processes=2", "--num_machines=1", "--mixed_precision=no",
         "--dynamo_backend=no",
-        "--num_cpu_threads_per_process=1", str(script), str(out), str(accumulate),
+        "--num_cpu_threads_per_process=1", str(script), str(out),
     ]  # fmt: skip
     environment = {**os.environ, "MICROBUDGET_DEVICE": "cpu"}
     done = subprocess.run(

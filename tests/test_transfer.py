@@ -235,6 +235,16 @@ def test_real_features_beat_chance_by_far(monkeypatch):
     assert transfer.score(head, standardise(x[1]), y[1]) > 0.7
 
 
+@pytest.mark.gpu
+def test_features_on_a_gpu_are_those_of_the_cpu(monkeypatch):
+    model, x = stages(), pictures()
+    monkeypatch.setenv("MICROBUDGET_DEVICE", "cuda")
+    on_gpu = features.extract(model, x, SCALE, precision="no")
+    monkeypatch.setenv("MICROBUDGET_DEVICE", "cpu")
+    on_cpu = features.extract(model, x, SCALE, precision="no")
+    torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-2, atol=1e-3)
+
+
 @pytest.mark.full
 @torch.no_grad()
 def test_efficientnet_lite0_folds_and_fits_five_million_weights():

@@ -18,7 +18,7 @@ from ..errors import AssetError
 from ..files import full_disk_is_clear
 from ..progress import bar
 from .catalog import Asset
-from .download import REMEDY_OFFLINE, download
+from .download import REMEDY_OFFLINE, download, sha256_of
 
 DOWNLOADS = ".downloads"  # beside the cache's folders; emptied as files are used
 
@@ -80,6 +80,15 @@ def from_torchvision(asset: Asset, folder: Path, downloads: Path) -> int:
     return received
 
 
+_HUB_DOWNLOAD = """
+import sys
+from huggingface_hub import hf_hub_download
+repo, revision, kind, folder, *names = sys.argv[1:]
+for name in names:
+    hf_hub_download(repo, name, revision=revision, repo_type=kind, local_dir=folder)
+"""
+
+
 def from_hub(asset: Asset, folder: Path, downloads: Path) -> int:
     """Files of a Hub repository at a pinned revision (a 40-digit commit).
 
@@ -87,16 +96,11 @@ def from_hub(asset: Asset, folder: Path, downloads: Path) -> int:
     once, and the course has switched it on.
     """
     spec = asset.spec
+    where = f"{spec['repo']}@{spec['revision'][:8]}"
     staging = downloads / f"hub-{asset.name}"  # kept when interrupted: it resumes
-    code = (
-        "import sys; from huggingface_hub import snapshot_download as get; "
-        "get(sys.argv[1], revision=sys.argv[2], repo_type=sys.argv[3], "
-        "local_dir=sys.argv[4], allow_patterns=sys.argv[5:])"
-    )
     command = [
-        sys.executable, "-c", code,
-        spec["repo"], spec["revision"], spec.get("repo_type", "model"), str(staging),
-        *spec["files"],
+        sys.executable, "-c", _HUB_DOWNLOAD, spec["repo"], spec["revision"],
+        spec.get("repo_type", "model"), str(staging), *spec["hub_files"],
     ]  # fmt: skip
     environment = {**os.environ, "HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"}
     run = subprocess.run(
@@ -106,19 +110,21 @@ def from_hub(asset: Asset, folder: Path, downloads: Path) -> int:
     if run.returncode:
         reason = run.stderr.strip().splitlines()[-1:] or ["no message"]
         raise AssetError(
-            f"The Hub did not deliver {spec['repo']}@{spec['revision'][:8]}: "
-            f"{reason[0]}\n" + REMEDY_OFFLINE.format(cache=downloads.parent)
+            f"The Hub did not deliver {where}: {reason[0]}\n"
+            + REMEDY_OFFLINE.format(cache=downloads.parent)
         )
-    received = 0
-    for name in spec["files"]:
-        path = staging / name
-        if not path.is_file():
-            raise AssetError(f"{spec['repo']}@{spec['revision'][:8]} has no {name}.")
-        received += path.stat().st_size
+    for name, digest in spec["hub_files"].items():
+        found = sha256_of(staging / name)
+        if not found.startswith(digest):
+            shutil.rmtree(staging)
+            raise AssetError(
+                f"{where}: {name} has sha256 {found[:16]}…, expected {digest[:16]}…. "
+                "It was removed; run it again to download it anew."
+            )
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(path, folder / name)
+        shutil.move(staging / name, folder / name)
     shutil.rmtree(staging)
-    return received
+    return sum((folder / name).stat().st_size for name in spec["hub_files"])
 
 
 def from_generator(asset: Asset, folder: Path, downloads: Path) -> int:

@@ -106,7 +106,7 @@ def from_scratch(seeds=SEEDS, size=128, epochs=6):
 
     def loss(model, batch):
         x, y = batch
-        mirror = (torch.rand(len(x)) < 0.5).view(-1, 1, 1, 1)
+        mirror = (torch.rand(len(x), device=x.device) < 0.5).view(-1, 1, 1, 1)
         return F.cross_entropy(
             model(torch.where(mirror, x.flip(-1), x)), y, label_smoothing=0.1
         )
