@@ -41,8 +41,7 @@ def _doctor(options) -> int:
 def _fetch(options) -> int:
     from . import assets
 
-    here = settings.load()
-    names = options.names or assets.needed(here.profile)
+    names = options.names or assets.needed()
     for name in names:
         started = time.perf_counter()
         already = assets.locate(name)
@@ -53,7 +52,7 @@ def _fetch(options) -> int:
         received = assets.bytes_received(name) / 1e6
         seconds = time.perf_counter() - started
         print(f"{name}: {received:.1f} MB received, {seconds:.1f} s, {folder}")
-        print(assets.get(name, here.profile).card())
+        print(assets.get(name).card())
     return 0
 
 

@@ -164,7 +164,7 @@ def _assets(here: settings.Settings) -> list[Finding]:
         findings.append(
             Finding(OK, f"MICROBUDGET_DATA has {', '.join(there) or 'none of ours'}")
         )
-    for name in assets.needed(here.profile):
+    for name in assets.needed():
         if (path := assets.locate(name)) is None:
             findings.append(
                 Finding(NOTE, f"{name} is not here yet", f"microbudget fetch {name}")
@@ -183,7 +183,7 @@ def _assets(here: settings.Settings) -> list[Finding]:
 
 
 def _network(here: settings.Settings) -> Finding:
-    missing = [n for n in assets.needed(here.profile) if assets.locate(n) is None]
+    missing = [n for n in assets.needed() if assets.locate(n) is None]
     if here.offline and missing:
         return Finding(
             PROBLEM,

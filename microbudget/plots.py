@@ -2,6 +2,7 @@
 
 import math
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -35,7 +36,7 @@ def use_house_style() -> None:
 def picture_grid(
     pictures, titles: Sequence[str] = (), columns: int = 8, colours: Sequence[str] = ()
 ) -> np.ndarray:
-    """Pictures in a grid with a line of text above each.
+    """Pictures in a grid with up to two lines of text above each.
 
     Args:
         pictures: uint8 tensor (n, 3, height, width).
@@ -47,14 +48,14 @@ def picture_grid(
     """
     rows = math.ceil(len(pictures) / columns)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(columns * 1.25, rows * 1.45), squeeze=False
+        rows, columns, figsize=(columns * 1.25, rows * 1.6), squeeze=False
     )
     for axis in axes.flat:
         axis.axis("off")
     for i, (axis, picture) in enumerate(zip(axes.flat, pictures, strict=False)):
         axis.imshow(np.asarray(picture.permute(1, 2, 0)))
         if i < len(titles):
-            text = titles[i] if len(titles[i]) <= 17 else titles[i][:16] + "…"
+            text = "\n".join(textwrap.wrap(titles[i], 17, max_lines=2, placeholder="…"))
             colour = colours[i] if i < len(colours) else "black"
             axis.set_title(text, fontsize=8, color=colour, pad=2)
     figure.tight_layout(pad=0.3)

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
+from .. import settings
 from ..errors import AssetError
 
 _FILE = Path(__file__).with_name("catalog.toml")
@@ -78,13 +79,14 @@ def names(profile: str | None = None, notebook: str | None = None) -> list[str]:
     ]
 
 
-def needed(profile: str) -> list[str]:
-    """What the course's notebooks need in a profile, in the catalog's order."""
+def needed(profile: str | None = None) -> list[str]:
+    """What the course's notebooks need in a profile (default: the current one)."""
+    profile = profile or settings.load().profile
     return [name for name in names(profile) if _entries()[name]["notebooks"]]
 
 
-def get(name: str, profile: str) -> Asset:
-    """One entry of the catalog.
+def get(name: str, profile: str | None = None) -> Asset:
+    """One entry of the catalog, as a profile (default: the current one) sees it.
 
     Raises:
         AssetError: no such name; the message lists the names there are.
@@ -94,6 +96,7 @@ def get(name: str, profile: str) -> Asset:
         raise AssetError(
             f"There is no asset {name!r}. The catalog has: {', '.join(_entries())}."
         )
+    profile = profile or settings.load().profile
     return Asset(
         name=name,
         profile=profile,

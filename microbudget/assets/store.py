@@ -29,7 +29,7 @@ def locate(name: str, profile: str | None = None) -> Path | None:
     ``MICROBUDGET_DATA/NAME`` wins; then the cache.
     """
     here = settings.load()
-    asset = catalog.get(name, profile or here.profile)
+    asset = catalog.get(name, profile)
     if here.data and (here.data / name).is_dir():
         return here.data / name
     folder = _folder(here, asset)
@@ -54,7 +54,7 @@ def fetch(
     import filelock
 
     here = settings.load()
-    asset = catalog.get(name, profile or here.profile)
+    asset = catalog.get(name, profile)
     if found := locate(name, asset.profile):
         return found
     if not asset.spec:
@@ -80,7 +80,7 @@ def fetch(
 def verify(name: str, profile: str | None = None) -> list[str]:
     """Files of a cached asset that are missing or no longer what was fetched."""
     here = settings.load()
-    folder = _folder(here, catalog.get(name, profile or here.profile))
+    folder = _folder(here, catalog.get(name, profile))
     return [
         file
         for file, digest in _manifest(folder).get("files", {}).items()
@@ -91,7 +91,7 @@ def verify(name: str, profile: str | None = None) -> list[str]:
 def bytes_received(name: str, profile: str | None = None) -> int:
     """Bytes that fetching the asset took over the network (0: in MICROBUDGET_DATA)."""
     here = settings.load()
-    asset = catalog.get(name, profile or here.profile)
+    asset = catalog.get(name, profile)
     folder = _folder(here, asset)
     return _manifest(folder)["bytes_received"] if _is_whole(folder, asset) else 0
 

@@ -102,7 +102,7 @@ def load(folder: str | Path | None = None) -> Flowers:
     here = settings.load()
     has_real = here.profile == "full" or assets.locate(REAL) is not None
     name = REAL if has_real else GENERATED
-    asset = assets.get(name, here.profile)
+    asset = assets.get(name)
     return _read(assets.fetch(name), name, asset.card(), generated=not has_real)
 
 

@@ -3,7 +3,7 @@
 from safetensors.torch import load_file
 from torch import nn
 
-from .. import assets, settings
+from .. import assets
 from ..compat import torchvision  # noqa: F401 - before timm, which imports it
 from .vision import Preprocess
 
@@ -43,5 +43,5 @@ def stages(model: nn.Module) -> nn.Sequential:
 
 def preprocess(size: int | None = None) -> Preprocess:
     """The scaling that the pretrained weights were trained with."""
-    config = assets.get(NAME, settings.load().profile).config
+    config = assets.get(NAME).config
     return Preprocess(config["mean"], config["std"], size or config["size"])

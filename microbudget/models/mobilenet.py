@@ -97,6 +97,4 @@ def _same_pad(conv: nn.Conv2d) -> SamePadConv2d:
 
 
 def _config() -> dict:
-    from .. import settings
-
-    return assets.get(NAME, settings.load().profile).config
+    return assets.get(NAME).config
