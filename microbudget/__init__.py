@@ -19,6 +19,7 @@ _LAZY = {
     "images": "data.images",
     "mobilenet": "models.mobilenet",
     "efficientnet": "models.efficientnet",
+    "batching": "batching",
     "features": "features",
     "training": "training",
     "timers": "evaluation.timers",

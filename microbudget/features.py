@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from . import settings
+from .batching import batches
 from .errors import DataError
 from .models.vision import fold_batchnorm
 from .progress import bar
-from .training import batches
 
 
 def extract(

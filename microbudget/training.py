@@ -9,16 +9,21 @@ each *global* batch, and shares are weighted by their size.
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import send_to_device
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from . import settings
+from .batching import Rows, epoch_seed, loader, plan
 from .errors import TrainingError
 from .files import atomic_path
 from .progress import bar
@@ -100,12 +105,9 @@ def fit(
         TrainingError: nothing to train, no data, a loss that is NaN or infinite, a
             checkpoint of another run.
     """
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
     parameters = [p for p in model.parameters() if p.requires_grad]
-    data = _Rows(data) if isinstance(data, tuple) else data
-    _require(parameters, data, epochs, batch_size, accumulate, schedule)
+    data = Rows(data) if isinstance(data, tuple) else data
+    _require(parameters, data, epochs, batch_size, accumulate, schedule, precision)
     steps_per_epoch = math.ceil(len(data) / batch_size)
     total = steps_per_epoch * epochs
 
@@ -135,31 +137,18 @@ def fit(
             if history.stopped_early:
                 break
             started = time.perf_counter()
-            torch.manual_seed(_epoch_seed(seed, epoch))  # dropout, on resume too
-            model.train()
-            losses = []
-            plan = _plan(len(data), batch_size, accumulate, seed, epoch, accelerator)
-            loader = _loader(data, [part.rows for part in plan], workers)
-            running = torch.zeros((), device=accelerator.device)
-            for part, batch in zip(plan, loader, strict=True):
-                batch = _to(batch, accelerator.device)
-                with _gradient_sync(accelerator, model, part.last):
-                    value = loss(model, batch)
-                    accelerator.backward(value * part.weight)
-                running += value.detach().float() * part.weight
-                if not part.last:
-                    continue
-                if max_grad_norm is not None:
-                    accelerator.clip_grad_norm_(parameters, max_grad_norm)
-                optim.step()
-                optim.zero_grad(set_to_none=True)
-                scheduler.step()
-                losses.append(accelerator.reduce(running, "mean"))
-                running = torch.zeros_like(running)
-                watched.update(1)
-                if len(losses) % _CHECK_EVERY == 0:
-                    _require_finite(losses[-_CHECK_EVERY:], len(history.losses))
-            values = _require_finite(losses, len(history.losses))
+            torch.manual_seed(epoch_seed(seed, epoch))  # dropout, on resume too
+            parts = plan(
+                len(data), batch_size, accumulate, seed, epoch,
+                accelerator.num_processes, accelerator.process_index,
+            )  # fmt: skip
+            work = zip(
+                parts, loader(data, [p.rows for p in parts], workers), strict=True
+            )
+            values = _train_epoch(
+                accelerator, model, optim, scheduler, loss, work, max_grad_norm,
+                watched, len(history.losses),
+            )  # fmt: skip
             history.losses += values
             row = {
                 "epoch": epoch + 1,
@@ -198,71 +187,32 @@ def fit(
     return history
 
 
-def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:
-    """The order of ``n`` examples in an epoch: the same in every process."""
-    generator = torch.Generator().manual_seed(_epoch_seed(seed, epoch))
-    return torch.randperm(n, generator=generator)
-
-
-def _epoch_seed(seed: int, epoch: int) -> int:
-    return seed * 1_000_003 + epoch
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A process's share of a global batch, or one accumulation part of it."""
-
-    rows: list[int]
-    weight: float  # so that the mean over processes of the sum is the batch's mean
-    last: bool
-
-
-def _plan(n, batch_size, accumulate, seed, epoch, accelerator) -> list[_Part]:
-    """What this process computes in one epoch; every process knows the whole order."""
-    order = epoch_order(n, seed, epoch)
-    processes, rank = accelerator.num_processes, accelerator.process_index
-    plan = []
-    for batch in order.split(batch_size):
-        share = batch[rank::processes]
-        if len(share) == 0:  # fewer examples than processes: take part, weigh nothing
-            plan.append(_Part(batch[:1].tolist(), 0.0, True))
+def _train_epoch(
+    accelerator, model, optim, scheduler, loss, work, max_grad_norm, watched, before
+) -> list[float]:
+    """One pass over ``work``, pairs of a part and its examples: the batches' losses."""
+    model.train()
+    losses, running = [], 0.0
+    for part, examples in work:
+        examples = send_to_device(examples, accelerator.device)
+        # gradients are exchanged between processes with a batch's last part only
+        with nullcontext() if part.last else accelerator.no_sync(model):
+            value = loss(model, examples)
+            accelerator.backward(value * part.weight)
+        running = running + value.detach().float() * part.weight
+        if not part.last:
             continue
-        parts = [part for part in share.tensor_split(accumulate) if len(part)]
-        for i, part in enumerate(parts):
-            weight = len(part) * processes / len(batch)
-            plan.append(_Part(part.tolist(), weight, i == len(parts) - 1))
-    return plan
-
-
-class _Rows(Dataset):
-    """Rows of several tensors; a whole batch is one indexing operation."""
-
-    def __init__(self, tensors: tuple[torch.Tensor, ...]):
-        self.tensors = tensors
-
-    def __len__(self) -> int:
-        return len(self.tensors[0]) if self.tensors else 0
-
-    def __getitems__(self, rows: list[int]) -> tuple[torch.Tensor, ...]:
-        return tuple(tensor[rows] for tensor in self.tensors)
-
-
-def _loader(data: Dataset, batches: list[list[int]], workers: int) -> DataLoader:
-    collate = {"collate_fn": lambda rows: rows} if isinstance(data, _Rows) else {}
-    return DataLoader(data, batch_sampler=batches, num_workers=workers, **collate)
-
-
-def _gradient_sync(accelerator, model, last: bool):
-    """Exchange gradients between processes only with a batch's last part."""
-    from contextlib import nullcontext
-
-    return nullcontext() if last else accelerator.no_sync(model)
-
-
-def _to(batch, device):
-    from accelerate.utils import send_to_device
-
-    return send_to_device(batch, device)
+        if max_grad_norm is not None:
+            accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
+        optim.step()
+        optim.zero_grad(set_to_none=True)
+        scheduler.step()
+        losses.append(accelerator.reduce(running, "mean"))
+        running = 0.0
+        watched.update(1)
+        if len(losses) % _CHECK_EVERY == 0:
+            _require_finite(losses[-_CHECK_EVERY:], before + len(losses) - _CHECK_EVERY)
+    return _require_finite(losses, before)
 
 
 def _optimizer(kind, parameters, lr, weight_decay) -> torch.optim.Optimizer:
@@ -291,7 +241,9 @@ def _factor(schedule: str, step: int, total: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))  # Loshchilov and Hutter 2017, eq. 5
 
 
-def _require(parameters, data, epochs, batch_size, accumulate, schedule) -> None:
+def _require(
+    parameters, data, epochs, batch_size, accumulate, schedule, precision
+) -> None:
     if not parameters:
         raise TrainingError(
             "Nothing to train: no parameter of the model requires gradients. "
@@ -299,13 +251,17 @@ def _require(parameters, data, epochs, batch_size, accumulate, schedule) -> None
         )
     if len(data) == 0:
         raise TrainingError("There are no examples to train on.")
-    if isinstance(data, _Rows) and len({len(t) for t in data.tensors}) > 1:
+    if isinstance(data, Rows) and len({len(t) for t in data.tensors}) > 1:
         sizes = [tuple(t.shape) for t in data.tensors]
         raise TrainingError(f"The tensors have different lengths: {sizes}.")
     if min(epochs, batch_size, accumulate) < 1:
         raise TrainingError("epochs, batch_size and accumulate must be at least 1.")
     if schedule not in ("constant", "linear", "cosine"):
         raise TrainingError(f"schedule={schedule!r}: use constant, linear or cosine.")
+    if precision not in ("no", "bf16", "fp16"):
+        raise TrainingError(f"precision={precision!r}: use 'no', 'bf16' or 'fp16'.")
+    if precision == "fp16" and settings.device() == "cpu":
+        raise TrainingError("precision='fp16' needs a GPU: use 'bf16' or 'no' here.")
 
 
 def _require_finite(losses: list[torch.Tensor], before: int) -> list[float]:
@@ -353,9 +309,3 @@ def _load_checkpoint(path: Path, run_id: str) -> dict:
             "Delete it to start anew, or give this run another file."
         )
     return state
-
-
-def batches(n: int, size: int) -> Iterator[slice]:
-    """Slices that cover ``range(n)`` in order: for evaluation and inference."""
-    for start in range(0, n, size):
-        yield slice(start, min(start + size, n))

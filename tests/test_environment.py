@@ -1,5 +1,6 @@
 """pyproject.toml, requirements.lock, environment.yml, README and Makefile agree."""
 
+import os
 import re
 import subprocess
 import tomllib
@@ -85,10 +86,17 @@ def test_the_cuda_libraries_are_left_to_torch():
     assert {"torch", "torchvision"} <= {r.name for r in LOCKED}
 
 
-def test_help_lists_every_target():
-    text = subprocess.run(
-        ["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+def make(*arguments: str) -> str:
+    """What make prints, also when the tests themselves were started by make."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+    command = ["make", "--no-print-directory", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment
     ).stdout
+
+
+def test_help_lists_every_target():
+    text = make("help")
     for target in ("notebooks", "test", "lab", "refresh", "clean", "lock"):
         assert re.search(rf"^{target}\b", text, re.MULTILINE)
 
@@ -97,11 +105,7 @@ def test_clean_leaves_alone_what_make_did_not_make(tmp_path):
     """A virtual environment of the user's own, and the tracked ledger, survive."""
     own = tmp_path / "own-venv"
     own.mkdir()
-    run = subprocess.run(
-        ["make", "-n", "clean", f"VENV={own}"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    script = run.stdout.replace("data/", f"{tmp_path}/data/")
+    script = make("-n", "clean", f"VENV={own}").replace("data/", f"{tmp_path}/data/")
     for name in ("cache", "runs", "ledger"):
         (tmp_path / "data" / name).mkdir(parents=True)
     subprocess.run(["sh", "-c", script], cwd=tmp_path, check=True)

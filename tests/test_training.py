@@ -169,6 +169,7 @@ def test_early_stopping_keeps_the_best_weights():
         ({"data": (torch.zeros(0, 12), torch.zeros(0))}, "no examples"),
         ({"data": (torch.zeros(3, 12), torch.zeros(2))}, "different lengths"),
         ({"schedule": "magic"}, "constant, linear or cosine"),
+        ({"precision": "int3"}, "'no', 'bf16' or 'fp16'"),
         ({"optimizer": "magic"}, "'adamw', 'sgd'"),
         ({"epochs": 0}, "at least 1"),
         ({"evaluate": lambda m: {"f1": 1.0}, "monitor": "accuracy"}, "not among"),

@@ -1,0 +1,79 @@
+"""Which examples form which batch, in which order, on which process."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:
+    """The order of ``n`` examples in an epoch: the same in every process."""
+    generator = torch.Generator().manual_seed(epoch_seed(seed, epoch))
+    return torch.randperm(n, generator=generator)
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    return seed * 1_000_003 + epoch
+
+
+@dataclass(frozen=True)
+class Part:
+    """A process's share of a global batch, or one accumulation part of it."""
+
+    rows: list[int]
+    weight: float  # so that the mean over processes of the sum is the batch's mean
+    last: bool
+
+
+def plan(
+    n: int,
+    batch_size: int,
+    accumulate: int,
+    seed: int,
+    epoch: int,
+    processes: int = 1,
+    rank: int = 0,
+) -> list[Part]:
+    """What one process computes in one epoch; every process knows the whole order.
+
+    Every global batch is dealt out to the processes and cut into ``accumulate`` parts.
+    Weighted by ``Part.weight`` and averaged over processes, the parts' mean losses are
+    the batch's mean loss, however uneven the shares.
+    """
+    order = epoch_order(n, seed, epoch)
+    parts = []
+    for batch in order.split(batch_size):
+        share = batch[rank::processes]
+        if len(share) == 0:  # fewer examples than processes: take part, weigh nothing
+            parts.append(Part(batch[:1].tolist(), 0.0, True))
+            continue
+        cuts = [cut for cut in share.tensor_split(accumulate) if len(cut)]
+        for i, cut in enumerate(cuts):
+            weight = len(cut) * processes / len(batch)
+            parts.append(Part(cut.tolist(), weight, i == len(cuts) - 1))
+    return parts
+
+
+class Rows(Dataset):
+    """Rows of several tensors; a whole batch is one indexing operation."""
+
+    def __init__(self, tensors: tuple[torch.Tensor, ...]):
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(self.tensors[0]) if self.tensors else 0
+
+    def __getitems__(self, rows: list[int]) -> tuple[torch.Tensor, ...]:
+        return tuple(tensor[rows] for tensor in self.tensors)
+
+
+def loader(data: Dataset, batches: list[list[int]], workers: int) -> DataLoader:
+    collate = {"collate_fn": lambda rows: rows} if isinstance(data, Rows) else {}
+    return DataLoader(data, batch_sampler=batches, num_workers=workers, **collate)
+
+
+def batches(n: int, size: int) -> Iterator[slice]:
+    """Slices that cover ``range(n)`` in order: for evaluation and inference."""
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))
