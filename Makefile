@@ -33,14 +33,13 @@ $(READY): pyproject.toml requirements.lock
 	  "'make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)'." >&2; exit 1; }
 	@test ! -e "$(VENV)" -o -e "$(VENV)/.made-by-microbudget" || { echo "$(VENV) exists"\
 	  "and was not made by this Makefile: use 'make VENV=other'." >&2; exit 1; }
+	@mkdir -p "$(VENV)" && touch "$(VENV)/.made-by-microbudget"
 ifneq ($(UV),)
 	$(UV) venv --quiet --allow-existing --python "$(PYTHON)" "$(VENV)"
-	@touch "$(VENV)/.made-by-microbudget"
 	$(UV) pip install --python "$(BIN)/python" -r requirements.lock
 	$(UV) pip install --quiet --python "$(BIN)/python" --no-deps -e .
 else
 	"$(PYTHON)" -m venv "$(VENV)"
-	@touch "$(VENV)/.made-by-microbudget"
 	@echo "Installing the locked packages (minutes, the first time) …"
 	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --no-deps -e .

@@ -32,7 +32,8 @@ def _doctor(options) -> int:
     report = [f"microbudget {__version__}", *map(str, findings)]
     print(doctor.shorten_home("\n".join(report)))
     if doctor.healthy(findings):
-        print("The course can run here.")
+        waiting = any("microbudget fetch" in finding.remedy for finding in findings)
+        print(f"The course can run here{', after `microbudget fetch`' * waiting}.")
         return 0
     print("The course can't run here yet: see PROBLEM above.")
     return 1

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from . import assets, settings
+from . import settings
 from .errors import MicrobudgetError
 
 OK, NOTE, PROBLEM = "ok", "note", "PROBLEM"
+_REINSTALL = "Run `make clean notebooks`; outside a checkout, reinstall it."
 _PYTHON = (3, 11)
 _MEMORY = 4e9
 _DISK = 2e9
@@ -37,8 +38,15 @@ def examine() -> list[Finding]:
     except MicrobudgetError as error:
         return [Finding(PROBLEM, str(error), "Mend or unset that variable.")]
     findings = [_python(), *_versions()]
-    if any(f.level == PROBLEM for f in findings):
+    if not healthy(findings):
         return findings  # what follows imports those packages
+    try:
+        import torch  # noqa: F401
+
+        from .compat import torchvision  # noqa: F401
+    except Exception as error:  # a broken install fails in many ways
+        what = f"torch or torchvision does not import: {error}"
+        return [*findings, Finding(PROBLEM, what, _REINSTALL)]
     findings += [_torch(), _torchvision(), _device(), _threads(here), _memory()]
     findings += [_disk(here), *_assets(here), _network(here)]
     return findings
@@ -81,7 +89,7 @@ def _versions() -> list[Finding]:
                     PROBLEM,
                     f"{requirement.name} {found or 'is missing'}, wanted "
                     f"{requirement.specifier}",
-                    "Run `pip install -r requirements.lock` in this environment.",
+                    _REINSTALL,
                 )
             )
     return [Finding(OK, f"{good} packages within their bounds"), *findings]
@@ -158,6 +166,8 @@ def _disk(here: settings.Settings) -> Finding:
 
 
 def _assets(here: settings.Settings) -> list[Finding]:
+    from . import assets
+
     findings = []
     if here.data:
         there = [name for name in assets.names() if (here.data / name).is_dir()]
@@ -183,6 +193,8 @@ def _assets(here: settings.Settings) -> list[Finding]:
 
 
 def _network(here: settings.Settings) -> Finding:
+    from . import assets
+
     missing = [n for n in assets.needed() if assets.locate(n) is None]
     if here.offline and missing:
         return Finding(

@@ -11,6 +11,7 @@ from torch import nn
 
 from . import settings
 from .batching import batches
+from .data.images import LazyPictures
 from .errors import DataError
 from .models.vision import fold_batchnorm
 from .progress import bar
@@ -18,7 +19,7 @@ from .progress import bar
 
 def extract(
     backbone: nn.Module,
-    pictures: torch.Tensor,
+    pictures: torch.Tensor | LazyPictures,
     preprocess: Callable[[torch.Tensor], torch.Tensor],
     *,
     batch_size: int = 32,
@@ -34,7 +35,8 @@ def extract(
 
     Args:
         backbone: pictures (batch, 3, h, w) -> features (batch, …).
-        pictures: uint8 (n, 3, height, width).
+        pictures: uint8 (n, 3, height, width), or ``LazyPictures``, which decode a batch
+            at a time: memory is then bounded whatever n is.
         preprocess: uint8 pictures -> the backbone's input.
         flip: mirror the pictures left to right first.
         precision: ``"auto"``, ``"bf16"`` or ``"no"`` (float32).
@@ -55,15 +57,14 @@ def extract(
         torch.device(device).type, dtype=torch.bfloat16, enabled=low
     )
     out = None
-    with torch.inference_mode(), autocast:
-        shown = bar(None, description, total=len(pictures), unit="picture")
+    with bar(None, description, total=len(pictures), unit="picture") as shown:
         for rows in batches(len(pictures), batch_size):
             x = pictures[rows].to(device)
             x = preprocess(x.flip(-1) if flip else x)
-            y = model(x.contiguous(memory_format=torch.channels_last))
-            if out is None:
+            with torch.inference_mode(), autocast:
+                y = model(x.contiguous(memory_format=torch.channels_last))
+            if out is None:  # an ordinary tensor: it can be trained on
                 out = torch.empty((len(pictures), *y.shape[1:]))
             out[rows] = y.float().cpu()
             shown.update(len(x))
-        shown.close()
-    return out.clone()  # an inference-mode tensor can't be trained on
+    return out

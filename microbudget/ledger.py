@@ -24,8 +24,7 @@ from .evaluation.memory import peak_memory
 from .files import atomic_path
 
 SCHEMA = 1
-_PACKAGES = ("torch", "torchvision", "accelerate", "timm", "numpy", "scikit-learn")
-LOWER_IS_BETTER = {"latency_ms", "loss", "wer", "perplexity"}
+_PACKAGES = ("torchvision", "accelerate", "timm", "numpy", "scikit-learn")
 
 
 @dataclass
@@ -215,8 +214,11 @@ def provenance(here: settings.Settings) -> dict:
         "processor": processor_name(),
         "threads": here.threads,
         "system": f"{platform.system()} {platform.machine()}",
-        "versions": {"python": platform.python_version()}
-        | {name: _version(name) for name in _PACKAGES},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,  # with the build, such as +cpu
+            **{name: _version(name) for name in _PACKAGES},
+        },
     }
 
 

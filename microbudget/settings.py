@@ -28,6 +28,8 @@ from .errors import SettingsError
 
 PROFILES = ("mini", "full")
 CURRENCY = "EUR"  # of MICROBUDGET_PRICE_PER_HOUR; the default is a small rented VM
+# metrics that are better when lower; every other is better when higher
+LOWER_IS_BETTER = frozenset({"latency_ms", "loss", "wer", "perplexity"})
 _ON = {"1", "true", "yes", "on"}
 _LOOPBACK = {"localhost", "::1", "0.0.0.0", "::", ""}
 
@@ -196,9 +198,9 @@ def _is_local(address: object) -> bool:
 
 
 def _home() -> Path:
-    if value := os.environ.get("MICROBUDGET_HOME"):
-        return Path(value).expanduser().absolute()
     root = project_root()
+    if value := os.environ.get("MICROBUDGET_HOME", "").strip():
+        return (root or Path.cwd()) / Path(value).expanduser()
     return root / "data" if root else Path.home() / ".cache" / "microbudget"
 
 

@@ -3,11 +3,13 @@
 ``fit(model, data, loss, epochs=…)`` runs unchanged on a laptop, on a GPU, and under
 ``accelerate launch`` on several processes, with the same losses: the order of the
 examples depends on the seed and the epoch alone, every process takes its share of
-each *global* batch, and shares are weighted by their size.
+each *global* batch, and shares are weighted by their size. Two things depend on how a
+batch is cut all the same, as everywhere: batch-norm in training mode sees its own part
+only, and dropout draws its own masks.
 """
 
-import hashlib
 import math
+import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -18,15 +20,15 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import send_to_device
+from accelerate.utils import broadcast, broadcast_object_list, send_to_device
 from torch import nn
 from torch.utils.data import Dataset
 
-from . import settings
+from . import checkpoints, settings
 from .batching import Rows, epoch_seed, loader, plan
 from .errors import TrainingError
-from .files import atomic_path
 from .progress import bar
+from .settings import LOWER_IS_BETTER
 
 Loss = Callable[[nn.Module, Any], torch.Tensor]
 _CHECK_EVERY = 20  # steps between looks for NaN: each look waits for the device
@@ -70,7 +72,7 @@ def fit(
     max_grad_norm: float | None = None,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
     monitor: str | None = None,
-    higher_is_better: bool = True,
+    higher_is_better: bool | None = None,
     patience: int | None = None,
     seed: int = 0,
     workers: int = 0,
@@ -91,8 +93,10 @@ def fit(
         accumulate: parts a batch is computed in: less memory, the same numbers.
         precision: ``"no"`` (float32), ``"bf16"`` or ``"fp16"`` (GPU) autocast.
         evaluate: ``model -> {metric: value}``, called in eval mode after each epoch.
-        monitor: a metric of ``evaluate``; the best epoch's weights are put back at the
-            end, and training stops after ``patience`` epochs without improvement.
+        monitor: a metric of ``evaluate``, or ``"loss"``; the best epoch's weights are
+            put back at the end, and training stops after ``patience`` epochs without
+            improvement. ``higher_is_better=None``: all but loss, wer, perplexity and
+            latency are.
         seed: of the order of the examples and of dropout.
         workers: DataLoader processes, for data sets that decode files.
         checkpoint: a file, written atomically after each epoch; when it exists the run
@@ -108,26 +112,23 @@ def fit(
     parameters = [p for p in model.parameters() if p.requires_grad]
     data = Rows(data) if isinstance(data, tuple) else data
     _require(parameters, data, epochs, batch_size, accumulate, schedule, precision)
+    if patience is not None and monitor is None:
+        raise TrainingError("patience needs monitor: a metric that shall improve.")
     steps_per_epoch = math.ceil(len(data) / batch_size)
     total = steps_per_epoch * epochs
 
-    # Accelerate keeps its precision for the whole process; the course changes it.
-    AcceleratorState._reset_state()
-    accelerator = Accelerator(cpu=settings.device() == "cpu", mixed_precision=precision)
+    accelerator = _accelerator(precision)
     unwrapped = model.to(accelerator.device)
     optim = _optimizer(optimizer, parameters, lr, weight_decay)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optim, lambda step: _factor(schedule, step, total, round(warmup * total))
     )
     history, best, since_best = History(), None, 0
-    run_id = _fingerprint(unwrapped, data, locals())
+    run_id = checkpoints.fingerprint(unwrapped, data, optim, locals())
     if checkpoint and Path(checkpoint).exists():
-        state = _load_checkpoint(Path(checkpoint), run_id)
-        unwrapped.load_state_dict(state["model"])
-        optim.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
-        history = History(**state["history"])
-        best, since_best = state["best"], state["since_best"]
+        rest = checkpoints.load(checkpoint, run_id, unwrapped, optim, scheduler)
+        history = History(**rest["history"])
+        best, since_best = rest["best"], rest["since_best"]
         history.resumed_from_epoch = len(history.epochs)
     model, optim = accelerator.prepare(unwrapped, optim)
     watched = bar(None, description, total=total, unit="step")
@@ -159,28 +160,28 @@ def fit(
                 model.eval()
                 with torch.no_grad():
                     row |= evaluate(unwrapped)
+                # each process has its own batch-norm statistics: one must decide
+                [row] = broadcast_object_list([row])
             row["seconds"] = time.perf_counter() - started
             history.epochs.append(row)
             watched.set_postfix(loss=f"{row['loss']:.3f}")
             if monitor:
                 score = _score(row, monitor, higher_is_better)
                 if best is None or score > best["score"]:
+                    _share_buffers(accelerator, unwrapped)
                     best = {"score": score, "model": _copy_state(unwrapped)}
                     history.best_epoch, since_best = epoch + 1, 0
                 else:
                     since_best += 1
                 history.stopped_early = patience is not None and since_best >= patience
             if checkpoint and accelerator.is_main_process:
-                state = {
-                    "run": run_id, "model": unwrapped.state_dict(), "best": best,
-                    "optimizer": optim.state_dict(), "since_best": since_best,
-                    "scheduler": scheduler.state_dict(), "history": asdict(history),
-                }  # fmt: skip
-                with atomic_path(checkpoint, TrainingError) as path:
-                    torch.save(state, path)
+                rest = {"history": asdict(history), "best": best}
+                rest["since_best"] = since_best
+                checkpoints.save(checkpoint, run_id, unwrapped, optim, scheduler, rest)
     finally:
         watched.close()
         accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # undoes autocast
+    _share_buffers(accelerator, unwrapped)
     if best:
         unwrapped.load_state_dict(best["model"])
     unwrapped.eval()
@@ -213,6 +214,29 @@ def _train_epoch(
         if len(losses) % _CHECK_EVERY == 0:
             _require_finite(losses[-_CHECK_EVERY:], before + len(losses) - _CHECK_EVERY)
     return _require_finite(losses, before)
+
+
+def _accelerator(precision: str) -> Accelerator:
+    """Accelerate keeps precision and device for a process; the course changes both.
+
+    Under ``accelerate launch`` the launcher has chosen the device, and it stays.
+    """
+    device = settings.device()
+    launched = int(os.environ.get("LOCAL_RANK", -1)) != -1
+    AcceleratorState._reset_state(reset_partial_state=not launched)
+    if not launched and device != "cpu":
+        os.environ["ACCELERATE_TORCH_DEVICE"] = device
+    try:
+        return Accelerator(cpu=device == "cpu", mixed_precision=precision)
+    finally:
+        os.environ.pop("ACCELERATE_TORCH_DEVICE", None)
+
+
+def _share_buffers(accelerator: Accelerator, model: nn.Module) -> None:
+    """Give every process the main one's batch-norm statistics."""
+    if accelerator.num_processes > 1:
+        for buffer in model.buffers():
+            broadcast(buffer)
 
 
 def _optimizer(kind, parameters, lr, weight_decay) -> torch.optim.Optimizer:
@@ -275,37 +299,18 @@ def _require_finite(losses: list[torch.Tensor], before: int) -> list[float]:
     return values
 
 
-def _score(row: dict, monitor: str, higher_is_better: bool) -> float:
+def _score(row: dict, monitor: str, higher_is_better: bool | None) -> float:
     if monitor not in row:
         raise TrainingError(
             f"monitor={monitor!r} is not among the epoch's metrics: {sorted(row)}."
         )
-    return row[monitor] if higher_is_better else -row[monitor]
+    value = float(row[monitor])
+    if not math.isfinite(value):
+        raise TrainingError(f"{monitor} is {value} in epoch {row['epoch']}.")
+    if higher_is_better is None:
+        higher_is_better = monitor not in LOWER_IS_BETTER
+    return value if higher_is_better else -value
 
 
 def _copy_state(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}
-
-
-def _fingerprint(model: nn.Module, data: Dataset, arguments: dict) -> str:
-    """What two runs must share for one to go on from the other's checkpoint."""
-    keys = ("epochs", "batch_size", "lr", "weight_decay", "schedule", "warmup", "seed")
-    parts = [(key, arguments[key]) for key in keys] + [len(data)]
-    parts += [(n, tuple(p.shape), p.requires_grad) for n, p in model.named_parameters()]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-def _load_checkpoint(path: Path, run_id: str) -> dict:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise TrainingError(
-            f"{path} is not a readable checkpoint ({type(error).__name__}). Delete it "
-            "to start anew."
-        ) from error
-    if state.get("run") != run_id:
-        raise TrainingError(
-            f"{path} was written by another run (other data, model or settings). "
-            "Delete it to start anew, or give this run another file."
-        )
-    return state

@@ -6,8 +6,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import torch
 from accelerate import PartialState
 from test_training import run
+from torch import nn
 
 if __name__ == "__main__":
     model, history = run(accumulate=2)
@@ -20,3 +22,21 @@ if __name__ == "__main__":
             "weights": weights,
         }
         Path(sys.argv[1]).write_text(json.dumps(result))
+    # scores that differ between processes: the main one's must decide for all
+    wobble = iter([0.5 + 0.1 * (-1) ** state.process_index * e for e in range(6)])
+    torch.manual_seed(0)
+    normed = nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+    _, history = run(
+        model=normed, epochs=6, evaluate=lambda m: {"accuracy": -next(wobble)},
+        monitor="accuracy", patience=1,
+    )  # fmt: skip
+    result = {
+        "stopped_early": history.stopped_early,
+        "best": history.best_epoch,
+        "buffers": [b.double().sum().item() for b in normed.buffers()],
+        "weights": [p.double().sum().item() for p in normed.parameters()],
+    }
+    Path(f"{sys.argv[1]}.{state.process_index}").write_text(json.dumps(result))
+    # a process that exits while another still talks to it may abort that one
+    state.wait_for_everyone()
+    state.destroy_process_group()

@@ -6,6 +6,7 @@ import io
 import multiprocessing
 import os
 import tarfile
+import time
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -86,6 +87,15 @@ def test_a_broken_download_is_resumed(index):
     first, second = downloads_of(index.server)
     assert first[1] is None
     assert second[1] == "bytes=300000-"
+    assert assets.bytes_received("toy") == len(index.wheel)
+
+
+def test_a_whole_part_is_not_fetched_again(index):
+    part = index.home / "cache" / sources.DOWNLOADS / "toy-1.0-py3-none-any.whl.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(index.wheel)
+    assets.fetch("toy")
+    assert not downloads_of(index.server)
 
 
 def test_a_killed_download_is_resumed_by_the_next_process(index):
@@ -344,6 +354,62 @@ def test_two_processes_make_an_asset_once(tmp_path):
     assert Path(counter).read_text() == "x"
 
 
+def _fetch_slowly(home: str, seconds: float) -> None:
+    os.environ["MICROBUDGET_HOME"] = home
+    spec = {"source": "generate", "generator": "toy", "arguments": {}, "bytes": 1}
+    entry = {"kind": "data", "title": "", "licence": "", "citation": ""}
+    catalog._entries = lambda: {"toy": {**entry, "notebooks": [], "mini": spec}}
+
+    def generate(asset, folder, downloads) -> int:
+        (folder / "first.txt").write_text("made")
+        time.sleep(seconds)
+        (folder / "second.txt").write_text("made")
+        return 0
+
+    sources.SOURCES["generate"] = generate
+    assets.fetch("toy")
+
+
+def test_killed_in_the_middle_of_an_asset_leaves_it_absent_and_can_be_run_again(
+    tmp_path,
+):
+    context = multiprocessing.get_context("spawn")
+    worker = context.Process(target=_fetch_slowly, args=(str(tmp_path), 60))
+    worker.start()
+    half = tmp_path / "cache" / ".toy-mini.partial" / "raw" / "first.txt"
+    deadline = time.monotonic() + 60
+    while not half.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    worker.kill()
+    worker.join()
+    assert half.exists()
+    assert not (tmp_path / "cache" / "toy-mini").exists()
+    again = context.Process(target=_fetch_slowly, args=(str(tmp_path), 0))
+    again.start()
+    again.join()
+    assert again.exitcode == 0
+    made = {path.name for path in (tmp_path / "cache" / "toy-mini").iterdir()}
+    assert made == {"first.txt", "second.txt", "asset.json"}
+    assert not half.exists()
+
+
+def test_a_model_folder_without_its_weights_says_so(tmp_path, monkeypatch):
+    (tmp_path / "mobilenet-v2").mkdir()
+    monkeypatch.setenv("MICROBUDGET_DATA", str(tmp_path))
+    with pytest.raises(AssetError, match=r"holds no model\.safetensors"):
+        assets.weights("mobilenet-v2")
+    (tmp_path / "mobilenet-v2" / "model.safetensors").write_bytes(b"half")
+    with pytest.raises(AssetError, match="is damaged"):
+        assets.weights("mobilenet-v2")
+
+
+def test_every_converted_weight_that_could_be_checked_has_its_digest():
+    for name in assets.names("mini"):
+        spec = assets.get(name, "mini").spec
+        if "converter" in spec:
+            assert [len(d) for d in spec["files"].values()] == [64]
+
+
 def test_pip_and_uv_configuration_is_respected(monkeypatch):
     listing = (
         "global.extra-index-url='https://a.example/simple https://b.example/simple'\n"
@@ -356,6 +422,11 @@ def test_pip_and_uv_configuration_is_respected(monkeypatch):
     assert found["index-url"] == ["https://mine.example/simple"]
     extra = ["https://a.example/simple", "https://b.example/simple"]
     assert found["extra-index-url"][-2:] == extra
+    monkeypatch.setenv("UV_INDEX", "mine=https://named.example/simple")
+    assert (
+        "https://named.example/simple"
+        in sources._pip_configuration()["extra-index-url"]
+    )
     monkeypatch.setenv("PIP_INDEX_URL", "https://env.example/simple")
     assert sources._pip_configuration()["index-url"][0] == "https://env.example/simple"
     urls = [source["url"] for source in sources.package_finder().sources]

@@ -57,7 +57,25 @@ def test_doctor_names_a_package_of_another_version(monkeypatch, capsys):
     assert cli.main(["doctor"]) == 1
     report = capsys.readouterr().out
     assert "torch 0.1, wanted" in report
-    assert "requirements.lock" in report
+    assert "-> Run `make clean notebooks`" in report
+
+
+def test_doctor_says_so_when_torch_does_not_import():
+    """In a process of its own, where importing torch fails as a broken install does."""
+    code = """
+import sys
+class Broken:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            raise ImportError("libtorch_cpu.so: cannot open shared object file")
+sys.meta_path.insert(0, Broken())
+from microbudget import cli
+sys.exit(cli.main(["doctor"]))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 1, run.stderr
+    assert "torch or torchvision does not import: libtorch_cpu.so" in run.stdout
+    assert "Traceback" not in run.stderr
 
 
 def test_doctor_notices_a_full_disk(monkeypatch, capsys):

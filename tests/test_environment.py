@@ -74,7 +74,10 @@ def test_no_index_host_and_no_path_of_a_machine_is_committed():
     ).stdout.split(b"\0")
     if not tracked[0]:
         pytest.skip("not a git checkout")
-    forbidden = re.compile(rb"py(pi\.org|thonho" + rb"sted)|--(extra-)?index-url[ =]h")
+    forbidden = re.compile(
+        rb"py(pi\.org|thonho" + rb"sted)|--(extra-)?index-url[ =]h"
+        rb"|/(ro" + rb"ot|wo" + rb"rk|ho" + rb"me/[a-z]+|Use" + rb"rs/[a-z]+)/"
+    )
     for name in filter(None, tracked):
         path = ROOT / name.decode()
         if path.is_file():
@@ -118,6 +121,13 @@ def test_clean_leaves_alone_what_make_did_not_make(tmp_path):
 
 
 def test_what_the_notebooks_need_is_in_the_catalog():
-    stems = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    uses = {"mb.mobilenet.": "mobilenet-v2", "mb.flowers.": "flower-garden"}
+    stems = set()
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        stems.add(path.stem)
+        text = path.read_text()
+        for call, name in uses.items():
+            listed = path.stem in assets.get(name, "mini").notebooks
+            assert (call in text) == listed, (path.stem, name)
     for name in assets.names():
         assert set(assets.get(name, "mini").notebooks) <= stems

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from microbudget.data import garden
+from microbudget import garden
 
 
 def picture(k=0, seed=0, picture_seed=0, size=48):

@@ -81,6 +81,12 @@ def test_other_files_and_missing_files(tmp_path):
         open_picture(tmp_path / "absent.jpg")
 
 
+def test_an_implausibly_large_picture(tmp_path):
+    Image.new("1", (9000, 9000)).save(tmp_path / "huge.png")
+    with pytest.raises(DataError, match="9000 × 9000 pixels"):
+        open_picture(tmp_path / "huge.png")
+
+
 def test_one_bad_file_among_many_is_named(tmp_path, photo):
     paths = [tmp_path / f"{i}.png" for i in range(8)]
     for path in paths:

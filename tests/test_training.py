@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import Dataset
 
+from microbudget.batching import plan
 from microbudget.errors import TrainingError
 from microbudget.training import _factor, fit
 
@@ -140,6 +143,10 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     run(checkpoint=tmp_path / "run.pt")
     with pytest.raises(TrainingError, match="written by another run"):
         run(checkpoint=tmp_path / "run.pt", lr=1e-3)
+    x, y = task()
+    for other in ({"data": (x + 1, y)}, {"optimizer": "sgd"}, {"precision": "bf16"}):
+        with pytest.raises(TrainingError, match="written by another run"):
+            run(checkpoint=tmp_path / "run.pt", **other)
     (tmp_path / "run.pt").write_bytes(b"PK half a file")
     with pytest.raises(TrainingError, match="not a readable checkpoint"):
         run(checkpoint=tmp_path / "run.pt")
@@ -172,6 +179,8 @@ def test_early_stopping_keeps_the_best_weights():
         ({"precision": "int3"}, "'no', 'bf16' or 'fp16'"),
         ({"optimizer": "magic"}, "'adamw', 'sgd'"),
         ({"epochs": 0}, "at least 1"),
+        ({"patience": 1}, "patience needs monitor"),
+        ({"evaluate": lambda m: {"f1": float("nan")}, "monitor": "f1"}, "f1 is nan"),
         ({"evaluate": lambda m: {"f1": 1.0}, "monitor": "accuracy"}, "not among"),
         ({"lr": 1e30}, "The loss is (nan|inf)"),
     ],
@@ -200,8 +209,36 @@ def test_a_gpu_gives_the_losses_of_the_cpu(monkeypatch):
     model, on_gpu = run()
     assert next(model.parameters()).is_cuda
     monkeypatch.setenv("MICROBUDGET_DEVICE", "cpu")
-    _, on_cpu = run()
+    model, on_cpu = run()
+    assert not next(model.parameters()).is_cuda
     assert on_gpu.losses == pytest.approx(on_cpu.losses, rel=1e-2)
+
+
+@given(
+    st.integers(1, 70), st.integers(1, 40), st.integers(1, 5), st.integers(1, 4),
+    st.integers(0, 3),
+)  # fmt: skip
+def test_every_example_counts_once_and_equally(n, size, accumulate, processes, epoch):
+    plans = [
+        plan(n, size, accumulate, 0, epoch, processes, r) for r in range(processes)
+    ]
+    seen = torch.zeros(n)
+    batches = -(-n // size)
+    assert {sum(part.last for part in parts) for parts in plans} == {batches}
+    for parts in plans:
+        batch = 0
+        for part in parts:
+            examples = min(size, n - batch * size)
+            for row in part.rows:  # what a row adds to the mean over processes
+                seen[row] += part.weight / len(part.rows) / processes * examples
+            batch += part.last
+    torch.testing.assert_close(seen, torch.ones(n))
+
+
+def test_the_best_loss_is_the_lowest():
+    values = iter([3.0, 1.0, 2.0])
+    options = {"evaluate": lambda m: {"loss": next(values)}, "monitor": "loss"}
+    assert run(**options)[1].best_epoch == 2
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
@@ -221,7 +258,8 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
     script = Path(__file__).with_name("distributed_fit.py")
     command = [
         sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu",
-        "--num_processes=2", "--num_machines=1", "--mixed_precision=no",
+        "--num_processes=2", "--main_process_port=0", "--num_machines=1",
+        "--mixed_precision=no",
         "--dynamo_backend=no",
         "--num_cpu_threads_per_process=1", str(script), str(out),
     ]  # fmt: skip
@@ -236,3 +274,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
     assert two["losses"] == pytest.approx(one.losses, rel=1e-4)
     weights = [p.double().sum().item() for p in model.parameters()]
     assert two["weights"] == pytest.approx(weights, rel=1e-3, abs=1e-3)
+    # batch-norm differs from process to process; decisions and results must not
+    first, second = (json.loads(Path(f"{out}.{rank}").read_text()) for rank in (0, 1))
+    assert first == second
+    assert first["stopped_early"]

@@ -5,10 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 
 from microbudget import features, settings, transfer
-from microbudget.data import flowers
+from microbudget.data import flowers, images
 from microbudget.errors import DataError, MicrobudgetError
 from microbudget.models import efficientnet, mobilenet
 from microbudget.models.vision import Preprocess, fold_batchnorm
@@ -72,6 +73,25 @@ def test_a_picture_goes_through_the_backbone_once_and_few_at_a_time():
     features.extract(Counting(), pictures(50), SCALE, batch_size=16)
     assert sum(seen) == 50
     assert max(seen) <= 16
+
+
+def test_pictures_on_disk_are_decoded_a_batch_at_a_time(tmp_path, monkeypatch):
+    x = pictures(10)
+    for i, picture in enumerate(x):
+        pixels = picture.permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    lazy = images.LazyPictures([tmp_path / f"{i}.png" for i in range(10)], 16)
+    decoded, real = [], images.load_pictures
+
+    def counted(paths, *args, **options):
+        decoded.append(len(paths))
+        return real(paths, *args, **options)
+
+    monkeypatch.setattr(images, "load_pictures", counted)
+    from_disk = features.extract(stages(), lazy, SCALE, batch_size=4, precision="no")
+    assert decoded == [4, 4, 2]
+    from_memory = features.extract(stages(), x, SCALE, batch_size=4, precision="no")
+    torch.testing.assert_close(from_disk, from_memory)
 
 
 def test_extracting_leaves_the_backbone_as_it_was():

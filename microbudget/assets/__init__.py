@@ -1,8 +1,9 @@
 """Models and data sets: ``fetch("mobilenet-v2")`` gives a folder, cached for good."""
 
 from .catalog import Asset, get, names, needed
-from .store import bytes_received, fetch, locate, verify
+from .store import bytes_received, config, fetch, locate, verify, weights
 
 __all__ = [
-    "Asset", "bytes_received", "fetch", "get", "locate", "names", "needed", "verify",
+    "Asset", "bytes_received", "config", "fetch", "get", "locate", "names", "needed",
+    "verify", "weights",
 ]  # fmt: skip

@@ -40,22 +40,28 @@ def download(urls: list[str], target: Path, sha256: str, size: int, client) -> i
     Raises:
         AssetError: no mirror answered, the digest is wrong, or the disk is full.
     """
-    if target.exists() and sha256_of(target).startswith(sha256):
+    if _is(target, sha256):
         return 0
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     received, problems = 0, []
+    if _is(part, sha256):  # whole already, but killed before it was renamed
+        os.replace(part, target)
+        return 0
     for url in urls:
         for attempt in range(_ATTEMPTS):
-            resumed = part.exists() and part.stat().st_size > 0
+            before = part.stat().st_size if part.exists() else 0
             try:
-                received += _stream(url, part, size, client)
+                _stream(url, part, size, client)
             except _network_errors() as error:
                 problems.append(f"{_host_free(url)}: {type(error).__name__}: {error}")
                 if not _worth_a_retry(error):
                     break
                 time.sleep(0.2 * 2**attempt)
                 continue
+            finally:
+                after = part.stat().st_size if part.exists() else 0
+                received += after - before if after >= before else after
             digest = sha256_of(part)
             if digest.startswith(sha256):
                 os.replace(part, target)
@@ -64,7 +70,7 @@ def download(urls: list[str], target: Path, sha256: str, size: int, client) -> i
             problems.append(
                 f"{_host_free(url)}: sha256 is {digest[:16]}…, expected {sha256[:16]}…"
             )
-            if not resumed:  # a resumed file may mix two versions: once more, whole
+            if not before:  # a resumed file may mix two versions: once more, whole
                 break
     raise AssetError(
         f"Could not download {target.name}:\n  "
@@ -74,15 +80,14 @@ def download(urls: list[str], target: Path, sha256: str, size: int, client) -> i
     )
 
 
-def _stream(url: str, part: Path, size: int, client) -> int:
-    """Append what is missing of ``url`` to ``part``; returns the bytes received."""
+def _stream(url: str, part: Path, size: int, client) -> None:
+    """Append what is missing of ``url`` to ``part``."""
     have = part.stat().st_size if part.exists() else 0
     headers = {"Range": f"bytes={have}-"} if have else {}
-    received = 0
     with client.stream("GET", url, headers=headers, follow_redirects=True) as response:
-        if response.status_code == 416:  # the part is not shorter than the file
-            part.unlink(missing_ok=True)
-            return _stream(url, part, size, client) if have else 0
+        if response.status_code == 416 and have:  # no shorter than the file: start anew
+            part.unlink()
+            return _stream(url, part, size, client)
         response.raise_for_status()
         goes_on = response.status_code == 206
         shown = bar(
@@ -96,9 +101,11 @@ def _stream(url: str, part: Path, size: int, client) -> int:
         ):
             for block in response.iter_bytes():
                 out.write(block)
-                received += len(block)
                 shown.update(len(block))
-    return received
+
+
+def _is(path: Path, sha256: str) -> bool:
+    return path.is_file() and sha256_of(path).startswith(sha256)
 
 
 def require_space(folder: Path, needed: int) -> None:

@@ -7,6 +7,7 @@ downloaded is ever imported, installed or unpickled.
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -129,10 +130,11 @@ def from_hub(asset: Asset, folder: Path, downloads: Path) -> int:
 
 def from_generator(asset: Asset, folder: Path, downloads: Path) -> int:
     """Data made on this machine."""
-    from ..data import garden
+    from .. import garden, settings
 
     generators = {"garden": garden.plant}
     generate = generators[asset.spec["generator"]]
+    workers = min(settings.load().threads, 61)  # Windows allows a pool no more
     shown = bar(None, f"making {asset.name}", unit="picture")
 
     def progress(done: int, total: int) -> None:
@@ -140,7 +142,7 @@ def from_generator(asset: Asset, folder: Path, downloads: Path) -> int:
         shown.update(done - shown.n)
 
     with shown, full_disk_is_clear(folder, AssetError):
-        generate(folder, **asset.spec["arguments"], progress=progress)
+        generate(folder, **asset.spec["arguments"], workers=workers, progress=progress)
     return 0
 
 
@@ -213,7 +215,9 @@ def _pip_configuration() -> dict[str, list[str]]:
 
     def add(key: str, text: str) -> None:
         values = found.setdefault(key, [])
-        values += [value for value in text.split() if value not in values]
+        # uv allows an index to be named: NAME=URL
+        urls = [re.sub(r"^[\w.-]+=(?=\w+:)", "", value) for value in text.split()]
+        values += [url for url in urls if url not in values]
 
     for variable, key in {
         "UV_DEFAULT_INDEX": "index-url",

@@ -15,11 +15,10 @@ from pathlib import Path
 from .. import settings
 from ..errors import AssetError
 from . import catalog
-from .converters import CONVERTERS
 from .download import require_space, sha256_of
 from .sources import DOWNLOADS, SOURCES
 
-MANIFEST = "asset.json"
+MANIFEST, CONFIG = "asset.json", "config.json"
 _SPACE_FACTOR = 3  # the download, its conversion, and some air
 
 
@@ -71,10 +70,49 @@ def fetch(
         )
     folder = _folder(here, asset)
     _make(here.cache)
-    with filelock.FileLock(here.cache / f".{folder.name}.lock"):
-        if not _is_whole(folder, asset):  # another process may have made it meanwhile
-            _build(asset, folder)
+    try:
+        with filelock.FileLock(here.cache / f".{folder.name}.lock"):
+            if not _is_whole(folder, asset):  # else another process made it meanwhile
+                _build(asset, folder)
+    except PermissionError as error:
+        raise _not_writable(here.cache, error) from error
     return folder
+
+
+def weights(name: str) -> dict:
+    """A model's tensors by name, fetched first if they aren't here.
+
+    Raises:
+        AssetError: the asset can't be had, or its file is missing or damaged.
+    """
+    from safetensors.torch import load_file
+
+    folder = fetch(name)
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise AssetError(
+            f"{folder} holds no model.safetensors. Copy the whole folder of a fetched "
+            "model there, or remove it to have the model fetched."
+        )
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors has errors of its own
+        raise AssetError(
+            f"{path} is damaged ({error}). Delete {folder} and run "
+            f"`microbudget fetch {name}`."
+        ) from error
+
+
+def config(name: str) -> dict:
+    """How the model of ``weights(name)`` wants its input and was built.
+
+    It travels in the model's folder, so that a copy under ``MICROBUDGET_DATA`` is read
+    as what it is in any profile; before it is fetched, the catalog's is used.
+    """
+    folder = locate(name)
+    if folder and (folder / CONFIG).is_file():
+        return json.loads((folder / CONFIG).read_text())
+    return dict(catalog.get(name).config)
 
 
 def verify(name: str, profile: str | None = None) -> list[str]:
@@ -107,9 +145,13 @@ def _build(asset: catalog.Asset, folder: Path) -> None:
         source = SOURCES[asset.spec["source"]]
         received = source(asset, raw, downloads)
         if converter := asset.spec.get("converter"):
+            from .converters import CONVERTERS  # needs torch; finding files doesn't
+
             CONVERTERS[converter](raw, ready)
         else:
             ready = raw
+        if asset.config:  # travels with the weights when the folder is copied
+            (ready / CONFIG).write_text(json.dumps(asset.config))
         files = {
             path.relative_to(ready).as_posix(): sha256_of(path)
             for path in sorted(ready.rglob("*"))
@@ -170,8 +212,12 @@ def _make(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise AssetError(
-            f"Can't create {folder} ({error.strerror}). Set MICROBUDGET_HOME to a "
-            "folder you may write to."
-        ) from error
+        raise _not_writable(folder, error) from error
     return folder
+
+
+def _not_writable(folder: Path, error: OSError) -> AssetError:
+    return AssetError(
+        f"Can't write to {folder} ({error.strerror}). Set MICROBUDGET_HOME to a "
+        "folder you may write to."
+    )

@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import assets, settings
+from .. import assets, garden, settings
 from ..errors import DataError
-from . import garden
-from .images import SUFFIXES, load_pictures
+from .images import SUFFIXES, LazyPictures, load_pictures
 
 REAL, GENERATED = "flowers-102", "flower-garden"
 _SPLITS = {"train": "trnid", "val": "valid", "test": "tstid"}
@@ -38,6 +37,10 @@ class Split:
     def pictures(self, size: int) -> torch.Tensor:
         """All pictures, decoded: uint8 (pictures, 3, size, size)."""
         return load_pictures(self.paths, size, f"decoding {self.name}")
+
+    def lazily(self, size: int) -> LazyPictures:
+        """The same, decoded a batch at a time as features are extracted."""
+        return LazyPictures(self.paths, size)
 
     def per_class(self, n: int, seed: int = 0) -> torch.Tensor:
         """Indices of ``n`` random pictures of every class; more ``n`` only adds.

@@ -1,7 +1,6 @@
 """Picture files -> RGB pixels, whatever their mode, with errors that name the file."""
 
 import os
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..errors import DataError
 from ..progress import bar
 
+_MAX_PIXELS = 80_000_000  # a camera's largest; 240 MB decoded
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
 
@@ -28,14 +28,15 @@ def open_picture(path: str | os.PathLike) -> Image.Image:
     """
     path = Path(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                picture.load()  # decodes the first frame; raises when truncated
-                return _to_rgb(ImageOps.exif_transpose(picture))
+        with Image.open(path) as picture:
+            if picture.width * picture.height > _MAX_PIXELS:
+                size = f"{picture.width} × {picture.height} pixels"
+                raise DataError(f"{path} is implausibly large ({size}). Shrink it.")
+            picture.load()  # decodes the first frame; raises when truncated
+            return _to_rgb(ImageOps.exif_transpose(picture))
     except FileNotFoundError as error:
         raise DataError(f"There is no picture {path}.") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         raise DataError(f"{path} is implausibly large ({error}). Shrink it.") from error
     except UnidentifiedImageError as error:
         raise DataError(
@@ -57,7 +58,10 @@ def to_pixels(picture: Image.Image, size: int) -> np.ndarray:
 
 
 def load_pictures(
-    paths: Sequence[str | os.PathLike], size: int, description: str = "pictures"
+    paths: Sequence[str | os.PathLike],
+    size: int,
+    description: str = "pictures",
+    show: bool = True,
 ) -> torch.Tensor:
     """Decode many pictures, in threads.
 
@@ -80,9 +84,26 @@ def load_pictures(
 
     with ThreadPoolExecutor() as pool:  # PIL decodes and resizes outside the GIL
         work = pool.map(read, range(len(paths)))
-        for _ in bar(work, description, total=len(paths)):
+        for _ in bar(work, description, total=len(paths)) if show else work:
             pass
     return out
+
+
+class LazyPictures:
+    """Picture files that look like ``load_pictures(paths, size)`` but stay on disk.
+
+    ``pictures[a:b]`` decodes those alone, so that memory holds one batch however many
+    there are.
+    """
+
+    def __init__(self, paths: Sequence[str | os.PathLike], size: int):
+        self.paths, self.size = tuple(paths), size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, rows: slice) -> torch.Tensor:
+        return load_pictures(self.paths[rows], self.size, show=False)
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

@@ -1,4 +1,7 @@
-"""Energy, where the machine has a counter; otherwise it is 'not measured'."""
+"""Energy, where the machine has a counter; otherwise it is 'not measured'.
+
+The GPU's counter is read through NVML when the package nvidia-ml-py is installed.
+"""
 
 import sys
 from pathlib import Path
@@ -65,7 +68,9 @@ def _nvml_handle():
         import pynvml
 
         pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(torch.cuda.current_device())
+        # by identity: NVML counts cards that CUDA_VISIBLE_DEVICES hides
+        card = torch.cuda.get_device_properties(torch.cuda.current_device())
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{card.uuid}")
         pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
     except Exception:  # no pynvml, no permission, or a card without a counter
         return None

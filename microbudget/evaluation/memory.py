@@ -8,7 +8,7 @@ import psutil
 _INTERVAL = 0.005  # seconds between looks; a shorter spike can be missed
 
 
-@dataclass
+@dataclass(eq=False)
 class Peak:
     """Memory during a block, in bytes.
 
@@ -40,7 +40,9 @@ class peak_memory:  # lower case: it is used as `with peak_memory() as peak:`
         rss = self._process.memory_info().rss
         self.peak = Peak(before=rss, highest=rss)
         self._cuda = _cuda()
-        if self._cuda:
+        if self._cuda:  # one counter for all: let the blocks around keep what it has
+            _note_device_peak(self._cuda)
+            _open.append(self.peak)
             self._cuda.reset_peak_memory_stats()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
@@ -52,7 +54,8 @@ class peak_memory:  # lower case: it is used as `with peak_memory() as peak:`
         self._thread.join()
         self._look()
         if self._cuda:
-            self.peak.device = self._cuda.max_memory_allocated()
+            _note_device_peak(self._cuda)
+            _open.remove(self.peak)
 
     def _sample(self) -> None:
         while not self._stop.wait(_INTERVAL):
@@ -61,6 +64,14 @@ class peak_memory:  # lower case: it is used as `with peak_memory() as peak:`
     def _look(self) -> None:
         rss = self._process.memory_info().rss
         self.peak.highest = max(self.peak.highest, rss)
+
+
+_open: list[Peak] = []
+
+
+def _note_device_peak(cuda) -> None:
+    for peak in _open:
+        peak.device = max(peak.device, cuda.max_memory_allocated())
 
 
 def _cuda():

@@ -1,6 +1,5 @@
 """EfficientNet-Lite0 (Tan and Le 2019), as timm builds it, on real weights."""
 
-from safetensors.torch import load_file
 from torch import nn
 
 from .. import assets
@@ -23,7 +22,7 @@ def efficientnet_lite0(classes: int) -> nn.Module:
     import timm
 
     model = timm.create_model("tf_efficientnet_lite0", num_classes=classes)
-    state = load_file(assets.fetch(NAME) / "model.safetensors")
+    state = assets.weights(NAME)
     head = {f"classifier.{k}": v for k, v in model.classifier.state_dict().items()}
     model.load_state_dict({**state, **head})
     return model.eval()
@@ -43,5 +42,5 @@ def stages(model: nn.Module) -> nn.Sequential:
 
 def preprocess(size: int | None = None) -> Preprocess:
     """The scaling that the pretrained weights were trained with."""
-    config = assets.get(NAME).config
+    config = assets.config(NAME)
     return Preprocess(config["mean"], config["std"], size or config["size"])

@@ -1,7 +1,6 @@
 """MobileNetV2 (Sandler et al. 2018), as torchvision builds it, on real weights."""
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from .. import assets
@@ -57,7 +56,7 @@ def mobilenet_v2(classes: int, pretrained: bool = True) -> nn.Module:
     if not pretrained:
         return model
     compute_like_pretrained(model)
-    state = load_file(assets.fetch(NAME) / "model.safetensors")
+    state = assets.weights(NAME)
     head = {f"classifier.{k}": v for k, v in model.classifier.state_dict().items()}
     model.load_state_dict({**state, **head})
     return model.eval()
@@ -65,7 +64,7 @@ def mobilenet_v2(classes: int, pretrained: bool = True) -> nn.Module:
 
 def preprocess(size: int | None = None) -> Preprocess:
     """The scaling that the pretrained weights were trained with."""
-    config = _config()
+    config = assets.config(NAME)
     return Preprocess(config["mean"], config["std"], size or config["size"])
 
 
@@ -75,7 +74,7 @@ def compute_like_pretrained(model: nn.Module) -> nn.Module:
     In place. Keras' weights want TensorFlow's padding: every stride-2 convolution
     becomes a ``SamePadConv2d``.
     """
-    config = _config()
+    config = assets.config(NAME)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps = config["bn_eps"]
@@ -94,7 +93,3 @@ def _same_pad(conv: nn.Conv2d) -> SamePadConv2d:
     )  # fmt: skip
     new.load_state_dict(conv.state_dict())
     return new
-
-
-def _config() -> dict:
-    return assets.get(NAME).config
