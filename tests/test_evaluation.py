@@ -84,6 +84,21 @@ def test_metrics_refuse_what_has_no_meaning(true, predicted, message):
         metrics.accuracy(true, predicted)
 
 
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=2))
+def test_paired_differences(pairs):
+    a, b = map(np.array, zip(*pairs, strict=True))
+    mean, error = metrics.paired_difference(a, b)
+    assert mean == pytest.approx(a.mean() - b.mean())
+    assert error >= 0
+    assert metrics.paired_difference(b, a) == pytest.approx((-mean, error))
+    assert metrics.paired_difference(a, a) == (0, 0)
+
+
+def test_a_difference_of_one_example_has_no_error():
+    with pytest.raises(EvaluationError, match="equal length"):
+        metrics.paired_difference([1], [0])
+
+
 def test_the_standard_error_of_a_coin():
     assert metrics.standard_error(0.5, 100) == pytest.approx(0.05)
     with pytest.raises(EvaluationError):

@@ -58,6 +58,27 @@ def standard_error(accuracy: float, n: int) -> float:
     return float(np.sqrt(accuracy * (1 - accuracy) / n))
 
 
+def paired_difference(a, b) -> tuple[float, float]:
+    """Mean of ``a - b`` over the same examples, and its standard error.
+
+    Far sharper than comparing two accuracies with an error each: what is hard for both
+    cancels out.
+
+    Args:
+        a, b: (examples,) right or wrong as 1 or 0, or the share of seeds that were.
+
+    Raises:
+        EvaluationError: fewer than two examples, or of different shapes.
+    """
+    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if a.shape != b.shape or a.ndim != 1 or len(a) < 2:
+        raise EvaluationError(
+            f"Two lists of equal length are needed, got {a.shape}, {b.shape}."
+        )
+    difference = a - b
+    return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(len(a)))
+
+
 def _checked(labels, predictions) -> tuple[np.ndarray, np.ndarray]:
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     if labels.shape != predictions.shape or labels.ndim != 1:
