@@ -82,6 +82,12 @@ class Run:
         self._whole = self._measured(Row("whole notebook"))
         self._total = self._whole.__enter__()
 
+    def close(self) -> None:
+        """Stop measuring the whole; ``finish`` does it, and the next ``start``."""
+        if self._whole is not None:
+            whole, self._whole = self._whole, None
+            whole.__exit__(None, None, None)
+
     @contextmanager
     def measure(self, name: str):
         """Measure the block as a row called ``name``; running it again replaces it."""
@@ -95,9 +101,7 @@ class Run:
 
     def finish(self) -> dict:
         """Close the run: print the budget, write the JSON, return what it holds."""
-        if self._whole is not None:
-            self._whole.__exit__(None, None, None)
-            self._whole = None
+        self.close()
         total = self._total
         total.bytes_written = sum(row.bytes_written for row in self.rows)
         profile = self.settings.profile
@@ -149,6 +153,9 @@ class Run:
         row.cost = row.wall_s / 3600 * self.settings.price_per_hour
 
 
+_current: Run | None = None
+
+
 def start(notebook: str) -> Run:
     """Begin a notebook: seed everything, set the threads, print one banner line.
 
@@ -177,7 +184,11 @@ def start(notebook: str) -> Run:
         f"{device}, {here.threads} threads, fast {arithmetic} · seed {here.seed} · "
         f"torch {torch.__version__} · Python {platform.python_version()}"
     )
-    return Run(notebook, here)
+    global _current
+    if _current is not None:
+        _current.close()  # the first cell is run again: the old run ends here
+    _current = Run(notebook, here)
+    return _current
 
 
 def read(folder: Path) -> list[dict]:

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import threading
 
 import pytest
 import torch
 
 from microbudget import cli, ledger, report, settings
 from microbudget.errors import MicrobudgetError
+from microbudget.evaluation.memory import peak_memory
 
 
 @pytest.fixture
@@ -53,6 +55,32 @@ def test_the_banner_and_the_budget_are_printed(home, capsys):
 def test_finishing_twice_keeps_the_first_total(home):
     run = ledger.start("00_start_here")
     assert run.finish()["total"] == run.finish()["total"]
+
+
+def test_starting_again_ends_the_run_before(home):
+    first = ledger.start("00_start_here")
+    threads = threading.active_count()
+    for _ in range(5):
+        last = ledger.start("00_start_here")
+    assert threading.active_count() == threads
+    assert first._total.wall_s > 0
+    last.close()
+    assert threading.active_count() == threads - 1
+
+
+def test_a_measurement_may_be_dropped_by_its_own_thread():
+    """Garbage collection runs in whatever thread is at work."""
+    block = peak_memory()
+    block.__enter__()
+    looked = threading.Event()
+
+    def look():
+        del block._look  # once
+        block.__exit__(None, None, None)
+        looked.set()
+
+    block._look = look
+    assert looked.wait(5)
 
 
 def test_a_failed_cell_leaves_no_row(home):

@@ -51,7 +51,8 @@ class peak_memory:  # lower case: it is used as `with peak_memory() as peak:`
 
     def __exit__(self, *exception) -> None:
         self._stop.set()
-        self._thread.join()
+        if threading.current_thread() is not self._thread:  # garbage collection runs
+            self._thread.join()  # in any thread, in this one too
         self._look()
         if self._cuda:
             _note_device_peak(self._cuda)
