@@ -195,13 +195,17 @@ def _assets(here: settings.Settings) -> list[Finding]:
 def _network(here: settings.Settings) -> Finding:
     from . import assets
 
-    missing = [n for n in assets.needed() if assets.locate(n) is None]
+    missing = [
+        name
+        for name in assets.needed()
+        if assets.locate(name) is None and not assets.get(name).is_generated
+    ]
     if here.offline and missing:
         return Finding(
             PROBLEM,
             f"offline, but {', '.join(missing)} must still be fetched",
-            "Unset MICROBUDGET_OFFLINE for `microbudget fetch`, or copy the folder "
-            f"{here.cache} from a machine that has it.",
+            "Unset MICROBUDGET_OFFLINE for `microbudget fetch`, or copy data/cache "
+            f"from a machine that has it to {here.cache}.",
         )
     state = "MICROBUDGET_OFFLINE is set" if here.offline else "fetching is allowed"
     return Finding(OK, f"{state}; after set-up nothing uses the network")

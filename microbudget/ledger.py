@@ -5,6 +5,7 @@
 writes a row, ``run.finish()`` adds it up, prints the budget and saves it.
 """
 
+import atexit
 import json
 import os
 import platform
@@ -156,6 +157,11 @@ class Run:
 _current: Run | None = None
 
 
+def _close_current() -> None:
+    if _current is not None:
+        _current.close()
+
+
 def start(notebook: str) -> Run:
     """Begin a notebook: seed everything, set the threads, print one banner line.
 
@@ -185,6 +191,8 @@ def start(notebook: str) -> Run:
         f"torch {torch.__version__} · Python {platform.python_version()}"
     )
     global _current
+    atexit.unregister(_close_current)
+    atexit.register(_close_current)  # a process may end without run.finish()
     if _current is not None:
         _current.close()  # the first cell is run again: the old run ends here
     _current = Run(notebook, here)

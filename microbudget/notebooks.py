@@ -68,6 +68,7 @@ def run(names: Sequence[str] = (), *, save: bool = False) -> int:
     folder = settings.load().home / "runs" / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
     copies = [Path(shutil.copy(path, folder)) for path in sources]
+    print(f"Running {len(copies)} notebooks: minutes. A line appears as each one ends.")
     environment = {
         **os.environ,
         "MICROBUDGET_BLOCK_NETWORK": "1",

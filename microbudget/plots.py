@@ -63,16 +63,23 @@ def picture_grid(
 
 
 def bars(values: Mapping[str, float], label: str, errors: Sequence[float] = ()) -> Axes:
-    """Horizontal bars, one a name, with the value written at the end."""
+    """One line a name with the value written at the end.
+
+    Bars from zero; or, with ``errors``, points with whiskers on a closer axis.
+    """
     _, axis = plt.subplots(figsize=(7, 0.5 * len(values) + 0.9))
     names, heights = list(values), list(values.values())
-    axis.barh(names, heights, xerr=list(errors) or None, color=GOOD)
+    if len(errors):
+        axis.errorbar(heights, names, xerr=list(errors), fmt="o", color=GOOD, capsize=3)
+        axis.grid(axis="x", alpha=0.3)
+    else:
+        axis.barh(names, heights, color=GOOD)
     for i, height in enumerate(heights):
         margin = errors[i] if len(errors) else 0
-        axis.text(height + margin, i, f" {height:.3f}", va="center")
+        axis.text(height + margin, i, f"  {height:.3f}", va="center")
     axis.invert_yaxis()
     axis.set_xlabel(label)
-    axis.margins(x=0.15)
+    axis.margins(x=0.15, y=0.1)
     return axis
 
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -66,6 +68,13 @@ def test_starting_again_ends_the_run_before(home):
     assert first._total.wall_s > 0
     last.close()
     assert threading.active_count() == threads - 1
+
+
+def test_a_process_may_end_without_finishing(home):
+    code = "import microbudget as mb; run = mb.start('00_start_here')"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0
+    assert run.stderr == ""
 
 
 def test_a_measurement_may_be_dropped_by_its_own_thread():

@@ -13,8 +13,8 @@ from ..progress import bar
 _ATTEMPTS = 3
 REMEDY_OFFLINE = (
     "Check the connection and run it again: it goes on where it stopped. Without a "
-    "network, copy the folder {cache} from a machine that has it, or point "
-    "MICROBUDGET_DATA at a folder with ready files."
+    "network, copy the folder data/cache from a machine that has it to {cache}, or "
+    "point MICROBUDGET_DATA at a folder with ready files."
 )
 
 

@@ -66,7 +66,8 @@ def fetch(
         raise AssetError(
             f"{name} isn't here and MICROBUDGET_OFFLINE is set. Run "
             f"`microbudget fetch {name} --profile {asset.profile}` where there is a "
-            f"network, or copy {here.cache} from a machine that has it."
+            f"network, or copy the folder data/cache from a machine that has it to "
+            f"{here.cache}."
         )
     folder = _folder(here, asset)
     _make(here.cache)

@@ -55,7 +55,7 @@ class Split:
             if len(own) < n:
                 raise DataError(
                     f"Class {label} has {len(own)} pictures in {self.name}; "
-                    f"{n} were asked for."
+                    f"{n} were asked for. Ask for fewer, or add pictures."
                 )
             chosen.append(own[torch.randperm(len(own), generator=generator)[:n]])
         return torch.cat(chosen)
@@ -72,6 +72,12 @@ class Flowers:
     classes: tuple[str, ...]
     generated: bool
     card: str
+    official: bool = False
+
+    @property
+    def is_the_courses(self) -> bool:
+        """Whether the course's claims were checked on these; not on your own."""
+        return self.generated or self.official
 
     @property
     def size(self) -> int:
@@ -80,11 +86,11 @@ class Flowers:
 
     def describe(self) -> str:
         """One plain sentence on what the reader is about to see."""
-        what = (
-            f"GENERATED pictures of {len(self.classes)} invented species"
-            if self.generated
-            else f"real photographs of {len(self.classes)} classes"
-        )
+        what = f"your own pictures of {len(self.classes)} classes"
+        if self.generated:
+            what = f"GENERATED pictures of {len(self.classes)} invented species"
+        elif self.official:
+            what = f"real photographs of {len(self.classes)} classes"
         test = f", {len(self.test)} test" if self.test else ""
         return f"{what}: {len(self.train)} train, {len(self.val)} validation{test}"
 
@@ -112,12 +118,15 @@ def load(folder: str | Path | None = None) -> Flowers:
 def _read(folder: Path, name: str, card: str, generated: bool = False) -> Flowers:
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}.")
-    if (folder / "setid.mat").is_file() or (folder / "imagelabels.mat").is_file():
+    official = any((folder / f).is_file() for f in ("setid.mat", "imagelabels.mat"))
+    if official:
         splits, classes = _read_torchvision_layout(folder)
     else:
         splits, classes = _read_class_folders(folder)
     if generated:
         classes = tuple(garden.species_name(k) for k in range(len(classes)))
+    if not (official or generated):
+        card = f"pictures of your own, from the folder {folder.name}"
     return Flowers(
         name,
         splits["train"],
@@ -126,6 +135,7 @@ def _read(folder: Path, name: str, card: str, generated: bool = False) -> Flower
         classes,
         generated,
         card,
+        official,
     )
 
 
