@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from microbudget import assets, settings
 from microbudget.assets import catalog, converters, download, sources, store
+from microbudget.compat import torchvision
 from microbudget.errors import AssetError
 
 CONTENT = bytes(range(256)) * 4000  # a megabyte
@@ -306,6 +307,37 @@ def test_files_from_the_web_are_unpacked_as_data(home, server, monkeypatch):
     assert (folder / "jpg" / "a.txt").read_text() == "hello"
     assert (folder / "labels").read_text() == "1 2 3"
     assert assets.verify("web") == []
+
+
+def test_torchvisions_own_weights(home, server, monkeypatch):
+    """The `full` source: torchvision's table says where; its head is left out."""
+    model = torchvision.models.mobilenet_v2()
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest()
+    server.files["/models/weights.pth"] = buffer.getvalue()
+    asked = []
+
+    def get_weight(name):
+        asked.append(name)
+        return SimpleNamespace(url=f"{server.url}/models/weights.pth")
+
+    monkeypatch.setattr(torchvision.models, "get_weight", get_weight)
+    real = assets.get("mobilenet-v2", "full").spec
+    spec = {**real, "sha256": digest[:8]}  # a prefix, as the publisher states it
+    use_catalog(monkeypatch, {"vision": spec})
+    state = load_file(assets.fetch("vision") / "model.safetensors")
+    assert asked == ["MobileNet_V2_Weights.IMAGENET1K_V2"]
+    expected = {k for k in model.state_dict() if not k.startswith("classifier.")}
+    assert set(state) == expected
+    for name in expected:
+        assert torch.equal(state[name], model.state_dict()[name])
+
+
+def test_the_torchvision_weights_in_the_catalog_exist():
+    spec = assets.get("mobilenet-v2", "full").spec
+    url = torchvision.models.get_weight(spec["weights"]).url
+    assert f"-{spec['sha256']}." in url  # the publisher's prefix is in the file's name
 
 
 def test_unknown_names_and_profiles_without_a_source(home):
