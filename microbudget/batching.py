@@ -1,10 +1,12 @@
 """Which examples form which batch, in which order, on which process."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+
+_POOL = 8  # batches that are sorted together: little padding, still a random order
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:
@@ -34,16 +36,24 @@ def plan(
     epoch: int,
     processes: int = 1,
     rank: int = 0,
+    lengths: Sequence[int] | None = None,
 ) -> list[Part]:
     """What one process computes in one epoch; every process knows the whole order.
 
     Every global batch is dealt out to the processes and cut into ``accumulate`` parts.
     Weighted by ``Part.weight`` and averaged over processes, the parts' mean losses are
     the batch's mean loss, however uneven the shares.
+
+    Args:
+        lengths: of every example; neighbours in length then share a batch, so that
+            little of it is padding.
     """
     order = epoch_order(n, seed, epoch)
+    whole = order.split(batch_size)
+    if lengths is not None:
+        whole = _bucketed(order, torch.as_tensor(lengths), batch_size, seed, epoch)
     parts = []
-    for batch in order.split(batch_size):
+    for batch in whole:
         share = batch[rank::processes]
         if len(share) == 0:  # fewer examples than processes: take part, weigh nothing
             parts.append(Part(batch[:1].tolist(), 0.0, True))
@@ -53,6 +63,14 @@ def plan(
             weight = len(cut) * processes / len(batch)
             parts.append(Part(cut.tolist(), weight, i == len(cuts) - 1))
     return parts
+
+
+def _bucketed(order, lengths, batch_size, seed, epoch) -> list[torch.Tensor]:
+    """Batches of similar length in random order: sorted within pools of a few batches."""
+    batches = []
+    for pool in order.split(_POOL * batch_size):
+        batches += pool[lengths[pool].argsort(stable=True)].split(batch_size)
+    return [batches[i] for i in epoch_order(len(batches), seed + 1, epoch).tolist()]
 
 
 class Rows(Dataset):
@@ -69,8 +87,12 @@ class Rows(Dataset):
 
 
 def loader(data: Dataset, batches: list[list[int]], workers: int) -> DataLoader:
-    collate = {"collate_fn": lambda rows: rows} if isinstance(data, Rows) else {}
-    return DataLoader(data, batch_sampler=batches, num_workers=workers, **collate)
+    own = (
+        (lambda rows: rows)
+        if isinstance(data, Rows)
+        else getattr(data, "collate", None)
+    )
+    return DataLoader(data, batch_sampler=batches, num_workers=workers, collate_fn=own)
 
 
 def batches(n: int, size: int) -> Iterator[slice]:

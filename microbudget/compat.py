@@ -1,11 +1,12 @@
-"""``torchvision`` that imports next to a CPU-only torch.
+"""``torchvision`` and ``transformers`` that import next to a CPU-only torch.
 
 The package index's torchvision is compiled against CUDA. Beside a CPU build of torch
 its compiled half can't load, and ``import torchvision`` then stops at operators
 that were never declared. Declaring them is enough: models, transforms and data sets
 are plain Python; only the compiled box operators (nms, roi_align …) stay missing.
 
-Use ``from microbudget.compat import torchvision`` wherever torchvision is needed.
+Use ``from microbudget.compat import torchvision`` wherever torchvision is needed, and
+the same for transformers, whose models import it.
 """
 
 import sys
@@ -35,6 +36,11 @@ def _import_torchvision():
 
 
 torchvision = _import_torchvision()
+
+import transformers  # noqa: E402 - its models import torchvision
+
+transformers.logging.set_verbosity_error()  # its advice is for its own training loops
+transformers.logging.disable_progress_bar()
 
 
 def torchvision_has_compiled_operators() -> bool:

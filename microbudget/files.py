@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,3 +46,28 @@ def atomic_path(
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(
+    folder: Path, error: type[MicrobudgetError] = MicrobudgetError
+) -> Iterator[Path]:
+    """A temporary folder that replaces ``folder`` when the block succeeds.
+
+    Raises:
+        error: the disk is full; whatever was at ``folder`` is untouched.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        with full_disk_is_clear(folder, error):
+            yield draft
+        if folder.exists():
+            old = draft.with_name(draft.name + ".old")
+            os.replace(folder, old)
+            os.replace(draft, folder)
+            shutil.rmtree(old)
+        else:
+            os.replace(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

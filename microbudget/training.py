@@ -11,7 +11,7 @@ only, and dropout draws its own masks.
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -70,6 +70,7 @@ def fit(
     accumulate: int = 1,
     precision: str = "no",
     max_grad_norm: float | None = None,
+    lengths: Sequence[int] | None = None,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
     monitor: str | None = None,
     higher_is_better: bool | None = None,
@@ -82,8 +83,9 @@ def fit(
     """Train the parameters of ``model`` that require gradients, in place.
 
     Args:
-        data: a map-style data set, or tensors of equal length (a batch is then a tuple
-            of their rows: fast, no copies through Python).
+        data: a map-style data set (its ``collate``, if it has one, makes batches), or
+            tensors of equal length (a batch is then a tuple of their rows: fast, no
+            copies through Python).
         loss: ``(model, batch) -> scalar``, a *mean* over the batch's examples.
         batch_size: examples per optimizer step, over all processes.
         optimizer: ``"adamw"``, ``"sgd"`` (momentum 0.9), or ``parameters -> Optimizer``
@@ -92,6 +94,7 @@ def fit(
             ``warmup`` (a fraction of all steps) of linear growth.
         accumulate: parts a batch is computed in: less memory, the same numbers.
         precision: ``"no"`` (float32), ``"bf16"`` or ``"fp16"`` (GPU) autocast.
+        lengths: of every example, to batch those of similar length.
         evaluate: ``model -> {metric: value}``, called in eval mode after each epoch.
         monitor: a metric of ``evaluate``, or ``"loss"``; the best epoch's weights are
             put back at the end, and training stops after ``patience`` epochs without
@@ -111,7 +114,9 @@ def fit(
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     data = Rows(data) if isinstance(data, tuple) else data
-    _require(parameters, data, epochs, batch_size, accumulate, schedule, precision)
+    _require(
+        parameters, data, epochs, batch_size, accumulate, schedule, precision, lengths
+    )
     if patience is not None and monitor is None:
         raise TrainingError("patience needs monitor: a metric that shall improve.")
     steps_per_epoch = math.ceil(len(data) / batch_size)
@@ -141,7 +146,7 @@ def fit(
             torch.manual_seed(epoch_seed(seed, epoch))  # dropout, on resume too
             parts = plan(
                 len(data), batch_size, accumulate, seed, epoch,
-                accelerator.num_processes, accelerator.process_index,
+                accelerator.num_processes, accelerator.process_index, lengths,
             )  # fmt: skip
             work = zip(
                 parts, loader(data, [p.rows for p in parts], workers), strict=True
@@ -266,7 +271,7 @@ def _factor(schedule: str, step: int, total: int, warmup: int) -> float:
 
 
 def _require(
-    parameters, data, epochs, batch_size, accumulate, schedule, precision
+    parameters, data, epochs, batch_size, accumulate, schedule, precision, lengths
 ) -> None:
     if not parameters:
         raise TrainingError(
@@ -275,6 +280,8 @@ def _require(
         )
     if len(data) == 0:
         raise TrainingError("There are no examples to train on.")
+    if lengths is not None and len(lengths) != len(data):
+        raise TrainingError(f"{len(lengths)} lengths for {len(data)} examples.")
     if isinstance(data, Rows) and len({len(t) for t in data.tensors}) > 1:
         sizes = [tuple(t.shape) for t in data.tensors]
         raise TrainingError(f"The tensors have different lengths: {sizes}.")

@@ -1,4 +1,4 @@
-"""Foreign weight files to ``model.safetensors`` with torchvision's or timm's names.
+"""Foreign weight files to ``model.safetensors`` with the names of the library in use.
 
 A converter is a function ``(raw folder, ready folder) -> None``. It reads HDF5 with
 h5py and ``.pth`` with ``weights_only=True``: no pickled code is ever run.
@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from ..compat import torchvision  # before timm, which imports it
 from ..errors import AssetError
+from .ctranslate2 import whisper_from_ctranslate2
 
 _BN = {
     "gamma": "weight",
@@ -92,6 +93,7 @@ CONVERTERS = {
     "keras_mobilenet_v2": keras_mobilenet_v2,
     "torchvision_mobilenet_v2": torchvision_mobilenet_v2,
     "efficientnet_lite": efficientnet_lite,
+    "whisper_from_ctranslate2": whisper_from_ctranslate2,
 }
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from functools import partial
 from pathlib import Path
 
 from ..errors import AssetError
@@ -130,19 +131,21 @@ def from_hub(asset: Asset, folder: Path, downloads: Path) -> int:
 
 def from_generator(asset: Asset, folder: Path, downloads: Path) -> int:
     """Data made on this machine."""
-    from .. import garden, settings
+    from .. import garden, settings, voice
 
-    generators = {"garden": garden.plant}
-    generate = generators[asset.spec["generator"]]
     workers = min(settings.load().threads, 61)  # Windows allows a pool no more
-    shown = bar(None, f"making {asset.name}", unit="picture")
+    generate, unit = {
+        "garden": (partial(garden.plant, workers=workers), "picture"),
+        "voice": (voice.read_aloud, "clip"),
+    }[asset.spec["generator"]]
+    shown = bar(None, f"making {asset.name}", unit=unit)
 
     def progress(done: int, total: int) -> None:
         shown.total = total
         shown.update(done - shown.n)
 
     with shown, full_disk_is_clear(folder, AssetError):
-        generate(folder, **asset.spec["arguments"], workers=workers, progress=progress)
+        generate(folder, **asset.spec["arguments"], progress=progress)
     return 0
 
 

@@ -1,0 +1,120 @@
+"""One recording: read, checked, mono, at 16,000 samples a second, as Whisper wants it."""
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError
+
+RATE = 16_000  # samples a second, Whisper's
+SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3")
+SHORTEST = 0.1  # seconds; below it there is no word
+QUIETEST = 1e-4  # peak of a silent recording: −80 dB below full scale
+
+
+def read(path: str | Path) -> np.ndarray:
+    """A recording of any rate and number of channels: float32 (samples,) at RATE.
+
+    Channels are averaged; rates are converted by soxr.
+
+    Raises:
+        DataError: missing, unreadable, empty, too short, silent, or not finite.
+    """
+    import soundfile
+
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"There is no recording {path}.")
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError, ValueError) as error:
+        raise DataError(
+            f"{path.name} can't be read as sound ({error}). Convert it to wav, flac "
+            "or ogg, or copy it again if it may be damaged."
+        ) from error
+    return prepare(samples, rate, path.name)
+
+
+def prepare(samples: np.ndarray, rate: int, name: str = "the recording") -> np.ndarray:
+    """Samples of any rate to float32 (samples,) at RATE, checked.
+
+    Args:
+        samples: floats in −1…1 (samples,) or (samples, channels); integers are scaled.
+        rate: samples a second.
+
+    Raises:
+        DataError: empty, of a wrong shape, not finite, too short, or silent.
+    """
+    import soxr
+
+    samples = np.asarray(samples)
+    if samples.ndim not in (1, 2):
+        raise DataError(
+            f"{name} has the shape {samples.shape}; expected (samples,) or "
+            "(samples, channels)."
+        )
+    if samples.ndim == 2 and samples.shape[1] > samples.shape[0] > 0:
+        raise DataError(
+            f"{name} has the shape {samples.shape}: that would be {samples.shape[1]:,} "
+            "channels. Transpose it to (samples, channels)."
+        )
+    if rate <= 0:
+        raise DataError(f"{name} has {rate} samples a second.")
+    if samples.size == 0:
+        raise DataError(f"{name} is empty: it has no samples.")
+    if np.issubdtype(samples.dtype, np.integer):
+        samples = samples / -float(np.iinfo(samples.dtype).min or -255)
+    mono = samples.astype(np.float32).reshape(len(samples), -1).mean(axis=1)
+    if not np.isfinite(mono).all():
+        bad = int((~np.isfinite(mono)).sum())
+        raise DataError(
+            f"{name} has {bad:,} samples that are not numbers (NaN or infinite). "
+            "Export it again; a division by zero in an earlier step makes such files."
+        )
+    seconds = len(mono) / rate
+    if seconds < SHORTEST:
+        raise DataError(
+            f"{name} lasts {seconds:.3f} s; at least {SHORTEST} s are needed to hold "
+            "a word."
+        )
+    if np.abs(mono).max() < QUIETEST:
+        raise DataError(
+            f"{name} is silent. Whisper would invent words for it (the notebook shows "
+            "which): check the microphone, or leave it out."
+        )
+    if rate != RATE:
+        mono = soxr.resample(mono, rate, RATE)
+    return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def with_noise(samples: np.ndarray, snr_db: float, seed: int = 0) -> np.ndarray:
+    """White Gaussian noise added at a signal-to-noise ratio.
+
+    SNR = 10·log10(P_signal / P_noise), with powers averaged over the recording.
+
+    Args:
+        samples: float32 (samples,).
+        snr_db: decibels; infinity adds none.
+    """
+    power = float(np.mean(samples.astype(np.float64) ** 2))
+    noise = np.random.default_rng(seed).standard_normal(len(samples))
+    noise *= np.sqrt(power / 10 ** (snr_db / 10))
+    return (samples + noise).astype(np.float32)
+
+
+def player(samples: np.ndarray) -> str:
+    """An HTML audio player with the sound inside it, about 1.3 kB a second.
+
+    Opus at some 8 kbit/s: plain to the ear, light in a notebook; the models hear the
+    full recording.
+    """
+    import soundfile
+
+    sound = io.BytesIO()
+    soundfile.write(
+        sound, samples, RATE, format="OGG", subtype="OPUS", compression_level=0.99
+    )
+    text = base64.b64encode(sound.getvalue()).decode()
+    return f'<audio controls preload="none" src="data:audio/ogg;base64,{text}"></audio>'

@@ -1,0 +1,158 @@
+"""How well and how fast speech was written down: word errors and real-time factor."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from ..errors import EvaluationError
+
+
+@dataclass(frozen=True)
+class WordErrors:
+    """Counts over a whole corpus; add them up, never average rates of single clips.
+
+    Attributes:
+        per_clip: (errors, reference words) of every clip, in order.
+    """
+
+    substitutions: int
+    deletions: int
+    insertions: int
+    words: int
+    per_clip: tuple[tuple[int, int], ...]
+
+    @property
+    def wer(self) -> float:
+        """Word error rate: (S + D + I) / reference words. It can exceed 1."""
+        return (self.substitutions + self.deletions + self.insertions) / self.words
+
+    def spread(self, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+        """95 % bootstrap interval of the rate, over clips (Bisani and Ney 2004)."""
+        errors, words = np.array(self.per_clip).T
+        chosen = _draws(len(errors), draws, seed)
+        rates = errors[chosen].sum(1) / words[chosen].sum(1)
+        low, high = np.percentile(rates, [2.5, 97.5])
+        return float(low), float(high)
+
+    def __str__(self) -> str:
+        low, high = self.spread()
+        return (
+            f"WER {self.wer:6.1%} (95 %: {low:.1%} to {high:.1%}; {self.substitutions} "
+            f"substituted, {self.deletions} deleted, {self.insertions} inserted of "
+            f"{self.words} words)"
+        )
+
+
+def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> WordErrors:
+    """Count word errors over a corpus, after Whisper's English normalizer (jiwer).
+
+    Args:
+        references: what was said; hypotheses: what was written, clip by clip. An empty
+            hypothesis counts every word as deleted.
+
+    Raises:
+        EvaluationError: none, of different numbers, or a reference without words.
+    """
+    import jiwer
+
+    if len(references) != len(hypotheses) or not len(references):
+        raise EvaluationError(
+            f"{len(references)} references and {len(hypotheses)} transcripts: there "
+            "must be one transcript a reference, and at least one."
+        )
+    said = [normalise(text) for text in references]
+    for text, normal in zip(references, said, strict=True):
+        if not normal:
+            raise EvaluationError(
+                f"The reference {text!r} holds no words: leave it out."
+            )
+    written = [normalise(text) for text in hypotheses]
+    found = jiwer.process_words(said, written)
+    per_clip = tuple(
+        (sum(_length(chunk) for chunk in chunks if chunk.type != "equal"), len(words))
+        for chunks, words in zip(found.alignments, found.references, strict=True)
+    )
+    return WordErrors(
+        found.substitutions,
+        found.deletions,
+        found.insertions,
+        sum(words for _, words in per_clip),
+        per_clip,
+    )
+
+
+def wer_difference(
+    a: WordErrors, b: WordErrors, draws: int = 2000, seed: int = 0
+) -> tuple[float, tuple[float, float]]:
+    """WER of ``a`` minus that of ``b`` on the same clips, and its 95 % interval.
+
+    The same clips are drawn for both (paired bootstrap), so what is hard for both
+    cancels out.
+
+    Raises:
+        EvaluationError: they are not of the same clips.
+    """
+    if [w for _, w in a.per_clip] != [w for _, w in b.per_clip]:
+        raise EvaluationError("The two are not of the same clips.")
+    first, words = np.array(a.per_clip).T
+    second, _ = np.array(b.per_clip).T
+    chosen = _draws(len(words), draws, seed)
+    gaps = (first - second)[chosen].sum(1) / words[chosen].sum(1)
+    low, high = np.percentile(gaps, [2.5, 97.5])
+    return a.wer - b.wer, (float(low), float(high))
+
+
+def align(reference: str, hypothesis: str) -> list[tuple[str, str, str]]:
+    """How a transcript differs: (kind, words said, words written), in order.
+
+    kind is ``equal``, ``substitute``, ``delete`` or ``insert``; words are normalised.
+    """
+    import jiwer
+
+    said, written = normalise(reference), normalise(hypothesis)
+    if not said:
+        return [("insert", "", written)] if written else []
+    found = jiwer.process_words(said, written)
+    says, writes = found.references[0], found.hypotheses[0]
+    return [
+        (
+            chunk.type,
+            " ".join(says[chunk.ref_start_idx : chunk.ref_end_idx]),
+            " ".join(writes[chunk.hyp_start_idx : chunk.hyp_end_idx]),
+        )
+        for chunk in found.alignments[0]
+    ]
+
+
+def normalise(text: str) -> str:
+    """Whisper's English normalizer: case, punctuation, numbers, spelling."""
+    return _normalizer()(text).strip()
+
+
+def rtfx(audio_seconds: float, wall_seconds: float) -> float:
+    """Seconds of speech written down per second of waiting; higher is better.
+
+    Raises:
+        EvaluationError: no time passed, or no speech.
+    """
+    if audio_seconds <= 0 or wall_seconds <= 0:
+        raise EvaluationError("RTFx needs some speech and some time.")
+    return audio_seconds / wall_seconds
+
+
+@cache
+def _normalizer():
+    from whisper_normalizer.english import EnglishTextNormalizer
+
+    return EnglishTextNormalizer()
+
+
+def _length(chunk) -> int:
+    said = chunk.ref_end_idx - chunk.ref_start_idx
+    return max(said, chunk.hyp_end_idx - chunk.hyp_start_idx)
+
+
+def _draws(n: int, draws: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, n, (draws, n))

@@ -1,0 +1,169 @@
+"""Whisper: teachers, their true students, and a student cut from a teacher.
+
+Radford et al. 2022, Robust Speech Recognition via Large-Scale Weak Supervision
+(arXiv:2212.04356); Gandhi, von Platen and Rush 2023, Distil-Whisper (arXiv:2311.00430).
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .. import assets, settings
+from ..compat import transformers
+from ..errors import AssetError, MicrobudgetError
+
+# a teacher and the model that was distilled from it, by name
+STUDENTS = {
+    "whisper-medium.en": "distil-medium.en",
+    "whisper-small.en": "distil-small.en",
+}
+MINI = "whisper-tiny.en"
+
+
+@dataclass(frozen=True)
+class Whisper:
+    """A model with what turns sound into its input and its output into text.
+
+    Attributes:
+        model: transformers' module, float32, in eval mode.
+        processor: its feature extractor and tokenizer.
+    """
+
+    name: str
+    model: nn.Module
+    processor: object
+    card: str = ""
+
+    @property
+    def layers(self) -> tuple[int, int]:
+        """Layers of the encoder and of the decoder."""
+        return (
+            self.model.config.encoder_layers,
+            len(self.model.model.decoder.layers),
+        )
+
+    def parameters(self) -> tuple[int, int]:
+        """Weights of the encoder and of the decoder, embeddings included."""
+        encoder, decoder = self.model.model.encoder, self.model.model.decoder
+        return (
+            sum(p.numel() for p in encoder.parameters()),
+            sum(p.numel() for p in decoder.parameters()),
+        )
+
+
+def teacher() -> Whisper:
+    """The Whisper of this profile: tiny.en; in ``full`` medium.en, small.en on a CPU.
+
+    Raises:
+        AssetError: it isn't here and can't be fetched.
+    """
+    return load(_teacher_name())
+
+
+def published_students() -> list[Whisper]:
+    """Those that others have distilled from this profile's teacher: none for tiny.en."""
+    name = STUDENTS.get(_teacher_name())
+    return [load(name)] if name else []
+
+
+def load(name: str) -> Whisper:
+    """A Whisper of the catalog, fetched first if it isn't here.
+
+    Raises:
+        AssetError: no such asset, damaged files, or nothing that can be fetched.
+    """
+    return load_folder(assets.fetch(name), name, assets.get(name).card())
+
+
+def load_folder(folder: str | Path, name: str = "", card: str = "") -> Whisper:
+    """A Whisper in transformers' folder layout; weights only from safetensors.
+
+    Raises:
+        AssetError: a file is missing or damaged, or it is another kind of model.
+    """
+    folder = Path(folder)
+    for file in ("config.json", "model.safetensors", "tokenizer.json"):
+        if not (folder / file).is_file():
+            raise AssetError(f"{folder} holds no {file}: it is not a Whisper folder.")
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder)
+        if config.model_type != "whisper":
+            raise AssetError(f"{folder} holds a {config.model_type}, not a Whisper.")
+        model = transformers.WhisperForConditionalGeneration.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True
+        )
+        processor = transformers.WhisperProcessor.from_pretrained(folder)
+    except AssetError:
+        raise
+    except Exception as error:  # safetensors, json and transformers each have their own
+        raise AssetError(
+            f"{folder.name} can't be loaded ({type(error).__name__}: {error}). Delete "
+            "the folder and fetch it again."
+        ) from error
+    bad = [n for n, p in model.named_parameters() if not torch.isfinite(p).all()]
+    if bad:
+        raise AssetError(f"{folder.name}: {bad[0]} holds numbers that are not finite.")
+    model.to(settings.device()).eval().requires_grad_(False)
+    return Whisper(name or folder.name, model, processor, card)
+
+
+def student(teacher: Whisper, layers: Sequence[int] | None = None) -> Whisper:
+    """A student with the teacher's encoder and a few of its decoder's layers.
+
+    Encoder and embeddings are the teacher's own tensors, shared and frozen; the kept
+    layers and the last norm are copies that may learn (Distil-Whisper, section 3).
+
+    Args:
+        layers: which of the decoder's; default: the first and the last.
+
+    Raises:
+        MicrobudgetError: a layer the teacher doesn't have, or none at all.
+    """
+    whole = teacher.model
+    count = len(whole.model.decoder.layers)
+    kept = [0, count - 1] if layers is None else list(layers)
+    if not kept or not all(0 <= i < count for i in kept):
+        raise MicrobudgetError(
+            f"layers={kept}: {teacher.name}'s decoder has the layers 0 to {count - 1}; "
+            "name at least one."
+        )
+    shared = [whole.model.encoder, whole.model.decoder.embed_tokens,
+              whole.model.decoder.embed_positions, whole.proj_out]  # fmt: skip
+    memo = {id(p): p for module in shared for p in module.parameters()}
+    model = copy.deepcopy(whole, memo)
+    decoder = model.model.decoder
+    decoder.layers = nn.ModuleList(decoder.layers[i] for i in kept)
+    for index, layer in enumerate(decoder.layers):  # where transformers' cache looks
+        layer.self_attn.layer_idx = layer.encoder_attn.layer_idx = index
+    model.config.decoder_layers = len(kept)
+    model.generation_config.alignment_heads = None  # of layers that may be gone
+    model.requires_grad_(False)
+    for part in (decoder.layers, decoder.layer_norm):
+        part.requires_grad_(True)
+    return Whisper(f"{teacher.name}, {len(kept)} decoder layers", model,
+                   teacher.processor)  # fmt: skip
+
+
+def save(whisper: Whisper, folder: str | Path) -> Path:
+    """Write a whole model as a transformers folder, weights in float16.
+
+    Nobody ever sees half of it: it is written beside and renamed.
+    """
+    from ..files import atomic_folder
+
+    folder = Path(folder)
+    with atomic_folder(folder) as draft:
+        model = copy.deepcopy(whisper.model).to("cpu", torch.float16)
+        model.save_pretrained(draft)
+        whisper.processor.save_pretrained(draft)
+    return folder
+
+
+def _teacher_name() -> str:
+    if settings.load().profile == "mini":
+        return MINI
+    return "whisper-medium.en" if "cuda" in settings.device() else "whisper-small.en"

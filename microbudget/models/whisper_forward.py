@@ -1,0 +1,149 @@
+"""What Whisper computes, in plain functions on transformers' weights.
+
+transformers' own classes insist on 30-second windows and grow their caches by copying.
+These few lines take any window, keep their caches in place, and give the same numbers
+(a test compares them). Shapes: b clips, f frames, t tokens, d width, h heads.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..errors import DataError
+from .whisper import Whisper
+
+RATE, SAMPLES_A_FRAME = 16_000, 320  # of the encoder: 20 ms a frame
+LONGEST = 30.0  # seconds, Whisper's window
+
+
+def log_mel(whisper: Whisper, clips: list, seconds: float = LONGEST) -> torch.Tensor:
+    """The picture of the sound: (b, mel bands, 100 × seconds), padded with silence.
+
+    Args:
+        clips: arrays of float32 (samples,) at 16 kHz; what exceeds the window is cut.
+        seconds: of the window.
+    """
+    samples = round(seconds * RATE)
+    if not 0 < seconds <= LONGEST or samples % SAMPLES_A_FRAME:
+        raise DataError(
+            f"A window has up to {LONGEST:.0f} s, in whole frames of 20 ms."
+        )
+    extractor = whisper.processor.feature_extractor
+    features = extractor(
+        [clip[:samples] for clip in clips],
+        sampling_rate=RATE,
+        padding="max_length",
+        max_length=samples,
+        return_tensors="pt",
+    )
+    return features.input_features
+
+
+def encode(encoder: nn.Module, mel: torch.Tensor) -> torch.Tensor:
+    """(b, bands, 2f) -> (b, f, d): what the decoder listens to."""
+    x = F.gelu(encoder.conv1(mel))  # (b, d, 2f)
+    x = F.gelu(encoder.conv2(x)).transpose(1, 2)  # (b, f, d)
+    x = x + encoder.embed_positions.weight[: x.shape[1]]
+    for layer in encoder.layers:
+        x = x + _attend(layer.self_attn, layer.self_attn_layer_norm(x))
+        x = x + layer.fc2(F.gelu(layer.fc1(layer.final_layer_norm(x))))
+    return encoder.layer_norm(x)
+
+
+@dataclass
+class Cache:
+    """Keys and values of the tokens so far, (layers, b, h, room, d/h), and of the sound.
+
+    Attributes:
+        length: tokens that are filled in; setting it back forgets the later ones.
+        sound: a pair (keys, values) a layer, (b, h, f, d/h).
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    sound: list[tuple[torch.Tensor, torch.Tensor]]
+    length: int = 0
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with these clips only."""
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+        self.sound = [(k[rows], v[rows]) for k, v in self.sound]
+
+
+def new_cache(decoder: nn.Module, states: torch.Tensor, room: int) -> Cache:
+    """An empty cache for up to ``room`` tokens; the sound's keys are computed here."""
+    heads = decoder.layers[0].self_attn.num_heads
+    shape = (len(decoder.layers), len(states), heads, room, states.shape[2] // heads)
+    sound = [
+        (_heads(a, a.k_proj(states)), _heads(a, a.v_proj(states)))
+        for a in (layer.encoder_attn for layer in decoder.layers)
+    ]
+    sound = [(k.contiguous(), v.contiguous()) for k, v in sound]
+    return Cache(states.new_empty(shape), states.new_empty(shape), sound)
+
+
+def decode(
+    decoder: nn.Module,
+    tokens: torch.Tensor,
+    states: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    cache: Cache | None = None,
+) -> torch.Tensor:
+    """(b, t) tokens -> (b, t, d), one vector for each next token.
+
+    Args:
+        tokens: right-padded; what follows a place never reaches back to it.
+        states: (b, f, d) of the encoder, unless a cache has them.
+        mask: bool (b, f), False where the sound is padding.
+        cache: tokens then continue those before; it is updated.
+    """
+    past = cache.length if cache else 0
+    new = tokens.shape[1]
+    mask = None if mask is None else mask[:, None, None, :]  # (b, 1, 1, f)
+    ahead = None  # which earlier tokens each one sees
+    if cache and new > 1:
+        ahead = torch.ones(new, past + new, dtype=torch.bool, device=tokens.device)
+        ahead = ahead.tril(past)
+    x = decoder.embed_tokens(tokens)
+    x = x + decoder.embed_positions.weight[past : past + new]  # (b, t, d)
+    for i, layer in enumerate(decoder.layers):
+        own, cross = layer.self_attn, layer.encoder_attn
+        y = layer.self_attn_layer_norm(x)
+        k, v = _heads(own, own.k_proj(y)), _heads(own, own.v_proj(y))
+        if cache:
+            cache.keys[i, :, :, past : past + new] = k
+            cache.values[i, :, :, past : past + new] = v
+            k = cache.keys[i, :, :, : past + new]
+            v = cache.values[i, :, :, : past + new]
+        x = x + _attend(own, y, k, v, ahead, causal=cache is None)
+        y = layer.encoder_attn_layer_norm(x)
+        if cache:
+            k, v = cache.sound[i]
+        else:
+            k = _heads(cross, cross.k_proj(states))
+            v = _heads(cross, cross.v_proj(states))
+        x = x + _attend(cross, y, k, v, mask)
+        x = x + layer.fc2(F.gelu(layer.fc1(layer.final_layer_norm(x))))
+    if cache:
+        cache.length = past + new
+    return decoder.layer_norm(x)
+
+
+def project(decoder: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """(…, d) -> (…, vocabulary): logits, with the tied embeddings."""
+    return F.linear(hidden, decoder.embed_tokens.weight)
+
+
+def _heads(attention: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return x.unflatten(2, (attention.num_heads, -1)).transpose(1, 2)  # (b, h, t, d/h)
+
+
+def _attend(attention, x, k=None, v=None, mask=None, causal=False) -> torch.Tensor:
+    if k is None:
+        k, v = _heads(attention, attention.k_proj(x)), attention.v_proj(x)
+        v = _heads(attention, v)
+    q = _heads(attention, attention.q_proj(x))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    return attention.out_proj(out.transpose(1, 2).flatten(2))

@@ -1,0 +1,217 @@
+"""Speech to text with Whisper: batched, sorted by length, the sound encoded once.
+
+Greedy decoding: at every step the likeliest token. Long recordings are cut in their
+quietest moments, so that no word is cut and none is heard twice.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from . import settings
+from .batching import batches
+from .errors import DataError, MicrobudgetError
+from .models import whisper_forward as forward
+from .models.whisper import Whisper
+from .progress import bar
+
+RATE = forward.RATE
+TAIL, STEP = 4.0, 2.0  # seconds of silence after a clip, and of rounding up
+_SEARCH, _FRAME = 10.0, 0.1  # seconds: where a long recording may be cut, how finely
+
+
+def transcribe(
+    whisper: Whisper,
+    recordings: Sequence[np.ndarray],
+    *,
+    batch_size: int = 8,
+    window: str = "standard",
+    precision: str = "auto",
+    max_tokens: int = 224,
+    description: str = "transcribing",
+) -> list[str]:
+    """What is said in each recording, in the order given.
+
+    Args:
+        recordings: float32 (samples,) at 16 kHz, of any length.
+        batch_size: pieces of up to 30 s that are worked on together.
+        window: ``"standard"`` pads every piece to Whisper's 30 s. ``"clip"`` only to
+            the longest piece of its batch and four seconds: several times faster, not
+            what Whisper was trained on (measure it), and it needs that silent tail.
+        precision: ``"auto"`` (bf16 where the device computes it natively), ``"bf16"``,
+            ``"no"`` (float32).
+        max_tokens: the most a piece may get; a model in a loop stops there.
+
+    Raises:
+        DataError: a recording that is empty, not one row of numbers, or not finite.
+    """
+    whisper = in_precision(whisper, precision)
+    pieces = [
+        (number, piece)
+        for number, recording in enumerate(recordings)
+        for piece in split(checked(recording, number))
+    ]
+    # longest first: the batch that needs most memory comes at once
+    order = sorted(range(len(pieces)), key=lambda i: -len(pieces[i][1]))
+    texts = [""] * len(pieces)
+    with bar(None, description, total=len(pieces), unit="piece") as shown:
+        for rows in batches(len(order), batch_size):
+            chosen = order[rows]
+            states = listen(whisper, [pieces[i][1] for i in chosen], window)
+            for i, tokens in zip(
+                chosen, greedy(whisper, states, max_tokens), strict=True
+            ):
+                texts[i] = text_of(whisper, tokens)
+            shown.update(len(chosen))
+    return [
+        " ".join(
+            t for t, (n, _) in zip(texts, pieces, strict=True) if n == number and t
+        )
+        for number in range(len(recordings))
+    ]
+
+
+@torch.inference_mode()
+def listen(whisper: Whisper, clips: Sequence, window: str = "standard") -> torch.Tensor:
+    """The encoder's states of clips of up to 30 s: (clips, frames, d)."""
+    if window not in ("standard", "clip"):
+        raise MicrobudgetError(f"window={window!r}: use 'standard' or 'clip'.")
+    seconds = forward.LONGEST
+    if window == "clip":
+        seconds = window_for(max(map(len, clips)) / RATE)
+    encoder = whisper.model.model.encoder
+    like = encoder.conv1.weight
+    mel = forward.log_mel(whisper, clips, seconds).to(like.device, like.dtype)
+    return forward.encode(encoder, mel)
+
+
+def window_for(seconds: float) -> float:
+    """The window of a clip: a silent tail, or Whisper won't stop; then rounded up."""
+    return min(forward.LONGEST, STEP * math.ceil((seconds + TAIL) / STEP))
+
+
+@torch.inference_mode()
+def greedy(
+    whisper: Whisper, states: torch.Tensor, max_tokens: int = 224
+) -> list[list[int]]:
+    """The likeliest token, again and again, until each clip has ended.
+
+    Args:
+        states: (b, f, d) of the encoder. Clips that have ended leave the batch.
+
+    Returns:
+        Tokens of every clip, without the prompt and the end.
+    """
+    decoder, rules = whisper.model.model.decoder, Rules(whisper)
+    tokens = rules.prompt.expand(len(states), -1)
+    room = min(tokens.shape[1] + max_tokens, len(decoder.embed_positions.weight))
+    cache = forward.new_cache(decoder, states, room)
+    written: list[list[int]] = [[] for _ in states]
+    going = list(range(len(states)))
+    while going and cache.length + tokens.shape[1] < room:
+        hidden = forward.decode(decoder, tokens, cache=cache)[:, -1]  # (b, d)
+        first = cache.length == len(rules.prompt)
+        best = rules.apply(forward.project(decoder, hidden), first).argmax(-1)  # (b,)
+        values = best.tolist()
+        stay = [i for i, token in enumerate(values) if token != rules.end]
+        for i in stay:
+            written[going[i]].append(values[i])
+        tokens = best[:, None]
+        if len(stay) < len(going):
+            rows = torch.tensor(stay, dtype=torch.long, device=states.device)
+            tokens, going = tokens[rows], [going[i] for i in stay]
+            cache.keep(rows)
+    return written
+
+
+class Rules:
+    """Whisper's own rules of decoding, from its generation configuration.
+
+    Attributes:
+        prompt: (2,) start of transcript, no timestamps; with language and task between
+            them for a multilingual model.
+        end: the token that ends a transcript.
+    """
+
+    def __init__(self, whisper: Whisper):
+        config = whisper.model.generation_config
+        device = whisper.model.device
+        start = [config.decoder_start_token_id]
+        if getattr(config, "is_multilingual", False):
+            start += [config.lang_to_id["<|en|>"], config.task_to_id["transcribe"]]
+        start.append(config.no_timestamps_token_id)
+        self.prompt = torch.tensor(start, device=device)
+        self.end = config.eos_token_id
+        self._never = torch.tensor(config.suppress_tokens or [], device=device).long()
+        self._not_first = torch.tensor(
+            config.begin_suppress_tokens or [], device=device
+        ).long()
+
+    def apply(self, logits: torch.Tensor, first: bool) -> torch.Tensor:
+        """(…, vocabulary) with what may not be written at −infinity, in place."""
+        logits[..., self._never] = -torch.inf
+        if first:  # neither a blank nor the end
+            logits[..., self._not_first] = -torch.inf
+        return logits
+
+
+def text_of(whisper: Whisper, tokens: list[int]) -> str:
+    """Tokens to text."""
+    return whisper.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+
+
+def in_precision(whisper: Whisper, precision: str = "auto") -> Whisper:
+    """The same model in the arithmetic asked for; a copy unless it is so already.
+
+    Args:
+        precision: ``"auto"``, ``"bf16"``, or ``"no"`` (as loaded: float32).
+    """
+    if precision not in ("auto", "bf16", "no"):
+        raise MicrobudgetError(f"precision={precision!r}: use 'auto', 'bf16' or 'no'.")
+    fast = settings.fast_bf16(whisper.model.device.type)
+    if precision == "no" or (precision == "auto" and not fast):
+        return whisper
+    if whisper.model.dtype == torch.bfloat16:
+        return whisper
+    model = copy.deepcopy(whisper.model).to(torch.bfloat16)
+    return Whisper(whisper.name, model, whisper.processor, whisper.card)
+
+
+def split(samples: np.ndarray) -> list[np.ndarray]:
+    """Pieces of at most 30 s that make up the recording, sample for sample.
+
+    Cuts are made in the quietest tenth of a second of a window's last ten seconds.
+    """
+    longest, search = round(forward.LONGEST * RATE), round(_SEARCH * RATE)
+    frame = round(_FRAME * RATE)
+    pieces = []
+    while len(samples) > longest:
+        tail = samples[longest - search : longest].astype(np.float64)
+        loudness = (tail.reshape(-1, frame) ** 2).sum(1)
+        # of equally quiet moments the last: fewer pieces
+        quietest = len(loudness) - 1 - int(loudness[::-1].argmin())
+        cut = longest - search + quietest * frame + frame // 2
+        pieces.append(samples[:cut])
+        samples = samples[cut:]
+    return [*pieces, samples]
+
+
+def checked(recording, number: int = 0) -> np.ndarray:
+    """A recording as float32 (samples,), or a clear error; silence may pass."""
+    samples = np.asarray(recording)
+    if samples.ndim != 1 or not len(samples):
+        raise DataError(
+            f"Recording {number} has the shape {samples.shape}; expected one row of "
+            "samples at 16 kHz (audio.prepare makes it)."
+        )
+    if not np.issubdtype(samples.dtype, np.floating):
+        raise DataError(
+            f"Recording {number} holds {samples.dtype}; expected floats from −1 to 1 "
+            "(audio.prepare makes them)."
+        )
+    if not np.isfinite(samples).all():
+        raise DataError(f"Recording {number} holds NaN or infinite samples.")
+    return samples.astype(np.float32, copy=False)

@@ -1,0 +1,69 @@
+"""A small synthetic voice reads the course's sentences, once, into files.
+
+The sentences in ``texts/`` were written for this course. The voice is hibari-tts's own
+(Apache-2.0, a distilled model itself), run on this machine.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ..files import atomic_path
+
+TEXTS = Path(__file__).with_name("texts")
+MANIFEST = "manifest.json"
+RATE = 16_000
+SETS = {"train": ("train_short", "train_long"), "val": ("val",), "test": ("test",)}
+
+
+def texts(name: str) -> list[str]:
+    """The passages of a set, in order: each one sentence or three."""
+    return [
+        line.strip()
+        for file in SETS[name]
+        for line in (TEXTS / f"{file}.txt").read_text(encoding="utf-8").splitlines()
+        if line.strip()
+    ]
+
+
+def read_aloud(
+    folder: str | Path,
+    seed: int = 0,
+    limit: int | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> None:
+    """Write every passage as a 16 kHz FLAC file, and the manifest last.
+
+    Args:
+        seed: of the voice's noise and its pace, passage by passage.
+        limit: passages of each set, for a quick look.
+        progress: called with (passages done, all).
+    """
+    import soundfile
+    import soxr
+    from hibari import Hibari
+
+    folder = Path(folder)
+    jobs = [
+        (name, i, text) for name in SETS for i, text in enumerate(texts(name)[:limit])
+    ]
+    voice = Hibari()
+    entries = []
+    for done, (name, i, text) in enumerate(jobs, start=1):
+        pace = np.random.default_rng([seed, list(SETS).index(name), i]).uniform(
+            0.85, 1.2
+        )
+        spoken = voice(text, seed=seed + i, speed=round(float(pace), 2))
+        samples = soxr.resample(spoken, 24_000, RATE)
+        path = folder / name / f"{i:04d}.flac"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as draft:
+            soundfile.write(draft, samples, RATE, format="FLAC")
+        entries.append({"file": f"{name}/{path.name}", "text": text, "set": name,
+                        "seconds": round(len(samples) / RATE, 3)})  # fmt: skip
+        if progress:
+            progress(done, len(jobs))
+    with atomic_path(folder / MANIFEST) as draft:
+        draft.write_text(json.dumps(entries, indent=0), encoding="utf-8")
