@@ -34,6 +34,8 @@ _LAZY = {
     "transfer": "transfer",
     "transcription": "transcription",
     "distillation": "distillation",
+    "whisper_distillation": "whisper_distillation",
+    "speculation": "speculation",
     "doctor": "doctor",
     "ledger": "ledger",
     "report": "report",

@@ -66,7 +66,7 @@ def plan(
 
 
 def _bucketed(order, lengths, batch_size, seed, epoch) -> list[torch.Tensor]:
-    """Batches of similar length in random order: sorted within pools of a few batches."""
+    """Batches of similar length, in random order: sorted within pools of a few."""
     batches = []
     for pool in order.split(_POOL * batch_size):
         batches += pool[lengths[pool].argsort(stable=True)].split(batch_size)

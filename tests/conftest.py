@@ -11,12 +11,16 @@ os.environ["MICROBUDGET_THREADS"] = "1"  # two on a busy machine are slower than
 for _name in ("MICROBUDGET_PROFILE", "MICROBUDGET_SEED", "MICROBUDGET_LEDGER"):
     os.environ.pop(_name, None)
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
 import microbudget  # noqa: E402, F401 - installs the block
 
 torch.set_num_threads(1)
+# a busy machine is no reason to fail: timings are never asserted
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 ROOT = Path(__file__).resolve().parents[1]
 

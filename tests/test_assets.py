@@ -5,6 +5,7 @@ import hashlib
 import io
 import multiprocessing
 import os
+import subprocess
 import tarfile
 import time
 import zipfile
@@ -266,6 +267,32 @@ def test_the_hub_at_a_pinned_revision(home, server, monkeypatch):
     assert not list((home / "cache" / sources.DOWNLOADS).iterdir())
 
 
+def test_a_hub_file_pinned_by_its_git_id(home, server, monkeypatch):
+    """Small files of the Hub are plain git blobs: git itself names the same digest."""
+    git = subprocess.run(
+        ["git", "hash-object", "--stdin"], input=CONTENT, capture_output=True
+    )
+    spec = hub_spec(CONTENT)
+    spec["hub_files"] = {"model.bin": git.stdout.decode().strip()}
+    assert len(spec["hub_files"]["model.bin"]) == 40
+    server.files[f"/team/model/resolve/{spec['revision']}/model.bin"] = CONTENT
+    server.headers = {"ETag": '"abc"', "X-Repo-Commit": spec["revision"]}
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    use_catalog(monkeypatch, {"hubby": spec})
+    assert (assets.fetch("hubby") / "model.bin").read_bytes() == CONTENT
+    spec["hub_files"] = {"model.bin": "0" * 40}
+    use_catalog(monkeypatch, {"hubby": spec})
+    with pytest.raises(AssetError, match="expected 0000"):
+        assets.fetch("hubby")
+
+
+def test_full_fetches_only_what_this_device_needs(monkeypatch):
+    monkeypatch.setenv("MICROBUDGET_DEVICE", "cpu")
+    needed = assets.needed("full")
+    assert {"whisper-small.en", "distil-small.en", "speech"} <= set(needed)
+    assert not {"whisper-medium.en", "distil-medium.en"} & set(needed)
+
+
 def test_a_hub_file_that_changed_is_refused(home, server, monkeypatch):
     spec = hub_spec(b"what was pinned")
     path = f"/team/model/resolve/{spec['revision']}/model.bin"
@@ -273,7 +300,7 @@ def test_a_hub_file_that_changed_is_refused(home, server, monkeypatch):
     server.headers = {"ETag": '"abc"', "X-Repo-Commit": spec["revision"]}
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     use_catalog(monkeypatch, {"hubby": spec})
-    with pytest.raises(AssetError, match=r"model\.bin has sha256"):
+    with pytest.raises(AssetError, match=r"model\.bin has digest"):
         assets.fetch("hubby")
     assert assets.locate("hubby") is None
 

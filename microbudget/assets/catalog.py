@@ -82,7 +82,11 @@ def names(profile: str | None = None, notebook: str | None = None) -> list[str]:
 def needed(profile: str | None = None) -> list[str]:
     """What the course's notebooks need in a profile (default: the current one)."""
     profile = profile or settings.load().profile
-    return [name for name in names(profile) if _entries()[name]["notebooks"]]
+    wanted = [name for name in names(profile) if _entries()[name]["notebooks"]]
+    if profile == "mini":
+        return wanted
+    device = settings.device().split(":")[0]
+    return [n for n in wanted if get(n, profile).spec.get("device", device) == device]
 
 
 def get(name: str, profile: str | None = None) -> Asset:

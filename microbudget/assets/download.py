@@ -24,6 +24,15 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def git_blob_of(path: Path) -> str:
+    """A file's id in git, 40 hexadecimal digits: sha1 of a header and its content."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def download(urls: list[str], target: Path, sha256: str, size: int, client) -> int:
     """Download one file to ``target``; a part that is already there is gone on with.
 

@@ -20,7 +20,7 @@ from ..errors import AssetError
 from ..files import full_disk_is_clear
 from ..progress import bar
 from .catalog import Asset
-from .download import REMEDY_OFFLINE, download, sha256_of
+from .download import REMEDY_OFFLINE, download, git_blob_of, sha256_of
 
 DOWNLOADS = ".downloads"  # beside the cache's folders; emptied as files are used
 
@@ -116,11 +116,12 @@ def from_hub(asset: Asset, folder: Path, downloads: Path) -> int:
             + REMEDY_OFFLINE.format(cache=downloads.parent)
         )
     for name, digest in spec["hub_files"].items():
-        found = sha256_of(staging / name)
+        of = git_blob_of if len(digest) == 40 else sha256_of
+        found = of(staging / name)
         if not found.startswith(digest):
             shutil.rmtree(staging)
             raise AssetError(
-                f"{where}: {name} has sha256 {found[:16]}…, expected {digest[:16]}…. "
+                f"{where}: {name} has digest {found[:16]}…, expected {digest[:16]}…. "
                 "It was removed; run it again to download it anew."
             )
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""One recording: read, checked, mono, at 16,000 samples a second, as Whisper wants it."""
+"""One recording: read, checked, mono, at 16,000 samples a second, for Whisper."""
 
 import base64
 import io

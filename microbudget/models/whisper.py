@@ -65,7 +65,7 @@ def teacher() -> Whisper:
 
 
 def published_students() -> list[Whisper]:
-    """Those that others have distilled from this profile's teacher: none for tiny.en."""
+    """What others have distilled from this profile's teacher: nothing for tiny.en."""
     name = STUDENTS.get(_teacher_name())
     return [load(name)] if name else []
 

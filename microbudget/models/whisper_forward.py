@@ -54,7 +54,7 @@ def encode(encoder: nn.Module, mel: torch.Tensor) -> torch.Tensor:
 
 @dataclass
 class Cache:
-    """Keys and values of the tokens so far, (layers, b, h, room, d/h), and of the sound.
+    """Keys and values of the tokens so far (layers, b, h, room, d/h) and of the sound.
 
     Attributes:
         length: tokens that are filled in; setting it back forgets the later ones.

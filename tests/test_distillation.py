@@ -1,0 +1,176 @@
+"""What a distillation loss must do, whatever the numbers."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from microbudget import distillation as kd
+from microbudget.errors import TrainingError
+
+SHAPES = st.tuples(st.integers(1, 6), st.integers(2, 40))
+TEMPERATURES = st.floats(0.5, 8)
+
+
+def logits(shape, seed=0, scale=3.0):
+    generator = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(shape, generator=generator)
+
+
+@given(shape=SHAPES, seed=st.integers(0, 99), temperature=TEMPERATURES)
+def test_equal_logits_have_no_divergence(shape, seed, temperature):
+    z = logits(shape, seed).requires_grad_()
+    loss = kd.soft_target_loss(z, z.detach(), temperature)
+    loss.backward()
+    assert abs(loss.item()) < 1e-5
+    assert z.grad.abs().max() < 1e-5
+    shifted = kd.soft_target_loss(z.detach() + 7.0, z.detach(), temperature)
+    assert abs(shifted.item()) < 1e-4  # a constant on all logits changes nothing
+
+
+@given(shape=SHAPES, seed=st.integers(0, 99), temperature=TEMPERATURES)
+def test_parity_with_plain_pytorch(shape, seed, temperature):
+    student, teacher = logits(shape, seed), logits(shape, seed + 1)
+    reference = temperature**2 * F.kl_div(
+        F.log_softmax(student / temperature, -1),
+        F.softmax(teacher / temperature, -1),
+        reduction="batchmean",
+    )
+    torch.testing.assert_close(
+        kd.soft_target_loss(student, teacher, temperature), reference
+    )
+    assert kd.soft_target_loss(student, teacher, temperature) >= -1e-6
+
+
+def test_the_square_of_the_temperature_keeps_gradients_their_size():
+    """Without T² they would shrink 64-fold from T = 4 to T = 32; so they hardly do.
+
+    For high T the gradient tends to (z - v) / V (Hinton et al. 2015, equation 4).
+    """
+    student, teacher = logits((200, 30), 1, 1.0), logits((200, 30), 2, 1.0)
+
+    def gradient(temperature):
+        z = student.clone().requires_grad_()
+        kd.soft_target_loss(z, teacher, temperature).backward()
+        return 200 * z.grad
+
+    ratio = gradient(32).norm() / gradient(4).norm()
+    assert 0.9 < ratio < 1.1
+    centred = (student - student.mean(-1, keepdim=True)) - (
+        teacher - teacher.mean(-1, keepdim=True)
+    )
+    torch.testing.assert_close(gradient(200.0), centred / 30, rtol=0.05, atol=2e-3)
+
+
+@given(shape=SHAPES, seed=st.integers(0, 99))
+def test_no_soft_weight_is_plain_cross_entropy(shape, seed):
+    student, teacher = logits(shape, seed), logits(shape, seed + 1)
+    labels = teacher.argmax(-1)
+    hard = kd.pseudo_label_loss(student, labels)
+    torch.testing.assert_close(hard, F.cross_entropy(student, labels))
+    soft = kd.soft_target_loss(student, teacher)
+    for name, (alpha_kl, alpha_pl) in kd.WEIGHTS.items():
+        expected = alpha_kl * soft + alpha_pl * hard
+        torch.testing.assert_close(kd.combined_loss(soft, hard, name), expected)
+    torch.testing.assert_close(kd.combined_loss(0 * soft, hard, "paper"), hard)
+
+
+def test_paper_and_code_weigh_the_other_way_round():
+    assert kd.WEIGHTS["paper"] == kd.WEIGHTS["code"][::-1] == (0.8, 1.0)
+
+
+@given(seed=st.integers(0, 99), keep=st.lists(st.booleans(), min_size=6, max_size=6))
+def test_masked_places_contribute_nothing(seed, keep):
+    mask = torch.tensor(keep).view(2, 3)
+    student, teacher = logits((2, 3, 9), seed), logits((2, 3, 9), seed + 1)
+    labels = torch.where(mask, teacher.argmax(-1), kd.IGNORE)
+    if not mask.any():
+        for loss in (
+            lambda: kd.soft_target_loss(student, teacher, mask=mask),
+            lambda: kd.hidden_state_loss(student, teacher, mask),
+            lambda: kd.pseudo_label_loss(student, labels),
+        ):
+            with pytest.raises(TrainingError, match="nothing to learn"):
+                loss()
+        return
+    spoilt = student.clone()
+    spoilt[~mask] = torch.tensor([1e4, torch.nan, torch.inf] * 3)
+    spoilt.requires_grad_()
+    soft = kd.soft_target_loss(spoilt, teacher, mask=mask)
+    torch.testing.assert_close(soft, kd.soft_target_loss(student[mask], teacher[mask]))
+    hidden = kd.hidden_state_loss(spoilt, teacher, mask)
+    torch.testing.assert_close(hidden, F.mse_loss(student[mask], teacher[mask]))
+    clean = student.clone().requires_grad_()
+    kd.soft_target_loss(clean, teacher, mask=mask).backward()
+    assert (clean.grad[~mask] == 0).all()
+    hard = kd.pseudo_label_loss(clean, labels)
+    expected = F.cross_entropy(student[mask], teacher[mask].argmax(-1))
+    torch.testing.assert_close(hard, expected)
+
+
+@settings(deadline=None)
+@given(shape=SHAPES, seed=st.integers(0, 99), temperature=TEMPERATURES, data=st.data())
+def test_top_k_is_a_lower_bound_and_exact_with_all(shape, seed, temperature, data):
+    student, teacher = logits(shape, seed), logits(shape, seed + 1)
+    full = kd.soft_target_loss(student, teacher, temperature)
+    k = data.draw(st.integers(1, shape[1]))
+    kept = kd.top_k(teacher, k, temperature)
+    some = kd.soft_target_loss_top_k(student, kept, temperature)
+    assert some <= full + 2e-3 * temperature**2
+    whole = kd.top_k(teacher, shape[1], temperature)
+    every = kd.soft_target_loss_top_k(student, whole, temperature)
+    torch.testing.assert_close(every, full, rtol=1e-2, atol=1e-3 * temperature**2)
+    assert kept.probabilities.sum(-1).max() <= 1 + 1e-5
+    expected = F.softmax(teacher / temperature, -1).topk(k).values
+    torch.testing.assert_close(kept.probabilities, expected)
+
+
+@pytest.mark.parametrize("weighting", ["paper", "code"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [3, 64])
+def test_the_fused_loss_is_the_plain_one(weighting, dtype, rows):
+    """Loss and gradient, also when the tokens don't fill the last chunk."""
+    n, width, vocabulary = 10, 16, 500
+    hidden = torch.randn(n, width, generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(vocabulary, width, generator=torch.Generator().manual_seed(1))
+    teacher = logits((n, vocabulary), 5, 2.0)
+    labels, kept = teacher.argmax(-1), kd.top_k(teacher, 20)
+    plain = hidden.clone().requires_grad_()
+    scores = plain @ weight.T
+    soft = kd.soft_target_loss_top_k(scores, kept)
+    hard = kd.pseudo_label_loss(scores, labels)
+    expected = kd.combined_loss(soft, hard, weighting)
+    (3 * expected).backward()
+    fused = hidden.clone().requires_grad_()
+    loss, parts = kd.fused_loss(
+        fused, weight.to(dtype), labels, kept, weighting, rows=rows
+    )
+    (3 * loss).backward()
+    tolerance = 1e-4 if dtype == torch.float32 else 3e-2
+    torch.testing.assert_close(loss, expected, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(parts[0], soft, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(parts[1], hard, rtol=tolerance, atol=tolerance)
+    cosine = F.cosine_similarity(fused.grad.flatten(), plain.grad.flatten(), dim=0)
+    assert cosine > 1 - tolerance / 10
+    assert abs(fused.grad.norm() / plain.grad.norm() - 1) < tolerance
+
+
+def test_bad_input_is_a_clear_error():
+    z = logits((4, 9))
+    with pytest.raises(TrainingError, match="one shape"):
+        kd.soft_target_loss(z, z[:, :5])
+    with pytest.raises(TrainingError, match="temperature"):
+        kd.soft_target_loss(z, z, 0)
+    with pytest.raises(TrainingError, match="temperature"):
+        kd.soft_target_loss(z, z, math.nan)
+    with pytest.raises(TrainingError, match="mask"):
+        kd.soft_target_loss(z, z, mask=torch.ones(3, dtype=torch.bool))
+    with pytest.raises(TrainingError, match="label for every row"):
+        kd.pseudo_label_loss(z, torch.zeros(3, dtype=torch.long))
+    with pytest.raises(TrainingError, match="k=10"):
+        kd.top_k(z, 10)
+    with pytest.raises(TrainingError, match="weighting"):
+        kd.combined_loss(z.sum(), z.sum(), "both")

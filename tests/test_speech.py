@@ -1,0 +1,229 @@
+"""Reading speech: any file, any rate, clear words about bad ones; and its sets."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from microbudget import assets, voice
+from microbudget.data import audio, speech
+from microbudget.errors import DataError
+
+
+def tone(seconds=1.0, rate=16_000, pitch=440.0):
+    return 0.3 * np.sin(2 * np.pi * pitch * np.arange(int(seconds * rate)) / rate)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_any_format_rate_and_channels(suffix, rate, channels, tmp_path):
+    path = tmp_path / f"tone.{suffix}"
+    if suffix == "mp3" and rate == 8_000:
+        rate = 48_000
+    both = np.stack([tone(1.0, rate)] * channels, axis=1)
+    soundfile.write(path, both, rate)
+    samples = audio.read(path)
+    assert samples.dtype == np.float32
+    assert samples.ndim == 1
+    assert abs(len(samples) / audio.RATE - 1.0) < 0.15  # mp3 pads
+    spectrum = np.abs(np.fft.rfft(samples[:16_000]))
+    assert abs(np.argmax(spectrum) * 16_000 / len(samples[:16_000]) - 440) < 3
+
+
+def test_channels_are_averaged_and_integers_scaled():
+    left, right = np.full(16_000, 0.5), np.full(16_000, -0.1)
+    mono = audio.prepare(np.stack([left, right], 1), 16_000)
+    np.testing.assert_allclose(mono, 0.2, atol=1e-6)
+    loud = audio.prepare(np.full(16_000, -32768, np.int16), 16_000)
+    np.testing.assert_allclose(loud, -1.0)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    rate=st.integers(8_000, 48_000),
+    seconds=st.floats(0.2, 2),
+    channels=st.integers(1, 2),
+)
+def test_a_length_in_seconds_survives_any_rate(rate, seconds, channels):
+    samples = np.stack([tone(seconds, rate)] * channels, 1)
+    out = audio.prepare(samples, rate)
+    assert abs(len(out) / audio.RATE - len(samples) / rate) < 0.001
+
+
+@pytest.mark.parametrize(
+    ("samples", "says"),
+    [
+        (np.zeros(0), "is empty"),
+        (np.zeros((0, 2)), "is empty"),
+        (np.zeros(16_000), "is silent"),
+        (np.full(16_000, 5e-5), "is silent"),
+        (np.array([0.1, np.nan] * 8000), "8,000 samples that are not numbers"),
+        (np.array([0.1, np.inf] * 8000), "not numbers"),
+        (tone(0.05), "lasts 0.050 s"),
+        (np.zeros((2, 3, 4)), "shape"),
+        (np.zeros((2, 16_000)), "Transpose"),
+    ],
+)
+def test_bad_samples_are_clear_errors(samples, says):
+    with pytest.raises(DataError, match=says):
+        audio.prepare(samples, 16_000, "x.wav")
+
+
+def test_unreadable_files_are_clear_errors(tmp_path):
+    with pytest.raises(DataError, match="There is no recording"):
+        audio.read(tmp_path / "absent.wav")
+    (tmp_path / "text.wav").write_text("this is not sound")
+    with pytest.raises(DataError, match="can't be read as sound"):
+        audio.read(tmp_path / "text.wav")
+    soundfile.write(tmp_path / "cut.flac", tone(), 16_000)
+    whole = (tmp_path / "cut.flac").read_bytes()
+    (tmp_path / "cut.flac").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError):
+        audio.read(tmp_path / "cut.flac")
+    soundfile.write(tmp_path / "empty.wav", np.zeros((0, 1)), 16_000)
+    with pytest.raises(DataError, match="empty"):
+        audio.read(tmp_path / "empty.wav")
+
+
+@given(snr=st.floats(-10, 40), seed=st.integers(0, 9))
+def test_noise_has_the_ratio_asked_for(snr, seed):
+    clean = tone(2.0).astype("f4")
+    noise = audio.with_noise(clean, snr, seed).astype("f8") - clean
+    measured = 10 * np.log10(np.mean(clean.astype("f8") ** 2) / np.mean(noise**2))
+    assert abs(measured - snr) < 0.2
+
+
+def test_no_noise_at_infinity():
+    clean = tone().astype("f4")
+    assert np.array_equal(audio.with_noise(clean, np.inf), clean)
+
+
+def test_a_player_is_small_and_holds_the_sound():
+    html = audio.player(tone(10.0).astype("f4"))
+    assert html.startswith("<audio controls")
+    assert len(html) < 30_000
+
+
+# -- sets ---------------------------------------------------------------------------
+
+
+def librispeech(folder, sets=("dev-clean", "test-clean"), clips=3):
+    for name in sets:
+        place = folder / "LibriSpeech" / name / "84" / "121"
+        place.mkdir(parents=True)
+        lines = []
+        for i in range(clips):
+            soundfile.write(place / f"84-121-{i:04d}.flac", tone(0.5 + i), 16_000)
+            lines.append(f"84-121-{i:04d} SOME WORDS {i}")
+        (place / "84-121.trans.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_librispeechs_folders(home, tmp_path):
+    sets = speech.read_folder(librispeech(tmp_path))
+    assert {name: len(clips) for name, clips in sets.items()} == {
+        "train": 0, "val": 3, "test": 3,
+    }  # fmt: skip
+    clip = sets["test"][2]
+    assert clip.text == "SOME WORDS 2"
+    assert clip.seconds == pytest.approx(2.5)
+    assert len(clip.samples()) == 40_000
+
+
+def test_without_train_sets_dev_is_learned_from(tmp_path):
+    folder = librispeech(tmp_path, clips=130)
+    found = speech.load(folder)
+    assert (len(found.train), len(found.val), len(found.test)) == (66, 64, 130)
+    assert not found.generated
+    assert not found.learns_from_generated
+    assert "real recordings" in found.describe()
+
+
+def test_a_folder_to_test_on_borrows_the_voice_to_learn_from(tmp_path):
+    found = speech.load(librispeech(tmp_path, sets=("test-clean",)))
+    assert list(found.tests) == ["real", "generated"]
+    assert found.learns_from_generated
+    assert len(found.train) > 400
+    assert "READ BY A MACHINE" in found.describe()
+
+
+def test_the_course_has_speech_of_its_own(monkeypatch):
+    monkeypatch.delenv("MICROBUDGET_DATA", raising=False)
+    found = speech.load()
+    assert found.generated
+    assert (len(found.train), len(found.val), len(found.test)) == (460, 48, 64)
+    assert not {c.text for c in found.train} & {c.text for c in found.test}
+    assert "generated, not recorded" in found.card
+    assert 0.5 < len(found.train[0].samples()) / 16_000 < 20
+
+
+def test_clips_are_spread_evenly():
+    assert speech.spread(tuple(range(10)), 5) == (0, 2, 4, 6, 8)
+    assert speech.spread(tuple(range(3)), 5) == (0, 1, 2)
+
+
+def test_bad_folders_are_clear_errors(tmp_path):
+    with pytest.raises(DataError, match="There is no folder"):
+        speech.load(tmp_path / "absent")
+    with pytest.raises(DataError, match="holds no speech"):
+        speech.load(tmp_path)
+    manifest = tmp_path / "manifest.json"
+    for text, says in [
+        ("{", "no manifest"),
+        ('[{"file": "a.wav"}]', "no manifest"),
+        ('[{"file": "a.wav", "text": "hm"}]', "is missing, but there is a transcript"),
+        ("3", "no manifest"),
+    ]:
+        manifest.write_text(text)
+        with pytest.raises(DataError, match=says):
+            speech.load(tmp_path)
+    soundfile.write(tmp_path / "a.wav", tone(), 16_000)
+    manifest.write_text('[{"file": "a.wav", "text": " "}]')
+    with pytest.raises(DataError, match="empty transcript"):
+        speech.load(tmp_path)
+    manifest.write_text('[{"file": "a.wav", "text": "hm", "set": "train"}]')
+    with pytest.raises(DataError, match="nothing to test on"):
+        speech.load(tmp_path)
+
+
+# -- the voice ----------------------------------------------------------------------
+
+
+def test_the_texts_are_speakable_and_each_is_there_once():
+    every = [text for name in voice.SETS for text in voice.texts(name)]
+    assert len(every) == len(set(every)) == 572
+    for text in every:
+        assert text[-1] in ".?"
+        assert not set(text) - set(
+            "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ,.;?'"
+        ), text
+    long = [text for text in every if len(text.split()) >= 30]
+    assert len(long) > 150  # three sentences: training on short ones alone makes loops
+
+
+def test_the_voice_reads_the_same_again(tmp_path):
+    done = []
+    for name in ("a", "b"):
+        voice.read_aloud(tmp_path / name, limit=2, progress=lambda *x: done.append(x))
+    assert done[5] == (6, 6)
+    first, second = (
+        {
+            p.relative_to(tmp_path / n): p.read_bytes()
+            for p in (tmp_path / n).rglob("*.*")
+        }
+        for n in ("a", "b")
+    )
+    assert first == second
+    entries = json.loads((tmp_path / "a" / "manifest.json").read_text())
+    assert len(entries) == 6
+    assert entries[0]["text"] == voice.texts("train")[0]
+
+
+def test_cards_say_what_is_generated():
+    card = assets.get("spoken-sentences", "mini").card()
+    assert "generated, not recorded" in card
+    assert "CC BY 4.0" in assets.get("speech", "full").card()

@@ -1,0 +1,221 @@
+"""Speech to text: the same words whatever the batch, nothing lost at a seam."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from whispers import END, tiny
+
+from microbudget import speculation, transcription
+from microbudget.data import audio, speech
+from microbudget.errors import DataError, MicrobudgetError
+from microbudget.evaluation.speech import word_errors
+from microbudget.models import whisper
+from microbudget.models import whisper_forward as forward
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return whisper.load("whisper-tiny.en")
+
+
+@pytest.fixture(scope="module")
+def clips():
+    """Six of the course's own test clips, short and long."""
+    import os
+
+    assert "MICROBUDGET_DATA" not in os.environ
+    return speech.spread(speech.load().test, 6)
+
+
+@pytest.fixture(scope="module")
+def heard(teacher, clips):
+    sound = [clip.samples() for clip in clips]
+    return transcription.transcribe(teacher, sound, precision="no")
+
+
+def test_greedy_is_transformers_own(teacher, clips, heard):
+    processor = teacher.processor
+    for clip, ours in list(zip(clips, heard, strict=True))[:3]:
+        features = processor(
+            clip.samples(), sampling_rate=16_000, return_tensors="pt",
+            return_attention_mask=True,
+        )  # fmt: skip
+        theirs = teacher.model.generate(
+            features.input_features, attention_mask=features.attention_mask
+        )
+        assert (
+            processor.batch_decode(theirs, skip_special_tokens=True)[0].strip() == ours
+        )
+
+
+def test_it_hears_what_was_said(clips, heard):
+    assert word_errors([clip.text for clip in clips], heard).wer < 0.15
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_the_batch_changes_no_word(teacher, clips, heard, batch_size):
+    sound = [clip.samples() for clip in clips]
+    again = transcription.transcribe(
+        teacher, sound, batch_size=batch_size, precision="no"
+    )
+    assert again == heard
+
+
+def test_windows_and_half_precision_stay_close(teacher, clips, heard):
+    sound = [clip.samples() for clip in clips]
+    short = transcription.transcribe(teacher, sound, window="clip", precision="bf16")
+    assert word_errors(heard, short).wer < 0.05
+    assert teacher.model.dtype == torch.float32  # a copy was lowered
+    assert transcription.window_for(3.0) == 8.0
+    assert transcription.window_for(29.0) == 30.0
+
+
+def test_a_run_gives_the_same_transcripts_again(teacher, clips, heard):
+    sound = [clip.samples() for clip in clips][:2]
+    both = [transcription.transcribe(teacher, sound, window="clip") for _ in range(2)]
+    assert both[0] == both[1]
+
+
+def test_a_long_recording_loses_nothing_at_the_seams(teacher):
+    """Clips joined to some 75 s are written as they are one by one."""
+    chosen, samples = [], []
+    for clip in speech.load().test[44:]:
+        chosen.append(clip)
+        samples += [clip.samples(), np.zeros(8_000, np.float32)]
+        if sum(map(len, samples)) > 75 * 16_000:
+            break
+    long = np.concatenate(samples)
+    assert len(long) > 70 * 16_000
+    (text,) = transcription.transcribe(teacher, [long], window="clip")
+    found = word_errors([" ".join(clip.text for clip in chosen)], [text])
+    alone = transcription.transcribe(
+        teacher, [clip.samples() for clip in chosen], window="clip"
+    )
+    reference = word_errors([clip.text for clip in chosen], alone)
+    assert found.deletions <= reference.deletions + 2
+    assert found.wer < reference.wer + 0.03
+
+
+@given(seconds=st.floats(0.1, 100), seed=st.integers(0, 5))
+def test_pieces_make_up_the_recording(seconds, seed):
+    n = int(seconds * 16_000)
+    samples = np.random.default_rng(seed).standard_normal(n).astype("f4")
+    pieces = transcription.split(samples)
+    assert np.array_equal(np.concatenate(pieces), samples)
+    assert all(len(piece) <= 30 * 16_000 for piece in pieces)
+    assert all(len(piece) >= 20 * 16_000 for piece in pieces[:-1])
+
+
+def test_a_cut_falls_into_the_pause():
+    loud = np.random.default_rng(0).standard_normal(45 * 16_000).astype("f4")
+    loud[int(23.4 * 16_000) : int(23.8 * 16_000)] *= 1e-3
+    first, _ = transcription.split(loud)
+    assert 23.4 < len(first) / 16_000 < 23.8
+
+
+@pytest.mark.parametrize(
+    ("recording", "says"),
+    [
+        (np.zeros(0, "f4"), "one row of"),
+        (np.zeros((2, 9), "f4"), "one row of"),
+        (np.array([0.0, np.nan], "f4"), "NaN"),
+        (np.zeros(9, "i2"), "int16"),
+    ],
+)
+def test_bad_recordings_are_clear_errors(teacher, recording, says):
+    with pytest.raises(DataError, match=says):
+        transcription.transcribe(teacher, [recording])
+
+
+def test_bad_options_are_clear_errors(teacher):
+    with pytest.raises(MicrobudgetError, match="window"):
+        transcription.transcribe(teacher, [np.zeros(9, "f4")], window="short")
+    with pytest.raises(MicrobudgetError, match="precision"):
+        transcription.transcribe(teacher, [np.zeros(9, "f4")], precision="int8")
+
+
+def test_nothing_to_transcribe():
+    assert transcription.transcribe(tiny(), []) == []
+
+
+def test_a_model_in_a_loop_stops():
+    """A random model never ends a transcript by itself."""
+    random = tiny(seconds=30)
+    states = torch.randn(3, 40, 64)
+    tokens = transcription.greedy(random, states, max_tokens=9)
+    assert [len(row) for row in tokens] == [9, 9, 9]
+    assert not {1, 2, END} & {token for row in tokens for token in row}
+
+
+def test_clips_that_end_leave_the_batch():
+    """Each clip's words are what it gets alone, though their lengths differ."""
+    random = tiny(seed=1)
+    decoder = random.model.model.decoder
+    states = 3 * torch.randn(12, 30, 64, generator=torch.Generator().manual_seed(0))
+    alone = [transcription.greedy(random, s[None], 30)[0] for s in states]
+    every = [token for row in alone for token in row]
+    commonest = max(set(every), key=every.count)
+    ending = copy.copy(random.model.generation_config)
+    ending.eos_token_id = commonest  # now most end somewhere
+    random.model.generation_config = ending
+    alone = [transcription.greedy(random, s[None], 30)[0] for s in states]
+    together = transcription.greedy(random, states, 30)
+    assert together == alone
+    assert len({len(row) for row in alone}) > 1
+    assert decoder.layers[0].self_attn.num_heads == 2
+
+
+# -- speculative decoding -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("draft", [1, 3, 8])
+@pytest.mark.parametrize("kept", [[0, 2], [1], [0, 1, 2]])
+def test_a_draft_changes_no_word(draft, kept):
+    random = tiny(seed=2)
+    student = whisper.student(random, kept)
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+        states = torch.randn(1, 30, 64, generator=generator)
+        expected = transcription.greedy(random, states, 23)[0]
+        found = speculation.speculate(random, student, states, draft, 23)
+        assert found.tokens == expected
+        assert found.accepted <= found.drafted
+        assert found.passes + found.accepted >= len(expected)
+        if kept == [0, 1, 2]:  # the teacher itself: every draft is right
+            assert found.accepted == found.drafted
+            assert found.passes == -(-23 // (draft + 1))
+
+
+def test_a_draft_on_real_speech(teacher, clips, heard):
+    student = whisper.student(teacher, [0, 1, 3])
+    states = transcription.listen(teacher, [clips[1].samples()])
+    found = speculation.speculate(teacher, student, states)
+    assert transcription.text_of(teacher, found.tokens) == heard[1]
+
+
+def test_a_draft_needs_the_same_encoder():
+    a, b = tiny(seed=1), tiny(seed=2)
+    with pytest.raises(MicrobudgetError, match="another encoder"):
+        speculation.speculate(a, whisper.student(b), torch.randn(1, 30, 64))
+    with pytest.raises(MicrobudgetError, match="one clip"):
+        speculation.speculate(a, whisper.student(a), torch.randn(2, 30, 64))
+
+
+def test_the_sound_may_be_silence(teacher):
+    """transcribe takes what read refuses: the notebook asks what is heard in it."""
+    silence = np.zeros(5 * 16_000, np.float32)
+    with pytest.raises(DataError, match="silent"):
+        audio.prepare(silence, 16_000)
+    (text,) = transcription.transcribe(teacher, [silence])
+    assert isinstance(text, str)
+
+
+def test_the_mel_is_the_standard_one_for_a_standard_window(teacher, clips):
+    samples = clips[0].samples()
+    theirs = teacher.processor(samples, sampling_rate=16_000, return_tensors="pt")
+    ours = forward.log_mel(teacher, [samples])
+    assert torch.equal(ours, theirs.input_features)

@@ -1,0 +1,284 @@
+"""Whisper: its conversion, its forward pass against transformers', its students."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from whispers import binary, tiny, variables, write_folder
+
+from microbudget import assets
+from microbudget.assets.ctranslate2 import read, whisper_from_ctranslate2
+from microbudget.errors import AssetError, DataError, MicrobudgetError
+from microbudget.models import whisper
+from microbudget.models import whisper_forward as forward
+
+
+@pytest.fixture(scope="module")
+def random():
+    return tiny()
+
+
+@pytest.fixture(scope="module")
+def real():
+    return whisper.load("whisper-tiny.en")
+
+
+def convert(content, tmp_path):
+    ready = tmp_path / "ready"
+    ready.mkdir()
+    whisper_from_ctranslate2(write_folder(tmp_path / "raw", content), ready)
+    return ready
+
+
+# -- CTranslate2 -> transformers ----------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_a_conversion_gives_the_very_bits_back(random, dtype, tmp_path):
+    random = tiny(width=32, seconds=30, positions=448)  # transformers' default sizes
+    ready = convert(binary(variables(random, dtype)), tmp_path)
+    tensors = load_file(ready / "model.safetensors")
+    for name, expected in random.model.state_dict().items():
+        if name != "proj_out.weight":
+            given = tensors[name].numpy()
+            assert given.tobytes() == expected.numpy().astype(dtype).tobytes(), name
+    again = whisper.load_folder(ready)
+    assert again.layers == random.layers
+    assert again.model.generation_config.begin_suppress_tokens == [220, 50256]
+    assert again.model.proj_out.weight is again.model.model.decoder.embed_tokens.weight
+
+
+def test_the_real_weights_are_what_the_wheel_holds(real):
+    """Digest of the converted file, and a transcript's worth of facts about it."""
+    asset = assets.get("whisper-tiny.en", "mini")
+    assert assets.verify("whisper-tiny.en", "mini") == []
+    assert len(asset.spec["files"]["model.safetensors"]) == 64
+    assert real.layers == (4, 4)
+    assert sum(real.parameters()) == 37_760_256
+    tokenizer = real.processor.tokenizer
+    # a timestamp token is no text, and it is not 2.12 s late
+    assert tokenizer.decode([50363], decode_with_timestamps=True) == "<|0.00|>"
+    assert tokenizer.decode([50363 + 50], decode_with_timestamps=True) == "<|1.00|>"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"version": 5}, "version 6"),
+        ({"spec": "TransformerSpec"}, "TransformerSpec"),
+        ({"revision": 4}, "revision 3"),
+    ],
+)
+def test_another_format_is_refused(random, change, says, tmp_path):
+    with pytest.raises(AssetError, match=says):
+        convert(binary(variables(random), **change), tmp_path)
+
+
+@settings(deadline=None, max_examples=60)
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_a_file_cut_anywhere_is_refused(share, tmp_path_factory):
+    content = binary({"a/weight": np.arange(12, dtype=np.float16).reshape(3, 4),
+                      "decoder/embeddings/weight": np.zeros((2, 2), np.int8)})  # fmt: skip
+    path = tmp_path_factory.mktemp("cut") / "model.bin"
+    path.write_bytes(content)
+    assert set(read(path)) >= {"a/weight", "decoder/projection/weight"}
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(AssetError):
+        read(path)
+
+
+def test_damaged_foreign_and_quantized_files_are_refused(random, tmp_path):
+    whole = variables(random)
+    cases = {
+        "not finite": {"encoder/conv1/bias": np.full(64, np.nan, np.float16)},
+        "bias for keys": {
+            "decoder/layer_0/attention/linear_1/bias": np.ones(128, np.float16)
+        },
+        "quantized": {"decoder/layer_0/ffn/linear_0/weight": np.ones((96, 64), "i1")},
+        "of another shape": {
+            "decoder/layer_0/ffn/linear_1/bias": np.ones(7, np.float16)
+        },
+    }
+    for number, (says, change) in enumerate(cases.items()):
+        with pytest.raises(AssetError, match=says):
+            convert(binary(whole | change), _sub(tmp_path, number))
+    missing = {k: v for k, v in whole.items() if k != "encoder/layer_norm/beta"}
+    with pytest.raises(AssetError, match="not a Whisper"):
+        convert(binary(missing), _sub(tmp_path, "missing"))
+    with pytest.raises(AssetError, match="bytes too many"):
+        convert(binary(whole) + b"more", _sub(tmp_path, "more"))
+    with pytest.raises(AssetError, match="damaged or cut"):
+        convert(b"\x06\0\0\0" + b"GGUF" * 9, _sub(tmp_path, "foreign"))
+    with pytest.raises(AssetError, match=r"holds no model\.bin"):
+        whisper_from_ctranslate2(_sub(tmp_path, "empty"), tmp_path)
+
+
+def _sub(folder, name):
+    path = folder / str(name)
+    path.mkdir()
+    return path
+
+
+# -- loading ------------------------------------------------------------------------
+
+
+def test_a_damaged_folder_is_a_clear_error(tmp_path):
+    with pytest.raises(AssetError, match=r"no config\.json"):
+        whisper.load_folder(tmp_path)
+    source = assets.fetch("whisper-tiny.en")
+    for file in source.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(AssetError, match="can't be loaded"):
+        whisper.load_folder(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
+    with pytest.raises(AssetError, match="not a Whisper"):
+        whisper.load_folder(tmp_path)
+
+
+def test_nan_weights_are_refused(random, tmp_path):
+    broken = tiny(seed=3)
+    with torch.no_grad():
+        broken.model.model.decoder.layer_norm.bias[3] = torch.nan
+    whisper.save(broken, tmp_path / "broken")
+    with pytest.raises(AssetError, match="not finite"):
+        whisper.load_folder(tmp_path / "broken")
+
+
+def test_what_is_saved_is_loaded(random, tmp_path):
+    path = whisper.save(random, tmp_path / "saved")
+    again = whisper.load_folder(path)
+    for (name, a), (_, b) in zip(
+        random.model.state_dict().items(), again.model.state_dict().items(), strict=True
+    ):
+        torch.testing.assert_close(a.half().float(), b, rtol=0, atol=0, msg=name)
+    whisper.save(again, path)  # over what is there
+    assert [p.name for p in tmp_path.iterdir()] == ["saved"]
+
+
+def test_teachers_and_their_true_students(monkeypatch):
+    assert whisper.STUDENTS == {
+        "whisper-medium.en": "distil-medium.en",
+        "whisper-small.en": "distil-small.en",
+    }
+    for teacher, student in whisper.STUDENTS.items():
+        for name in (teacher, student):
+            assert assets.get(name, "full").spec["source"] == "hub"
+            assert not assets.get(name, "mini").spec
+    monkeypatch.setenv("MICROBUDGET_PROFILE", "mini")
+    assert whisper._teacher_name() == "whisper-tiny.en"
+    assert whisper.published_students() == []
+    monkeypatch.setenv("MICROBUDGET_PROFILE", "full")
+    monkeypatch.setenv("MICROBUDGET_DEVICE", "cpu")
+    assert whisper._teacher_name() == "whisper-small.en"
+
+
+# -- the forward pass ---------------------------------------------------------------
+
+
+def sound(seconds=1.5, seed=0):
+    return (
+        np.random.default_rng(seed).normal(0, 0.1, int(16_000 * seconds)).astype("f4")
+    )
+
+
+def test_encoder_and_decoder_equal_transformers(random):
+    model = random.model
+    mel = forward.log_mel(random, [sound(), sound(seed=1)], seconds=2.0)
+    tokens = torch.randint(0, 50000, (2, 7))
+    with torch.inference_mode():
+        states = forward.encode(model.model.encoder, mel)
+        theirs = model.model.encoder(mel).last_hidden_state
+        torch.testing.assert_close(states, theirs, rtol=1e-4, atol=1e-4)
+        hidden = forward.decode(model.model.decoder, tokens, states)
+        logits = forward.project(model.model.decoder, hidden)
+        their_logits = model(input_features=mel, decoder_input_ids=tokens).logits
+        torch.testing.assert_close(logits, their_logits, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("cut", [1, 3, 6])
+def test_a_cache_changes_nothing(random, cut):
+    """Token by token, in two parts, and after taking tokens back."""
+    decoder = random.model.model.decoder
+    states = torch.randn(2, 40, 64)
+    tokens = torch.randint(0, 50000, (2, 7))
+    with torch.inference_mode():
+        whole = forward.decode(decoder, tokens, states)
+        cache = forward.new_cache(decoder, states, room=9)
+        first = forward.decode(decoder, tokens[:, :cut], cache=cache)
+        forward.decode(decoder, tokens[:, :2] + 5, cache=cache)  # wrong ones
+        cache.length = cut  # are forgotten
+        second = forward.decode(decoder, tokens[:, cut:], cache=cache)
+    together = torch.cat([first, second], 1)
+    torch.testing.assert_close(together, whole, rtol=1e-4, atol=1e-4)
+
+
+def test_masked_sound_is_not_heard(random):
+    decoder = random.model.model.decoder
+    states = torch.randn(2, 40, 64)
+    mask = torch.ones(2, 40, dtype=torch.bool)
+    mask[1, 25:] = False
+    tokens = torch.randint(0, 50000, (2, 5))
+    with torch.inference_mode():
+        a = forward.decode(decoder, tokens, states, mask)
+        states[1, 25:] = 99.0
+        b = forward.decode(decoder, tokens, states, mask)
+        short = forward.decode(decoder, tokens[1:], states[1:, :25])
+    torch.testing.assert_close(a, b)
+    torch.testing.assert_close(a[1:], short, rtol=1e-4, atol=1e-4)
+
+
+def test_a_window_must_fit(random):
+    for seconds in (0, 31, 1.001):
+        with pytest.raises(DataError, match="window"):
+            forward.log_mel(random, [sound()], seconds)
+
+
+# -- students -----------------------------------------------------------------------
+
+
+def test_a_student_shares_the_encoder_and_keeps_first_and_last(random):
+    student = whisper.student(random)
+    assert student.layers == (2, 2)
+    theirs, ours = random.model.model, student.model.model
+    for a, b in zip(
+        theirs.encoder.parameters(), ours.encoder.parameters(), strict=True
+    ):
+        assert a is b
+    assert ours.decoder.embed_tokens.weight is theirs.decoder.embed_tokens.weight
+    for kept, layer in zip((0, 2), ours.decoder.layers, strict=True):
+        for a, b in zip(
+            theirs.decoder.layers[kept].parameters(), layer.parameters(), strict=True
+        ):
+            assert torch.equal(a, b)
+            assert a is not b
+    trainable = {n for n, p in student.model.named_parameters() if p.requires_grad}
+    assert trainable
+    assert all(".decoder.layer" in name for name in trainable)
+    assert not any(p.requires_grad for p in random.model.parameters())
+    assert len(random.model.model.decoder.layers) == 3
+
+
+def test_a_student_runs_in_transformers_too(random):
+    student = whisper.student(random, layers=[2])
+    mel = forward.log_mel(random, [sound()], seconds=2.0)
+    tokens = torch.tensor([[50257, 50362, 11, 12]])
+    with torch.inference_mode():
+        theirs = student.model(input_features=mel, decoder_input_ids=tokens).logits
+        states = forward.encode(student.model.model.encoder, mel)
+        hidden = forward.decode(student.model.model.decoder, tokens, states)
+        ours = forward.project(student.model.model.decoder, hidden)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+    student.model.generate(mel, max_new_tokens=3)  # its cache knows where to look
+
+
+@pytest.mark.parametrize("layers", [[], [3], [-1], [0, 7]])
+def test_layers_that_are_not_there_are_refused(random, layers):
+    with pytest.raises(MicrobudgetError, match="layers 0 to 2"):
+        whisper.student(random, layers)
