@@ -40,6 +40,7 @@ _LAZY = {
     "ledger": "ledger",
     "report": "report",
     "plots": "plots",
+    "transcripts": "transcripts",
     "start": "ledger:start",
 }
 

@@ -25,7 +25,8 @@ from .evaluation.memory import peak_memory
 from .files import atomic_path
 
 SCHEMA = 1
-_PACKAGES = ("torchvision", "accelerate", "timm", "numpy", "scikit-learn")
+_PACKAGES = ("torchvision", "transformers", "accelerate", "timm", "numpy",
+             "scikit-learn")  # fmt: skip
 
 
 @dataclass
@@ -80,6 +81,7 @@ class Run:
         self.settings = here
         self.rows: list[Row] = []
         self.data: dict[str, str] = {}
+        self._strict = True  # claims that fail stop the notebook
         self._whole = self._measured(Row("whole notebook"))
         self._total = self._whole.__enter__()
 
@@ -96,9 +98,24 @@ class Run:
             yield row
         self.rows = [r for r in self.rows if r.name != name] + [row]
 
-    def uses(self, name: str, description: str) -> None:
-        """Record which data the figures were made on."""
+    def uses(self, name: str, description: str, *, checked: bool = True) -> None:
+        """Record which data the figures were made on.
+
+        Args:
+            checked: whether the course's claims were checked on them; on data of the
+                reader's own they may fail, and are then only reported.
+        """
         self.data[name] = description
+        self._strict = self._strict and checked
+
+    def claim(self, text: str, holds: bool) -> None:
+        """Say whether what the prose claims holds in this very run.
+
+        Raises:
+            AssertionError: it doesn't, on data that the course was checked on.
+        """
+        print(f"{'It holds' if holds else 'It does NOT hold'} here: {text}")
+        assert holds or not self._strict, text
 
     def finish(self) -> dict:
         """Close the run: print the budget, write the JSON, return what it holds."""

@@ -104,3 +104,40 @@ def confusion(matrix: np.ndarray, label: str = "class") -> Axes:
     axis.set_ylabel(f"true {label}")
     axis.figure.colorbar(image, label="√count", shrink=0.8)
     return axis
+
+
+def pyramid(values: Mapping[str, float], label: str) -> Axes:
+    """Centred bars, the largest at the bottom: sizes to be compared at a glance."""
+    order = sorted(values, key=values.get)
+    _, axis = plt.subplots(figsize=(7, 0.5 * len(values) + 0.6))
+    widths = [values[name] for name in order]
+    axis.barh(order, widths, left=[-width / 2 for width in widths], color=GOOD)
+    for i, width in enumerate(widths):
+        axis.text(max(widths) / 2, i, f"  {width:,.1f} {label}", va="center")
+    axis.invert_yaxis()
+    axis.set_xticks([])
+    axis.spines["bottom"].set_visible(False)
+    axis.margins(x=0.02)
+    return axis
+
+
+def sound(samples, mel, seconds: float) -> np.ndarray:
+    """A recording as a wave and, below it, as Whisper sees it.
+
+    Args:
+        samples: (samples,). mel: (bands, frames). seconds: the recording's.
+
+    Returns:
+        Array of two Axes.
+    """
+    figure, axes = plt.subplots(2, 1, figsize=(8, 3.2), height_ratios=(1, 2))
+    axes[0].plot(np.linspace(0, seconds, len(samples)), samples, linewidth=0.4)
+    axes[0].set_xlim(0, seconds)
+    axes[0].axis("off")
+    axes[1].imshow(
+        np.asarray(mel), aspect="auto", origin="lower", extent=(0, seconds, 0, len(mel))
+    )
+    axes[1].set_xlabel("seconds")
+    axes[1].set_ylabel("mel band")
+    figure.tight_layout(pad=0.3)
+    return axes

@@ -98,12 +98,12 @@ def test_exercises_have_solutions_that_assert(path):
 
 @each
 def test_claims_are_asserted(path):
-    """A method's notebook checks what its prose says, by assert or by claim()."""
+    """A method's notebook checks what its prose says, by assert or by run.claim()."""
     nodes = [
         node for cell in code_cells(path) for node in ast.walk(ast.parse(cell.source))
     ]
     asserts = sum(isinstance(node, ast.Assert) for node in nodes)
-    names = [getattr(n.func, "id", "") for n in nodes if isinstance(n, ast.Call)]
+    names = [getattr(n.func, "attr", "") for n in nodes if isinstance(n, ast.Call)]
     claims = names.count("claim")
     assert asserts >= 1
     if path.stem != "00_start_here":

@@ -81,8 +81,9 @@ def test_another_format_is_refused(random, change, says, tmp_path):
 @settings(deadline=None, max_examples=60)
 @given(share=st.floats(0, 1, exclude_max=True))
 def test_a_file_cut_anywhere_is_refused(share, tmp_path_factory):
-    content = binary({"a/weight": np.arange(12, dtype=np.float16).reshape(3, 4),
-                      "decoder/embeddings/weight": np.zeros((2, 2), np.int8)})  # fmt: skip
+    some = np.arange(12, dtype=np.float16).reshape(3, 4)
+    embeddings = np.zeros((2, 2), np.int8)
+    content = binary({"a/weight": some, "decoder/embeddings/weight": embeddings})
     path = tmp_path_factory.mktemp("cut") / "model.bin"
     path.write_bytes(content)
     assert set(read(path)) >= {"a/weight", "decoder/projection/weight"}

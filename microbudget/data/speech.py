@@ -50,6 +50,7 @@ class Speech:
             speech, where there is some, comes before what the machine has read.
         generated: whether the main test set was read by a machine.
         learns_from_generated: whether the training set was.
+        is_the_courses: whether the course's claims were checked on it.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Speech:
     generated: bool
     learns_from_generated: bool
     card: str
+    is_the_courses: bool = True
 
     @property
     def test(self) -> tuple[Clip, ...]:
@@ -115,13 +117,18 @@ def load(folder: str | Path | None = None) -> Speech:
     if not sets["train"] and len(sets["val"]) > 2 * _VAL:
         # LibriSpeech without its large training sets: learn from dev's other speakers
         sets |= {"train": sets["val"][_VAL:], "val": sets["val"][:_VAL]}
-    card = assets.get(REAL).card() if folder is None else f"{own.name}, of your own"
-    if sets["train"] and sets["val"]:
-        tests = {"real": sets["test"]}
-        return Speech(own.name, sets["train"], sets["val"], tests, False, False, card)
-    spoken = read_folder(assets.fetch(GENERATED, "mini"))
-    tests = {"real": sets["test"], "generated": spoken["test"]}
-    return Speech(own.name, spoken["train"], spoken["val"], tests, False, True, card)
+    card = f"recordings from the folder {own.name}"
+    if folder is None and not (own / "manifest.json").is_file():
+        card = assets.get(REAL).card()
+    tests, learns = {"real": sets["test"]}, sets
+    generated = not (sets["train"] and sets["val"])
+    if generated:  # too little to learn from: the synthetic voice's clips are borrowed
+        learns = read_folder(assets.fetch(GENERATED, "mini"))
+        tests["generated"] = learns["test"]
+    return Speech(
+        own.name, learns["train"], learns["val"], tests, False, generated, card,
+        is_the_courses=folder is None,
+    )  # fmt: skip
 
 
 def read_folder(folder: Path) -> dict[str, tuple[Clip, ...]]:

@@ -1,0 +1,60 @@
+"""What was said and what each model wrote, side by side, to listen to and to read."""
+
+import html
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from .data.audio import player
+from .errors import EvaluationError
+from .evaluation.speech import align
+from .plots import BAD
+
+_WRONG = f"color:{BAD};font-weight:bold"
+_GONE = f"color:{BAD};text-decoration:line-through"
+
+
+def side_by_side(
+    recordings: Sequence[np.ndarray],
+    references: Sequence[str],
+    written: Mapping[str, Sequence[str]],
+):
+    """A table for a notebook: a player, what was said, and every model's words.
+
+    Differing words are marked: written instead or in addition in bold, words left out
+    struck through. Words are shown as they are compared: normalised.
+
+    Args:
+        recordings: float32 (samples,) at 16 kHz. written: model -> its transcripts.
+
+    Raises:
+        EvaluationError: the lists differ in length.
+    """
+    from IPython.display import HTML
+
+    for name, texts in {"recordings": recordings, **written}.items():
+        if len(texts) != len(references):
+            raise EvaluationError(
+                f"{len(texts)} for {name}, but {len(references)} references."
+            )
+    head = "".join(f"<th>{html.escape(n)}</th>" for n in ("", "said", *written))
+    rows = []
+    for i, reference in enumerate(references):
+        cells = [player(recordings[i]), html.escape(reference)]
+        cells += [marked(reference, texts[i]) for texts in written.values()]
+        body = "".join(f'<td style="text-align:left">{cell}</td>' for cell in cells)
+        rows.append(f"<tr>{body}</tr>")
+    return HTML(f"<table><tr>{head}</tr>{''.join(rows)}</table>")
+
+
+def marked(reference: str, hypothesis: str) -> str:
+    """A transcript as HTML with what differs from the reference marked."""
+    parts = []
+    for kind, said, wrote in align(reference, hypothesis):
+        if kind == "equal":
+            parts.append(html.escape(wrote))
+        elif kind == "delete":
+            parts.append(f'<span style="{_GONE}">{html.escape(said)}</span>')
+        else:
+            parts.append(f'<span style="{_WRONG}">{html.escape(wrote)}</span>')
+    return " ".join(parts)
