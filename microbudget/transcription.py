@@ -6,7 +6,8 @@ quietest moments, so that no word is cut and none is heard twice.
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,7 +21,21 @@ from .progress import bar
 
 RATE = forward.RATE
 TAIL, STEP = 4.0, 2.0  # seconds of silence after a clip, and of rounding up
+_PHRASE = 4  # tokens; two of them in a row are a loop
 _SEARCH, _FRAME = 10.0, 0.1  # seconds: where a long recording may be cut, how finely
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A batch of sound after the encoder: what any decoder of the same can write from.
+
+    Attributes:
+        places: (recording, piece of it) for every row.
+        states: (b, f, d).
+    """
+
+    places: tuple[tuple[int, int], ...]
+    states: torch.Tensor
 
 
 def transcribe(
@@ -31,9 +46,10 @@ def transcribe(
     window: str = "standard",
     precision: str = "auto",
     max_tokens: int = 224,
+    guard: bool = False,
     description: str = "transcribing",
 ) -> list[str]:
-    """What is said in each recording, in the order given.
+    """What is said in each recording, in the order given: ``write`` of ``hear``.
 
     Args:
         recordings: float32 (samples,) at 16 kHz, of any length.
@@ -44,34 +60,64 @@ def transcribe(
         precision: ``"auto"`` (bf16 where the device computes it natively), ``"bf16"``,
             ``"no"`` (float32).
         max_tokens: the most a piece may get; a model in a loop stops there.
+        guard: keep it out of loops altogether; not part of plain greedy decoding.
 
     Raises:
         DataError: a recording that is empty, not one row of numbers, or not finite.
     """
+    options = {"batch_size": batch_size, "window": window, "precision": precision}
+    heard = hear(whisper, recordings, **options, description=description)
+    return write(whisper, heard, max_tokens, guard)
+
+
+def hear(
+    whisper: Whisper,
+    recordings: Sequence[np.ndarray],
+    *,
+    batch_size: int = 8,
+    window: str = "standard",
+    precision: str = "auto",
+    description: str = "listening",
+) -> Iterator[Heard]:
+    """The encoder's half of ``transcribe``, batch by batch, the longest pieces first.
+
+    A list of it serves every decoder that shares this encoder: a frozen encoder is run
+    once, whatever the number of students. Arguments and errors as for ``transcribe``.
+    """
     whisper = in_precision(whisper, precision)
     pieces = [
-        (number, piece)
+        ((number, part), piece)
         for number, recording in enumerate(recordings)
-        for piece in split(checked(recording, number))
+        for part, piece in enumerate(split(checked(recording, number)))
     ]
-    # longest first: the batch that needs most memory comes at once
-    order = sorted(range(len(pieces)), key=lambda i: -len(pieces[i][1]))
-    texts = [""] * len(pieces)
+    pieces.sort(key=lambda piece: -len(piece[1]))  # most memory is needed at once
     with bar(None, description, total=len(pieces), unit="piece") as shown:
-        for rows in batches(len(order), batch_size):
-            chosen = order[rows]
-            states = listen(whisper, [pieces[i][1] for i in chosen], window)
-            for i, tokens in zip(
-                chosen, greedy(whisper, states, max_tokens), strict=True
-            ):
-                texts[i] = text_of(whisper, tokens)
-            shown.update(len(chosen))
-    return [
-        " ".join(
-            t for t, (n, _) in zip(texts, pieces, strict=True) if n == number and t
-        )
-        for number in range(len(recordings))
-    ]
+        for rows in batches(len(pieces), batch_size):
+            places, clips = zip(*pieces[rows], strict=True)
+            yield Heard(places, listen(whisper, clips, window))
+            shown.update(len(clips))
+
+
+def write(
+    whisper: Whisper,
+    heard: Iterable[Heard],
+    max_tokens: int = 224,
+    guard: bool = False,
+) -> list[str]:
+    """The decoder's half of ``transcribe``: a text for every recording."""
+    texts: dict[tuple[int, int], str] = {}
+    lowered = None
+    for batch in heard:
+        if lowered is None:
+            low = batch.states.dtype == torch.bfloat16
+            lowered = in_precision(whisper, "bf16" if low else "no")
+        tokens = greedy(lowered, batch.states, max_tokens, guard)
+        for place, own in zip(batch.places, tokens, strict=True):
+            texts[place] = text_of(whisper, own)
+    joined: dict[int, list[str]] = {}
+    for number, part in sorted(texts):
+        joined.setdefault(number, []).append(texts[number, part])
+    return [" ".join(filter(None, parts)) for _, parts in sorted(joined.items())]
 
 
 @torch.inference_mode()
@@ -95,12 +141,16 @@ def window_for(seconds: float) -> float:
 
 @torch.inference_mode()
 def greedy(
-    whisper: Whisper, states: torch.Tensor, max_tokens: int = 224
+    whisper: Whisper,
+    states: torch.Tensor,
+    max_tokens: int = 224,
+    guard: bool = False,
 ) -> list[list[int]]:
     """The likeliest token, again and again, until each clip has ended.
 
     Args:
         states: (b, f, d) of the encoder. Clips that have ended leave the batch.
+        guard: never write a token that closes a loop (``closing_a_loop``).
 
     Returns:
         Tokens of every clip, without the prompt and the end.
@@ -114,7 +164,11 @@ def greedy(
     while going and cache.length + tokens.shape[1] < room:
         hidden = forward.decode(decoder, tokens, cache=cache)[:, -1]  # (b, d)
         first = cache.length == len(rules.prompt)
-        best = rules.apply(forward.project(decoder, hidden), first).argmax(-1)  # (b,)
+        logits = rules.apply(forward.project(decoder, hidden), first)  # (b, V)
+        if guard:
+            for row, clip in enumerate(going):
+                logits[row, closing_a_loop(written[clip])] = -torch.inf
+        best = logits.argmax(-1)  # (b,)
         values = best.tolist()
         stay = [i for i, token in enumerate(values) if token != rules.end]
         for i in stay:
@@ -125,6 +179,25 @@ def greedy(
             tokens, going = tokens[rows], [going[i] for i in stay]
             cache.keep(rows)
     return written
+
+
+def closing_a_loop(written: list[int]) -> list[int]:
+    """Tokens that would repeat what was just written, block for block.
+
+    A phrase of four tokens or more may not follow itself at once; a shorter one may
+    stand there three times. A student that learned little falls into such loops.
+    """
+    found = []
+    for length in range(1, len(written) + 1):
+        copies = 2 if length >= _PHRASE else 4
+        same = length * (copies - 1) - 1  # tokens that repeat already
+        if len(written) < same + length:
+            if length >= _PHRASE:
+                break
+            continue
+        if written[-same:] == written[-same - length : -length]:
+            found.append(written[-length])
+    return found
 
 
 class Rules:
