@@ -121,7 +121,12 @@ def test_clean_leaves_alone_what_make_did_not_make(tmp_path):
 
 
 def test_what_the_notebooks_need_is_in_the_catalog():
-    uses = {"mb.mobilenet.": "mobilenet-v2", "mb.flowers.": "flower-garden"}
+    uses = {
+        "mb.mobilenet.": "mobilenet-v2",
+        "mb.flowers.": "flower-garden",
+        "mb.whisper.": "whisper-tiny.en",
+        "mb.speech.": "spoken-sentences",
+    }
     stems = set()
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         stems.add(path.stem)
