@@ -21,7 +21,6 @@ from .progress import bar
 
 RATE = forward.RATE
 TAIL, STEP = 4.0, 2.0  # seconds of silence after a clip, and of rounding up
-_PHRASE = 4  # tokens; two of them in a row are a loop
 _SEARCH, _FRAME = 10.0, 0.1  # seconds: where a long recording may be cut, how finely
 
 
@@ -46,7 +45,6 @@ def transcribe(
     window: str = "standard",
     precision: str = "auto",
     max_tokens: int = 224,
-    guard: bool = False,
     description: str = "transcribing",
 ) -> list[str]:
     """What is said in each recording, in the order given: ``write`` of ``hear``.
@@ -60,14 +58,13 @@ def transcribe(
         precision: ``"auto"`` (bf16 where the device computes it natively), ``"bf16"``,
             ``"no"`` (float32).
         max_tokens: the most a piece may get; a model in a loop stops there.
-        guard: keep it out of loops altogether; not part of plain greedy decoding.
 
     Raises:
         DataError: a recording that is empty, not one row of numbers, or not finite.
     """
     options = {"batch_size": batch_size, "window": window, "precision": precision}
     heard = hear(whisper, recordings, **options, description=description)
-    return write(whisper, heard, max_tokens, guard)
+    return write(whisper, heard, max_tokens)
 
 
 def hear(
@@ -102,7 +99,6 @@ def write(
     whisper: Whisper,
     heard: Iterable[Heard],
     max_tokens: int = 224,
-    guard: bool = False,
 ) -> list[str]:
     """The decoder's half of ``transcribe``: a text for every recording."""
     texts: dict[tuple[int, int], str] = {}
@@ -111,7 +107,7 @@ def write(
         if lowered is None:
             low = batch.states.dtype == torch.bfloat16
             lowered = in_precision(whisper, "bf16" if low else "no")
-        tokens = greedy(lowered, batch.states, max_tokens, guard)
+        tokens = greedy(lowered, batch.states, max_tokens)
         for place, own in zip(batch.places, tokens, strict=True):
             texts[place] = text_of(whisper, own)
     joined: dict[int, list[str]] = {}
@@ -144,13 +140,11 @@ def greedy(
     whisper: Whisper,
     states: torch.Tensor,
     max_tokens: int = 224,
-    guard: bool = False,
 ) -> list[list[int]]:
     """The likeliest token, again and again, until each clip has ended.
 
     Args:
         states: (b, f, d) of the encoder. Clips that have ended leave the batch.
-        guard: never write a token that closes a loop (``closing_a_loop``).
 
     Returns:
         Tokens of every clip, without the prompt and the end.
@@ -165,9 +159,6 @@ def greedy(
         hidden = forward.decode(decoder, tokens, cache=cache)[:, -1]  # (b, d)
         first = cache.length == len(rules.prompt)
         logits = rules.apply(forward.project(decoder, hidden), first)  # (b, V)
-        if guard:
-            for row, clip in enumerate(going):
-                logits[row, closing_a_loop(written[clip])] = -torch.inf
         best = logits.argmax(-1)  # (b,)
         values = best.tolist()
         stay = [i for i, token in enumerate(values) if token != rules.end]
@@ -179,25 +170,6 @@ def greedy(
             tokens, going = tokens[rows], [going[i] for i in stay]
             cache.keep(rows)
     return written
-
-
-def closing_a_loop(written: list[int]) -> list[int]:
-    """Tokens that would repeat what was just written, block for block.
-
-    A phrase of four tokens or more may not follow itself at once; a shorter one may
-    stand there three times. A student that learned little falls into such loops.
-    """
-    found = []
-    for length in range(1, len(written) + 1):
-        copies = 2 if length >= _PHRASE else 4
-        same = length * (copies - 1) - 1  # tokens that repeat already
-        if len(written) < same + length:
-            if length >= _PHRASE:
-                break
-            continue
-        if written[-same:] == written[-same - length : -length]:
-            found.append(written[-length])
-    return found
 
 
 class Rules:

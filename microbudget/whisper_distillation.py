@@ -202,45 +202,15 @@ def _likeliest(decoder, rules, states, written) -> list[TopK]:
 class Learner(nn.Module):
     """A student's decoder as the training loop sees it: a batch in, (n, d) out."""
 
-    def __init__(self, decoder: nn.Module, noise: float = 0.0, prompt: int = 2):
+    def __init__(self, decoder: nn.Module):
         super().__init__()
-        self.decoder, self.noise, self.prompt = decoder, noise, prompt
+        self.decoder = decoder
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        tokens = batch.tokens
-        if self.training and self.noise:
-            tokens = with_slips(tokens, batch.keep, self.noise, self.prompt)
-        states = batch.states.float()
-        return forward.decode(self.decoder, tokens, states, batch.mask)[batch.keep]
-
-
-def with_slips(
-    tokens: torch.Tensor, keep: torch.Tensor, share: float, prompt: int = 2
-) -> torch.Tensor:
-    """Replace a share of the words that are read, never of those to be written.
-
-    A student that was only shown perfect transcripts has not learned to go on after a
-    slip of its own, and ends in loops (exposure bias; Bengio et al. 2015 mix in the
-    model's own words). Half of the wrong words come from the same clip, which is what
-    a loop is made of; half from anywhere in the batch.
-
-    Args:
-        tokens: (b, t), left as they are; keep: (b, t), False where padding.
-        prompt: tokens at the beginning that always stay.
-    """
-    hit = torch.rand(tokens.shape, device=tokens.device) < share
-    hit[:, :prompt] = False
-    hit &= keep
-    rows, length = tokens.shape
-    lengths = keep.sum(1, keepdim=True) + prompt - 1
-    at = torch.rand(tokens.shape, device=tokens.device) * (lengths - prompt).clamp(min=1)
-    own = tokens.gather(1, (at.long() + prompt).clamp(max=length - 1))
-    words = tokens[keep & (torch.arange(length, device=tokens.device) >= prompt)]
-    if not len(words):
-        return tokens
-    other = words[torch.randint(len(words), tokens.shape, device=tokens.device)]
-    from_own = torch.rand(tokens.shape, device=tokens.device) < 0.5
-    return torch.where(hit, torch.where(from_own, own, other), tokens)
+        hidden = forward.decode(
+            self.decoder, batch.tokens, batch.states.float(), batch.mask
+        )
+        return hidden[batch.keep]
 
 
 def distil(
@@ -249,9 +219,8 @@ def distil(
     *,
     steps: int = 400,
     batch_size: int = 16,
-    lr: float = 4e-4,
+    lr: float = 2.5e-4,
     weighting: str = "paper",
-    noise: float = 0.1,
     precision: str = "auto",
     seed: int = 0,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
@@ -261,7 +230,6 @@ def distil(
     Args:
         steps: rounded to whole passes over the lessons.
         weighting: ``"paper"`` or ``"code"``: which of the two terms weighs more.
-        noise: share of the words read that are replaced by wrong ones.
         evaluate: called after each pass, as in ``training.fit``.
 
     Raises:
@@ -287,7 +255,7 @@ def distil(
         return value
 
     history = training.fit(
-        Learner(decoder, noise, len(Rules(student).prompt)),
+        Learner(decoder),
         lessons,
         loss,
         epochs=max(1, round(steps / a_pass)),

@@ -155,7 +155,7 @@ def test_the_course_has_speech_of_its_own(monkeypatch):
     monkeypatch.delenv("MICROBUDGET_DATA", raising=False)
     found = speech.load()
     assert found.generated
-    assert (len(found.train), len(found.val), len(found.test)) == (460, 48, 64)
+    assert (len(found.train), len(found.val), len(found.test)) == (980, 48, 64)
     assert not {c.text for c in found.train} & {c.text for c in found.test}
     assert "generated, not recorded" in found.card
     assert 0.5 < len(found.train[0].samples()) / 16_000 < 20
@@ -195,7 +195,7 @@ def test_bad_folders_are_clear_errors(tmp_path):
 
 def test_the_texts_are_speakable_and_each_is_there_once():
     every = [text for name in voice.SETS for text in voice.texts(name)]
-    assert len(every) == len(set(every)) == 572
+    assert len(every) == len(set(every)) == 1092
     for text in every:
         assert text[-1] in ".?"
         assert not set(text) - set(

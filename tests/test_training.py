@@ -278,3 +278,42 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
     first, second = (json.loads(Path(f"{out}.{rank}").read_text()) for rank in (0, 1))
     assert first == second
     assert first["stopped_early"]
+
+
+# -- batches of similar length ------------------------------------------------------
+
+
+@given(
+    lengths=st.lists(st.integers(1, 90), min_size=1, max_size=150),
+    size=st.integers(1, 16),
+    processes=st.integers(1, 3),
+    epoch=st.integers(0, 3),
+)
+def test_buckets_hold_every_example_once(lengths, size, processes, epoch):
+    n = len(lengths)
+    seen = []
+    for rank in range(processes):
+        parts = plan(n, size, 1, 0, epoch, processes, rank, lengths)
+        seen += [row for part in parts if part.weight for row in part.rows]
+        assert len(parts) == -(-n // size)
+    assert sorted(seen) == list(range(n))
+
+
+def test_buckets_are_of_similar_length_and_in_random_order():
+    lengths = torch.randint(5, 100, (640,), generator=torch.Generator().manual_seed(0))
+    padded = {}
+    for name, given_lengths in (("random", None), ("bucketed", lengths.tolist())):
+        parts = plan(640, 16, 1, 0, 0, lengths=given_lengths)
+        padded[name] = sum(16 * int(lengths[p.rows].max()) for p in parts)
+        means = torch.tensor([lengths[p.rows].float().mean() for p in parts])
+        assert not torch.equal(means, means.sort().values)
+    assert padded["bucketed"] < 1.15 * int(lengths.sum())
+    assert padded["random"] > 1.6 * int(lengths.sum())
+    again = plan(640, 16, 1, 0, 0, lengths=lengths.tolist())
+    assert [p.rows for p in again] == [p.rows for p in parts]
+
+
+def test_lengths_must_fit_the_data():
+    data = (torch.randn(6, 3), torch.randn(6, 1))
+    with pytest.raises(TrainingError, match="5 lengths for 6 examples"):
+        fit(nn.Linear(3, 1), data, loss, epochs=1, lengths=[1] * 5)

@@ -229,34 +229,3 @@ def test_the_mel_is_the_standard_one_for_a_standard_window(teacher, clips):
     theirs = teacher.processor(samples, sampling_rate=16_000, return_tensors="pt")
     ours = forward.log_mel(teacher, [samples])
     assert torch.equal(ours, theirs.input_features)
-
-
-# -- loops --------------------------------------------------------------------------
-
-
-@given(st.lists(st.integers(0, 3), max_size=24))
-def test_the_guard_closes_every_loop_and_only_loops(written):
-    """Against the definition, spelled out: the last blocks all equal."""
-
-    def is_a_loop(tokens):
-        for length in range(1, len(tokens) + 1):
-            copies = 2 if length >= 4 else 4
-            tail = tokens[-length * copies :]
-            if len(tail) == length * copies and tail == tail[-length:] * copies:
-                return True
-        return False
-
-    banned = transcription.closing_a_loop(written)
-    for token in range(4):
-        assert (token in banned) == is_a_loop([*written, token])
-
-
-def test_guarded_decoding_never_loops():
-    random = tiny(seed=1)
-    states = 3 * torch.randn(3, 30, 64, generator=torch.Generator().manual_seed(0))
-    plain = transcription.greedy(random, states, 40)
-    guarded = transcription.greedy(random, states, 40, guard=True)
-    for row in guarded:
-        for end in range(1, len(row)):
-            assert row[end] not in transcription.closing_a_loop(row[:end])
-    assert guarded != plain  # a random model does loop
