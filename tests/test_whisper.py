@@ -235,6 +235,24 @@ def test_masked_sound_is_not_heard(random):
     torch.testing.assert_close(a[1:], short, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("queries", [1, 7, 300])
+@pytest.mark.parametrize("kind", ["all", "masked", "causal"])
+def test_plain_attention_is_torchs_own(queries, kind):
+    generator = torch.Generator().manual_seed(0)
+    keys = queries if kind == "causal" else 40
+    q = torch.randn(2, 3, queries, 16, generator=generator)
+    k, v = torch.randn(2, 2, 3, keys, 16, generator=generator)
+    mask = None
+    if kind == "masked":
+        mask = torch.rand(2, 1, 1, keys, generator=generator) < 0.7
+    causal = kind == "causal"
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=causal
+    )
+    ours = forward._plain_attention(q, k, v, mask, causal)
+    torch.testing.assert_close(ours, expected)
+
+
 def test_a_window_must_fit(random):
     for seconds in (0, 31, 1.001):
         with pytest.raises(DataError, match="window"):

@@ -16,6 +16,7 @@ from .whisper import Whisper
 
 RATE, SAMPLES_A_FRAME = 16_000, 320  # of the encoder: 20 ms a frame
 LONGEST = 30.0  # seconds, Whisper's window
+_MANY_QUERIES = 256
 
 
 def log_mel(whisper: Whisper, clips: list, seconds: float = LONGEST) -> torch.Tensor:
@@ -145,5 +146,27 @@ def _attend(attention, x, k=None, v=None, mask=None, causal=False) -> torch.Tens
         k, v = _heads(attention, attention.k_proj(x)), attention.v_proj(x)
         v = _heads(attention, v)
     q = _heads(attention, attention.q_proj(x))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu":
+        out = _plain_attention(q, k, v, mask, causal)
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
     return attention.out_proj(out.transpose(1, 2).flatten(2))
+
+
+def _plain_attention(q, k, v, mask, causal) -> torch.Tensor:
+    """softmax(q·kᵀ/√d)·v as it is written, (b, h, t, d) each.
+
+    torch's fused kernel is slow for bfloat16 on a CPU: ten times for a single query,
+    twice for a whole window. One head at a time keeps a window's scores in the cache.
+    """
+    q = q * q.shape[-1] ** -0.5
+    if causal:
+        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril()
+    if mask is None and q.shape[2] > _MANY_QUERIES:
+        heads = zip(*(t.flatten(0, 1) for t in (q, k, v)), strict=True)
+        done = [(a @ b.mT).softmax(-1) @ c for a, b, c in heads]
+        return torch.stack(done).view_as(q)
+    scores = q @ k.mT  # (b, h, t, s)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return scores.softmax(-1) @ v
