@@ -130,13 +130,14 @@ def sound(samples, mel, seconds: float) -> np.ndarray:
     Returns:
         Array of two Axes.
     """
-    figure, axes = plt.subplots(2, 1, figsize=(8, 3.2), height_ratios=(1, 2))
+    figure, axes = plt.subplots(2, 1, figsize=(7, 2.6), height_ratios=(1, 2))
     axes[0].plot(np.linspace(0, seconds, len(samples)), samples, linewidth=0.4)
     axes[0].set_xlim(0, seconds)
     axes[0].axis("off")
     axes[1].imshow(
-        np.asarray(mel), aspect="auto", origin="lower", extent=(0, seconds, 0, len(mel))
-    )
+        np.asarray(mel), aspect="auto", origin="lower", cmap="Greys",
+        extent=(0, seconds, 0, len(mel)),
+    )  # fmt: skip
     axes[1].set_xlabel("seconds")
     axes[1].set_ylabel("mel band")
     figure.tight_layout(pad=0.3)

@@ -21,7 +21,16 @@ from .evaluation.speech import word_errors
 from .models import whisper_forward as forward
 from .models.whisper import Whisper
 from .progress import bar
-from .transcription import Rules, greedy, in_precision, listen, text_of, window_for
+from .transcription import (
+    RATE,
+    STEP,
+    Rules,
+    greedy,
+    in_precision,
+    listen,
+    text_of,
+    window_for,
+)
 
 TOP_K = 32  # of the teacher's words kept a token
 MAX_WER = 0.10  # Distil-Whisper's filter, section 3.2, for pseudo-labels
@@ -143,6 +152,12 @@ def prepare(
     decoder, rules = whisper.model.model.decoder, Rules(whisper)
     lessons: dict[int, Lesson] = {}
     dropped = []
+    # one block for all states: hundreds of small ones would scatter over the memory
+    # (a rounded length may miss its window by one step; untouched room costs nothing)
+    room = sum(_frames(clip) for clip in clips) + len(clips) * round(50 * STEP)
+    like = whisper.model.model.encoder.conv1.weight
+    block = torch.empty(room, whisper.model.config.d_model, dtype=like.dtype)
+    filled = 0
     with bar(None, "the teacher listens", total=len(clips), unit="clip") as shown:
         for rows in _of_one_window(clips, batch_size):
             chosen = [clips[i] for i in rows]
@@ -157,7 +172,8 @@ def prepare(
                     dropped.append(text)
                 else:
                     labels = torch.tensor([*written[j], rules.end])
-                    own = states[j].cpu().clone()
+                    own = block[filled : filled + states.shape[1]].copy_(states[j])
+                    filled += len(own)
                     lessons[i] = Lesson(own, labels, kept[j], text, wer)
                 shown.update(1)
     if not lessons:
@@ -170,11 +186,15 @@ def prepare(
     return Lessons(whole, rules.prompt, dropped)
 
 
+def _frames(clip: Clip) -> int:
+    return round(window_for(clip.seconds) * RATE / forward.SAMPLES_A_FRAME)
+
+
 def _of_one_window(clips: Sequence[Clip], batch_size: int) -> Iterator[list[int]]:
     """Indices of clips whose windows are equally long: batches without padding."""
-    windows: dict[float, list[int]] = {}
+    windows: dict[int, list[int]] = {}
     for i, clip in enumerate(clips):
-        windows.setdefault(window_for(clip.seconds), []).append(i)
+        windows.setdefault(_frames(clip), []).append(i)
     for _, same in sorted(windows.items(), reverse=True):
         for rows in batches(len(same), batch_size):
             yield same[rows]
@@ -207,10 +227,12 @@ class Learner(nn.Module):
         self.decoder = decoder
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        hidden = forward.decode(
-            self.decoder, batch.tokens, batch.states.float(), batch.mask
-        )
-        return hidden[batch.keep]
+        states = batch.states
+        if not torch.is_autocast_enabled(states.device.type):
+            states = states.float()
+        return forward.decode(self.decoder, batch.tokens, states, batch.mask)[
+            batch.keep
+        ]
 
 
 def distil(

@@ -105,16 +105,16 @@ def with_noise(samples: np.ndarray, snr_db: float, seed: int = 0) -> np.ndarray:
 
 
 def player(samples: np.ndarray) -> str:
-    """An HTML audio player with the sound inside it, about 1.3 kB a second.
+    """An HTML audio player with the sound inside it, about 1.2 kB a second.
 
-    Opus at some 8 kbit/s: plain to the ear, light in a notebook; the models hear the
+    Opus at some 7 kbit/s: plain to the ear, light in a notebook; the models hear the
     full recording.
     """
     import soundfile
 
     sound = io.BytesIO()
     soundfile.write(
-        sound, samples, RATE, format="OGG", subtype="OPUS", compression_level=0.99
+        sound, samples, RATE, format="OGG", subtype="OPUS", compression_level=1.0
     )
     text = base64.b64encode(sound.getvalue()).decode()
     return f'<audio controls preload="none" src="data:audio/ogg;base64,{text}"></audio>'

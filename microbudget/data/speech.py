@@ -155,14 +155,13 @@ def _manifest(path: Path) -> dict[str, list[Clip]]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
         rows = [(e["file"], e["text"], e.get("set", "test")) for e in entries]
-        lengths = [entry.get("seconds") for entry in entries]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path} is no manifest of clips ({type(error).__name__}: {error}). It "
             'must be a JSON list of {"file": …, "text": …, "set": …}.'
         ) from error
-    for (file, text, name), seconds in zip(rows, lengths, strict=True):
-        clip = _clip(path.parent / file, text, seconds)
+    for file, text, name in rows:
+        clip = _clip(path.parent / file, text)
         sets[name if name in SETS else "test"].append(clip)
     return sets
 
@@ -182,7 +181,7 @@ def _librispeech(folder: Path) -> dict[str, list[Clip]]:
     return sets
 
 
-def _clip(path: Path, text: str, seconds: float | None = None) -> Clip:
+def _clip(path: Path, text: str) -> Clip:
     if not path.is_file():
         raise DataError(
             f"{path} is missing, but there is a transcript of it. Copy the whole "
@@ -190,11 +189,10 @@ def _clip(path: Path, text: str, seconds: float | None = None) -> Clip:
         )
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"{path.name} has an empty transcript.")
-    if not seconds:
-        import soundfile
+    import soundfile
 
-        try:
-            seconds = soundfile.info(path).duration
-        except soundfile.SoundFileError as error:
-            raise DataError(f"{path.name} can't be read as sound ({error}).") from error
+    try:
+        seconds = soundfile.info(path).duration  # what a manifest says may be wrong
+    except soundfile.SoundFileError as error:
+        raise DataError(f"{path.name} can't be read as sound ({error}).") from error
     return Clip(path, text.strip(), float(seconds))
