@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from .errors import MicrobudgetError
+
 _POOL = 8  # batches that are sorted together: little padding, still a random order
 
 
@@ -96,6 +98,12 @@ def loader(data: Dataset, batches: list[list[int]], workers: int) -> DataLoader:
 
 
 def batches(n: int, size: int) -> Iterator[slice]:
-    """Slices that cover ``range(n)`` in order: for evaluation and inference."""
+    """Slices that cover ``range(n)`` in order: for evaluation and inference.
+
+    Raises:
+        MicrobudgetError: ``size`` below 1.
+    """
+    if size < 1:
+        raise MicrobudgetError(f"batch_size={size}: it must be at least 1.")
     for start in range(0, n, size):
         yield slice(start, min(start + size, n))

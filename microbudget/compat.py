@@ -37,10 +37,17 @@ def _import_torchvision():
 
 torchvision = _import_torchvision()
 
-import transformers  # noqa: E402 - its models import torchvision
 
-transformers.logging.set_verbosity_error()  # its advice is for its own training loops
-transformers.logging.disable_progress_bar()
+def __getattr__(name: str):
+    """transformers, imported when it is first asked for: it takes a second."""
+    if name != "transformers":
+        raise AttributeError(name)
+    import transformers
+
+    transformers.logging.set_verbosity_error()  # advice for its own training loops
+    transformers.logging.disable_progress_bar()
+    globals()[name] = transformers
+    return transformers
 
 
 def torchvision_has_compiled_operators() -> bool:

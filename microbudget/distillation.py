@@ -220,9 +220,10 @@ class _Fused(torch.autograd.Function):
             sum_sharp = sharp.sum(-1, keepdim=True, dtype=torch.float32)
             hard += (sum_sharp.log() - t * at_y).sum()
             log_q = at_i - sum_e.log()
-            q = log_q.exp()  # (rows, k) the student's, softened
-            rest_p = (1 - p.sum(-1, keepdim=True)).clamp(min=_TINY)
+            q = e.gather(1, i).float() / sum_e  # (rows, k) the student's, softened
+            # from the same rounded numbers, or a small rest would be all rounding
             rest_q = (1 - q.sum(-1, keepdim=True)).clamp(min=_TINY)
+            rest_p = (1 - p.sum(-1, keepdim=True)).clamp(min=_TINY)
             soft += (p * (p.clamp(min=_TINY).log() - log_q)).sum()
             soft += (rest_p * (rest_p.log() - rest_q.log())).sum()
             # d soft / dz = T·(q − p) for what was kept; the rest shares its class's

@@ -51,7 +51,7 @@ def extract(
     if len(pictures) == 0:
         raise DataError("There are no pictures to extract features from.")
     device = settings.device()
-    low = precision == "bf16" or (precision == "auto" and settings.fast_bf16(device))
+    low = settings.use_bf16(precision, device)
     model = fold_batchnorm(backbone).to(device, memory_format=torch.channels_last)
     autocast = torch.autocast(
         torch.device(device).type, dtype=torch.bfloat16, enabled=low

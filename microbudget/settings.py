@@ -133,6 +133,21 @@ def fast_bf16(kind: str) -> bool:
     return False
 
 
+def use_bf16(precision: str, kind: str) -> bool:
+    """Whether to compute in bfloat16 on a device.
+
+    Args:
+        precision: ``"auto"`` (where it is native), ``"bf16"``, ``"no"`` (float32).
+        kind: as for ``fast_bf16``.
+
+    Raises:
+        SettingsError: another precision.
+    """
+    if precision not in ("auto", "bf16", "no"):
+        raise SettingsError(f"precision={precision!r}: use 'auto', 'bf16' or 'no'.")
+    return precision == "bf16" or (precision == "auto" and fast_bf16(kind))
+
+
 def seed_everything(seed: int) -> None:
     """Seed Python's, numpy's and torch's random generators."""
     import random

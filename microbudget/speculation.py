@@ -2,7 +2,8 @@
 
 Leviathan, Kalman and Matias 2023, Fast Inference from Transformers via Speculative
 Decoding (arXiv:2211.17192); the greedy case: what the teacher would not have written
-itself is thrown away, so the transcript is the teacher's own, token for token.
+itself is thrown away, so the transcript is the teacher's own, token for token (up to
+rounding: in bfloat16 a tie may fall the other way when several are checked at once).
 """
 
 from dataclasses import dataclass

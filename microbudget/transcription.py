@@ -1,25 +1,25 @@
 """Speech to text with Whisper: batched, sorted by length, the sound encoded once.
 
 Greedy decoding: at every step the likeliest token. Long recordings are cut in their
-quietest moments, so that no word is cut and none is heard twice.
+quietest moments; where speech has a pause, no word is cut, and none is heard twice.
 """
 
 import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from . import settings
 from .batching import batches
-from .errors import DataError, MicrobudgetError
+from .data.audio import QUIETEST, RATE
+from .errors import AssetError, DataError, MicrobudgetError
 from .models import whisper_forward as forward
 from .models.whisper import Whisper
 from .progress import bar
 
-RATE = forward.RATE
 TAIL, STEP = 4.0, 2.0  # seconds of silence after a clip, and of rounding up
 _SEARCH, _FRAME = 10.0, 0.1  # seconds: where a long recording may be cut, how finely
 
@@ -62,9 +62,12 @@ def transcribe(
     Raises:
         DataError: a recording that is empty, not one row of numbers, or not finite.
     """
-    options = {"batch_size": batch_size, "window": window, "precision": precision}
-    heard = hear(whisper, recordings, **options, description=description)
-    return write(whisper, heard, max_tokens)
+    lowered = in_precision(whisper, precision)  # once for both halves
+    heard = hear(
+        lowered, recordings, batch_size=batch_size, window=window, precision="no",
+        description=description,
+    )  # fmt: skip
+    return write(lowered, heard, max_tokens)
 
 
 def hear(
@@ -85,7 +88,7 @@ def hear(
     pieces = [
         ((number, part), piece)
         for number, recording in enumerate(recordings)
-        for part, piece in enumerate(split(checked(recording, number)))
+        for part, piece in enumerate(_audible(split(checked(recording, number))))
     ]
     pieces.sort(key=lambda piece: -len(piece[1]))  # most memory is needed at once
     with bar(None, description, total=len(pieces), unit="piece") as shown:
@@ -102,12 +105,9 @@ def write(
 ) -> list[str]:
     """The decoder's half of ``transcribe``: a text for every recording."""
     texts: dict[tuple[int, int], str] = {}
-    lowered = None
     for batch in heard:
-        if lowered is None:
-            low = batch.states.dtype == torch.bfloat16
-            lowered = in_precision(whisper, "bf16" if low else "no")
-        tokens = greedy(lowered, batch.states, max_tokens)
+        whisper = _with_decoder_in(whisper, batch.states.dtype)
+        tokens = greedy(whisper, batch.states, max_tokens)
         for place, own in zip(batch.places, tokens, strict=True):
             texts[place] = text_of(whisper, own)
     joined: dict[int, list[str]] = {}
@@ -148,7 +148,12 @@ def greedy(
 
     Returns:
         Tokens of every clip, without the prompt and the end.
+
+    Raises:
+        MicrobudgetError: ``max_tokens`` below 1.
     """
+    if max_tokens < 1:
+        raise MicrobudgetError(f"max_tokens={max_tokens}: it must be at least 1.")
     decoder, rules = whisper.model.model.decoder, Rules(whisper)
     tokens = rules.prompt.expand(len(states), -1)
     room = min(tokens.shape[1] + max_tokens, len(decoder.embed_positions.weight))
@@ -184,16 +189,26 @@ class Rules:
     def __init__(self, whisper: Whisper):
         config = whisper.model.generation_config
         device = whisper.model.device
-        start = [config.decoder_start_token_id]
-        if getattr(config, "is_multilingual", False):
-            start += [config.lang_to_id["<|en|>"], config.task_to_id["transcribe"]]
-        start.append(config.no_timestamps_token_id)
+        try:
+            start = [config.decoder_start_token_id]
+            if getattr(config, "is_multilingual", False):  # English is asked for
+                start += [config.lang_to_id["<|en|>"], config.task_to_id["transcribe"]]
+            start.append(config.no_timestamps_token_id)
+        except (AttributeError, KeyError) as error:
+            raise AssetError(
+                f"{whisper.name}: its generation_config.json lacks {error}. Fetch the "
+                "model's folder again, with that file."
+            ) from error
+        ends = config.eos_token_id
         self.prompt = torch.tensor(start, device=device)
-        self.end = config.eos_token_id
-        self._never = torch.tensor(config.suppress_tokens or [], device=device).long()
-        self._not_first = torch.tensor(
-            config.begin_suppress_tokens or [], device=device
-        ).long()
+        self.end = ends[0] if isinstance(ends, list) else ends
+
+        def tokens(name: str) -> torch.Tensor:
+            own = getattr(config, name, None) or []
+            return torch.tensor(own, device=device, dtype=torch.long)
+
+        self._never = tokens("suppress_tokens")
+        self._not_first = tokens("begin_suppress_tokens")
 
     def apply(self, logits: torch.Tensor, first: bool) -> torch.Tensor:
         """(…, vocabulary) with what may not be written at −infinity, in place."""
@@ -212,17 +227,32 @@ def in_precision(whisper: Whisper, precision: str = "auto") -> Whisper:
     """The same model in the arithmetic asked for; a copy unless it is so already.
 
     Args:
-        precision: ``"auto"``, ``"bf16"``, or ``"no"`` (as loaded: float32).
+        precision: ``"auto"``, ``"bf16"``, or ``"no"`` (as it is).
+
+    Raises:
+        SettingsError: another precision.
     """
-    if precision not in ("auto", "bf16", "no"):
-        raise MicrobudgetError(f"precision={precision!r}: use 'auto', 'bf16' or 'no'.")
-    fast = settings.fast_bf16(whisper.model.device.type)
-    if precision == "no" or (precision == "auto" and not fast):
-        return whisper
-    if whisper.model.dtype == torch.bfloat16:
+    low = settings.use_bf16(precision, whisper.model.device.type)
+    if not low or whisper.model.dtype == torch.bfloat16:
         return whisper
     model = copy.deepcopy(whisper.model).to(torch.bfloat16)
-    return Whisper(whisper.name, model, whisper.processor, whisper.card)
+    return replace(whisper, model=model)
+
+
+def _with_decoder_in(whisper: Whisper, dtype: torch.dtype) -> Whisper:
+    """The same model with its decoder in ``dtype``; the encoder is not copied."""
+    if whisper.model.model.decoder.embed_tokens.weight.dtype == dtype:
+        return whisper
+    encoder = whisper.model.model.encoder
+    model = copy.deepcopy(whisper.model, {id(encoder): encoder})
+    model.model.decoder.to(dtype)
+    return replace(whisper, model=model)
+
+
+def _audible(pieces: list[np.ndarray]) -> list[np.ndarray]:
+    """Of a long recording, the pieces that aren't silent; always one at least."""
+    loud = [piece for piece in pieces if np.abs(piece).max() >= QUIETEST]
+    return loud if len(pieces) > 1 and loud else pieces[:1]
 
 
 def split(samples: np.ndarray) -> list[np.ndarray]:
@@ -234,11 +264,12 @@ def split(samples: np.ndarray) -> list[np.ndarray]:
     frame = round(_FRAME * RATE)
     pieces = []
     while len(samples) > longest:
-        tail = samples[longest - search : longest].astype(np.float64)
+        end = min(longest, len(samples) - RATE)  # what is left lasts a second at least
+        tail = samples[end - search : end].astype(np.float64)
         loudness = (tail.reshape(-1, frame) ** 2).sum(1)
         # of equally quiet moments the last: fewer pieces
         quietest = len(loudness) - 1 - int(loudness[::-1].argmin())
-        cut = longest - search + quietest * frame + frame // 2
+        cut = end - search + quietest * frame + frame // 2
         pieces.append(samples[:cut])
         samples = samples[cut:]
     return [*pieces, samples]

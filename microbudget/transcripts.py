@@ -22,7 +22,7 @@ def side_by_side(
     """A table for a notebook: a player, what was said, and every model's words.
 
     Differing words are marked: written instead or in addition in bold, words left out
-    struck through. Words are shown as they are compared: normalised.
+    struck through. Transcripts are shown as they are compared: normalised.
 
     Args:
         recordings: float32 (samples,) at 16 kHz. written: model -> its transcripts.

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from . import settings, training
 from .batching import batches
+from .data.audio import RATE
 from .data.speech import Clip
 from .distillation import TopK, fused_loss, top_k
 from .errors import DataError, TrainingError
@@ -22,7 +23,6 @@ from .models import whisper_forward as forward
 from .models.whisper import Whisper
 from .progress import bar
 from .transcription import (
-    RATE,
     STEP,
     Rules,
     greedy,
@@ -33,7 +33,7 @@ from .transcription import (
 )
 
 TOP_K = 32  # of the teacher's words kept a token
-MAX_WER = 0.10  # Distil-Whisper's filter, section 3.2, for pseudo-labels
+MAX_WER = 0.10  # Distil-Whisper's filter of pseudo-labels
 
 
 @dataclass(frozen=True)
@@ -141,17 +141,19 @@ def prepare(
     """Let the teacher hear every clip once: states, pseudo-labels, likeliest words.
 
     Windows are no longer than the clips (and their silent tail). What the teacher
-    misheard, by its WER against the text, is dropped.
+    misheard, by its WER against the text, is dropped; so are clips of over 30 s.
 
     Raises:
         DataError: no clips, one that can't be read, or none that passes the filter.
+        EvaluationError: a text without words.
     """
+    every, clips = clips, [clip for clip in clips if clip.seconds <= forward.LONGEST]
     if not clips:
-        raise DataError("There are no clips to learn from.")
+        raise DataError(f"Of {len(every)} clips, none of up to 30 s is to learn from.")
     whisper = in_precision(teacher, precision)
     decoder, rules = whisper.model.model.decoder, Rules(whisper)
     lessons: dict[int, Lesson] = {}
-    dropped = []
+    dropped = [clip.text for clip in every if clip.seconds > forward.LONGEST]
     # one block for all states: hundreds of small ones would scatter over the memory
     # (a rounded length may miss its window by one step; untouched room costs nothing)
     room = sum(_frames(clip) for clip in clips) + len(clips) * round(50 * STEP)
@@ -252,29 +254,36 @@ def distil(
     Args:
         steps: rounded to whole passes over the lessons.
         weighting: ``"paper"`` or ``"code"``: which of the two terms weighs more.
+            Their loss is a mean over tokens.
         evaluate: called after each pass, as in ``training.fit``.
 
     Raises:
         TrainingError: fewer steps than one pass takes, or the loss is not finite.
+        SettingsError: a precision that doesn't exist.
     """
+    if batch_size < 1:
+        raise TrainingError(f"batch_size={batch_size}: it must be at least 1.")
     a_pass = -(-len(lessons) // batch_size)
     if steps < a_pass / 2:
         raise TrainingError(
             f"{steps} steps are less than one pass over {len(lessons)} lessons "
             f"({a_pass} steps): ask for more, or pass fewer lessons."
         )
-    low = precision == "bf16" or (
-        precision == "auto" and settings.fast_bf16(settings.device())
-    )
+    low = settings.use_bf16(precision, settings.device())
     decoder = student.model.model.decoder
-    weight = decoder.embed_tokens.weight.detach()
-    weight = weight.to(torch.bfloat16) if low else weight
+    cast: dict[torch.device, torch.Tensor] = {}  # made where the loop put the model
 
     def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
+        hidden = model(batch).float()
+        if hidden.device not in cast:
+            weight = decoder.embed_tokens.weight.detach()
+            cast[hidden.device] = weight.to(torch.bfloat16) if low else weight
         value, _ = fused_loss(
-            model(batch).float(), weight, batch.labels, batch.kept, weighting
+            hidden, cast[hidden.device], batch.labels, batch.kept, weighting
         )
         return value
+
+    student.model.to(settings.device())  # whole: its encoder would stay behind
 
     history = training.fit(
         Learner(decoder),

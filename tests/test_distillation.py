@@ -158,6 +158,48 @@ def test_the_fused_loss_is_the_plain_one(weighting, dtype, rows):
     assert abs(fused.grad.norm() / plain.grad.norm() - 1) < tolerance
 
 
+@pytest.mark.parametrize("scale", [5.0, 20.0])
+def test_the_fused_loss_of_a_teacher_that_is_sure(scale):
+    """Peaked distributions leave a tiny rest: bfloat16 must not make it explode."""
+    n, width, vocabulary = 24, 16, 3000
+    generator = torch.Generator().manual_seed(3)
+    hidden = torch.randn(n, width, generator=generator)
+    weight = torch.randn(vocabulary, width, generator=generator) * scale / width**0.5
+    teacher = (hidden + 0.02 * torch.randn(n, width, generator=generator)) @ weight.T
+    labels, kept = teacher.argmax(-1), kd.top_k(teacher, 32)
+    plain = hidden.clone().requires_grad_()
+    scores = plain @ weight.T
+    expected = kd.soft_target_loss_top_k(scores, kept)
+    expected.backward()
+    fused = hidden.clone().requires_grad_()
+    kd.WEIGHTS["soft alone"] = (1.0, 0.0)
+    try:
+        loss, (soft, _) = kd.fused_loss(
+            fused, weight.bfloat16(), labels, kept, "soft alone"
+        )
+    finally:
+        del kd.WEIGHTS["soft alone"]
+    loss.backward()
+    assert abs(soft - expected) < 0.05 * expected + 0.05
+    assert fused.grad.norm() < 2 * plain.grad.norm() + 0.05
+
+
+def test_no_soft_weight_is_cross_entropy_in_the_fused_loss_too():
+    hidden = torch.randn(7, 8).requires_grad_()
+    weight = torch.randn(50, 8)
+    labels, kept = torch.randint(0, 50, (7,)), kd.top_k(torch.randn(7, 50), 5)
+    kd.WEIGHTS["hard alone"] = (0.0, 1.0)
+    try:
+        loss, _ = kd.fused_loss(hidden, weight, labels, kept, "hard alone")
+    finally:
+        del kd.WEIGHTS["hard alone"]
+    expected = F.cross_entropy(hidden @ weight.T, labels)
+    torch.testing.assert_close(loss, expected)
+    (ours,) = torch.autograd.grad(loss, hidden)
+    (theirs,) = torch.autograd.grad(expected, hidden)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
 def test_bad_input_is_a_clear_error():
     z = logits((4, 9))
     with pytest.raises(TrainingError, match="one shape"):

@@ -34,6 +34,17 @@ def test_any_format_rate_and_channels(suffix, rate, channels, tmp_path):
     assert abs(np.argmax(spectrum) * 16_000 / len(samples[:16_000]) - 440) < 3
 
 
+@pytest.mark.parametrize("dtype", ["u1", "u2", "i2", "i4"])
+def test_integers_span_minus_one_to_one(dtype):
+    info = np.iinfo(dtype)
+    middle = (int(info.max) + int(info.min) + 1) // 2
+    samples = np.array([info.min, middle, info.max] * 8000, dtype)
+    out = audio.prepare(samples, 16_000)
+    np.testing.assert_allclose(out[:3], [-1, 0, 1], atol=0.01)
+    with pytest.raises(DataError, match="silent"):
+        audio.prepare(np.full(16_000, middle, dtype), 16_000)
+
+
 def test_channels_are_averaged_and_integers_scaled():
     left, right = np.full(16_000, 0.5), np.full(16_000, -0.1)
     mono = audio.prepare(np.stack([left, right], 1), 16_000)
@@ -111,15 +122,17 @@ def test_a_player_is_small_and_holds_the_sound():
 # -- sets ---------------------------------------------------------------------------
 
 
-def librispeech(folder, sets=("dev-clean", "test-clean"), clips=3):
+def librispeech(folder, sets=("dev-clean", "test-clean"), clips=3, speakers=("84",)):
     for name in sets:
-        place = folder / "LibriSpeech" / name / "84" / "121"
-        place.mkdir(parents=True)
-        lines = []
-        for i in range(clips):
-            soundfile.write(place / f"84-121-{i:04d}.flac", tone(0.5 + i), 16_000)
-            lines.append(f"84-121-{i:04d} SOME WORDS {i}")
-        (place / "84-121.trans.txt").write_text("\n".join(lines) + "\n")
+        for who in speakers:
+            place = folder / "LibriSpeech" / name / who / "121"
+            place.mkdir(parents=True)
+            lines = []
+            for i in range(clips):
+                path = place / f"{who}-121-{i:04d}.flac"
+                soundfile.write(path, tone(0.5 + i % 3), 16_000)
+                lines.append(f"{who}-121-{i:04d} SOME WORDS {i}")
+            (place / f"{who}-121.trans.txt").write_text("\n".join(lines) + "\n\n")
     return folder
 
 
@@ -141,6 +154,16 @@ def test_without_train_sets_dev_is_learned_from(tmp_path):
     assert not found.generated
     assert not found.learns_from_generated
     assert "real recordings" in found.describe()
+
+
+def test_no_speaker_is_in_both_halves_of_dev(tmp_path):
+    folder = librispeech(tmp_path, clips=50, speakers=("84", "174", "251"))
+    found = speech.load(folder)
+    who = [{c.path.parent.parent.name for c in s} for s in (found.train, found.val)]
+    assert who[0]
+    assert who[1]
+    assert not who[0] & who[1]
+    assert len(found.train) + len(found.val) == 150
 
 
 def test_a_folder_to_test_on_borrows_the_voice_to_learn_from(tmp_path):
@@ -177,6 +200,7 @@ def test_bad_folders_are_clear_errors(tmp_path):
         ('[{"file": "a.wav"}]', "no manifest"),
         ('[{"file": "a.wav", "text": "hm"}]', "is missing, but there is a transcript"),
         ("3", "no manifest"),
+        ('[{"file": 3, "text": "hm"}]', "no manifest"),
     ]:
         manifest.write_text(text)
         with pytest.raises(DataError, match=says):

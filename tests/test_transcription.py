@@ -81,11 +81,11 @@ def test_a_run_gives_the_same_transcripts_again(teacher, clips, heard):
 
 
 def test_a_long_recording_loses_nothing_at_the_seams(teacher):
-    """Clips joined to some 75 s are written as they are one by one."""
+    """Clips joined to some 75 s, without a gap, are written as they are one by one."""
     chosen, samples = [], []
     for clip in speech.load().test[44:]:
         chosen.append(clip)
-        samples += [clip.samples(), np.zeros(8_000, np.float32)]
+        samples.append(clip.samples())
         if sum(map(len, samples)) > 75 * 16_000:
             break
     long = np.concatenate(samples)
@@ -96,7 +96,7 @@ def test_a_long_recording_loses_nothing_at_the_seams(teacher):
         teacher, [clip.samples() for clip in chosen], window="clip"
     )
     reference = word_errors([clip.text for clip in chosen], alone)
-    assert found.deletions <= reference.deletions + 2
+    assert found.deletions <= reference.deletions + 2  # no sentence is lost
     assert found.wer < reference.wer + 0.03
 
 
@@ -164,7 +164,6 @@ def test_a_model_in_a_loop_stops():
 def test_clips_that_end_leave_the_batch():
     """Each clip's words are what it gets alone, though their lengths differ."""
     random = tiny(seed=1)
-    decoder = random.model.model.decoder
     states = 3 * torch.randn(12, 30, 64, generator=torch.Generator().manual_seed(0))
     alone = [transcription.greedy(random, s[None], 30)[0] for s in states]
     every = [token for row in alone for token in row]
@@ -176,7 +175,6 @@ def test_clips_that_end_leave_the_batch():
     together = transcription.greedy(random, states, 30)
     assert together == alone
     assert len({len(row) for row in alone}) > 1
-    assert decoder.layers[0].self_attn.num_heads == 2
 
 
 # -- speculative decoding -----------------------------------------------------------
@@ -229,3 +227,70 @@ def test_the_mel_is_the_standard_one_for_a_standard_window(teacher, clips):
     theirs = teacher.processor(samples, sampling_rate=16_000, return_tensors="pt")
     ours = forward.log_mel(teacher, [samples])
     assert torch.equal(ours, theirs.input_features)
+
+
+def test_silence_at_the_end_of_a_long_recording_is_not_written(teacher):
+    """A piece of nothing but silence would come back as an invented word."""
+    parts = [clip.samples() for clip in speech.load().test[44:47]]
+    said = np.concatenate(parts)
+    assert len(said) > 26 * 16_000
+    long = np.concatenate([said, np.zeros(20 * 16_000, np.float32)])
+    assert len(transcription.split(long)) > 1
+    places = [
+        place
+        for batch in transcription.hear(teacher, [long], window="clip")
+        for place in batch.places
+    ]
+    assert len(places) < len(transcription.split(long))
+    both = transcription.transcribe(
+        teacher, [np.zeros(40 * 16_000, np.float32), long], window="clip"
+    )
+    assert len(both) == 2
+    assert word_errors([" ".join(c.text for c in speech.load().test[44:47])],
+                       [both[1]]).insertions <= 2  # fmt: skip
+
+
+def test_a_last_piece_is_never_a_splinter():
+    for seconds in (30.001, 30.06, 30.9, 31.0):
+        rng = np.random.default_rng(0)
+        noise = rng.standard_normal(int(seconds * 16_000)).astype("f4")
+        assert min(map(len, transcription.split(noise))) >= 16_000
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_of_none_is_a_clear_error(teacher, size):
+    sound = [np.ones(16_000, np.float32)]
+    with pytest.raises(MicrobudgetError, match="batch_size"):
+        transcription.transcribe(teacher, sound, batch_size=size)
+    with pytest.raises(MicrobudgetError, match="max_tokens"):
+        transcription.transcribe(teacher, sound, max_tokens=size)
+
+
+def test_a_generation_configuration_that_lacks_something(teacher):
+    broken = tiny()
+    del broken.model.generation_config.no_timestamps_token_id
+    with pytest.raises(MicrobudgetError, match="generation_config"):
+        transcription.Rules(broken)
+    several = tiny()
+    several.model.generation_config.eos_token_id = [END, 3]
+    several.model.generation_config.suppress_tokens = None
+    assert transcription.Rules(several).end == END
+
+
+@pytest.mark.full
+def test_real_speech_is_written_as_ctranslate2_writes_it():
+    """MICROBUDGET_DATA/speech in float32: CTranslate2 gave the same 53 transcripts.
+
+    37 substituted, 9 deleted, 18 inserted of 903 words (ctranslate2 4, beam 1).
+    """
+    from microbudget import settings
+
+    folder = settings.load().data / "speech"
+    clips = speech.read_folder(folder)["test"]
+    if len(clips) != 53:
+        pytest.skip("another set of recordings")
+    texts = transcription.transcribe(
+        whisper.load("whisper-tiny.en"), [c.samples() for c in clips], precision="no"
+    )
+    found = word_errors([clip.text for clip in clips], texts)
+    assert abs(found.wer - 64 / 903) < 2 / 903

@@ -85,7 +85,7 @@ def needed(profile: str | None = None) -> list[str]:
     wanted = [name for name in names(profile) if _entries()[name]["notebooks"]]
     if profile == "mini":
         return wanted
-    device = settings.device().split(":")[0]
+    device = "cuda" if "cuda" in settings.device() else "cpu"
     return [n for n in wanted if get(n, profile).spec.get("device", device) == device]
 
 

@@ -94,8 +94,9 @@ for name in names:
 def from_hub(asset: Asset, folder: Path, downloads: Path) -> int:
     """Files of a Hub repository at a pinned revision (a 40-digit commit).
 
-    Runs in a process of its own, because huggingface_hub reads its offline switch
-    once, and the course has switched it on.
+    A file is checked where the catalog has its digest; where it has none, the revision
+    and the Hub's client are trusted. Runs in a process of its own, because
+    huggingface_hub reads its offline switch once, and the course has switched it on.
     """
     spec = asset.spec
     where = f"{spec['repo']}@{spec['revision'][:8]}"

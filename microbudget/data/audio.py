@@ -65,7 +65,9 @@ def prepare(samples: np.ndarray, rate: int, name: str = "the recording") -> np.n
     if samples.size == 0:
         raise DataError(f"{name} is empty: it has no samples.")
     if np.issubdtype(samples.dtype, np.integer):
-        samples = samples / -float(np.iinfo(samples.dtype).min or -255)
+        half = 2.0 ** (8 * samples.dtype.itemsize - 1)
+        unsigned = np.issubdtype(samples.dtype, np.unsignedinteger)
+        samples = samples / half - (1.0 if unsigned else 0.0)
     mono = samples.astype(np.float32).reshape(len(samples), -1).mean(axis=1)
     if not np.isfinite(mono).all():
         bad = int((~np.isfinite(mono)).sum())

@@ -17,7 +17,7 @@ from . import audio
 
 REAL, GENERATED = "speech", "spoken-sentences"
 SETS = ("train", "val", "test")  # of a manifest; any other set is for testing
-_VAL = 64  # clips kept for validation when LibriSpeech's dev set serves for training
+_VAL = 64  # clips at least, when a set must serve for training and for validation
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,10 @@ def load(folder: str | Path | None = None) -> Speech:
     """The speech of this profile, or of a folder of your own.
 
     Order: ``folder``; ``MICROBUDGET_DATA/speech``; in profile ``full`` LibriSpeech;
-    else sentences that a small synthetic voice reads. A folder without a training
-    set is for testing: the training clips are then the synthetic voice's.
+    else sentences that a small synthetic voice reads. Where a folder has a training
+    set but none for validation (or the other way round), whole speakers are set apart
+    for the other; with too few clips for that, the folder is for testing only, and
+    the training clips are the synthetic voice's.
 
     Raises:
         DataError: no recordings in a known layout, or a transcript without its file.
@@ -114,9 +116,7 @@ def load(folder: str | Path | None = None) -> Speech:
     sets = read_folder(own)
     if not sets["test"]:
         raise DataError(f"{own} has nothing to test on: only training clips.")
-    if not sets["train"] and len(sets["val"]) > 2 * _VAL:
-        # LibriSpeech without its large training sets: learn from dev's other speakers
-        sets |= {"train": sets["val"][_VAL:], "val": sets["val"][:_VAL]}
+    sets |= _two_of(sets["train"] or sets["val"]) if _one_is_missing(sets) else {}
     card = f"recordings from the folder {own.name}"
     if folder is None and not (own / "manifest.json").is_file():
         card = assets.get(REAL).card()
@@ -127,8 +127,29 @@ def load(folder: str | Path | None = None) -> Speech:
         tests["generated"] = learns["test"]
     return Speech(
         own.name, learns["train"], learns["val"], tests, False, generated, card,
-        is_the_courses=folder is None,
+        is_the_courses=False,
     )  # fmt: skip
+
+
+def _one_is_missing(sets: dict) -> bool:
+    return (
+        not (sets["train"] and sets["val"])
+        and max(len(sets["train"]), len(sets["val"])) > 2 * _VAL
+    )
+
+
+def _two_of(clips: tuple[Clip, ...]) -> dict[str, tuple[Clip, ...]]:
+    """Train and val out of one set, no speaker (folder) in both where that works."""
+    speakers: dict[Path, list[Clip]] = {}
+    for clip in clips:  # SPEAKER/CHAPTER/file, in LibriSpeech
+        speakers.setdefault(clip.path.parent.parent, []).append(clip)
+    if len(speakers) < 2:
+        return {"train": clips[_VAL:], "val": clips[:_VAL]}
+    val: list[Clip] = []
+    while len(val) < _VAL and len(speakers) > 1:
+        val += speakers.pop(next(iter(speakers)))
+    train = [clip for own in speakers.values() for clip in own]
+    return {"train": tuple(train), "val": tuple(val)}
 
 
 def read_folder(folder: Path) -> dict[str, tuple[Clip, ...]]:
@@ -155,6 +176,8 @@ def _manifest(path: Path) -> dict[str, list[Clip]]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
         rows = [(e["file"], e["text"], e.get("set", "test")) for e in entries]
+        if not all(isinstance(file, str) for file, _, _ in rows):
+            raise TypeError("a file's name that is no text")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path} is no manifest of clips ({type(error).__name__}: {error}). It "
@@ -173,7 +196,11 @@ def _librispeech(folder: Path) -> dict[str, list[Clip]]:
         parts = transcript.relative_to(folder).parts
         where = next((s for p in parts for s in SETS if p.startswith(s)), None)
         dev = any(part.startswith("dev-") for part in parts)
-        for line in transcript.read_text(encoding="utf-8").splitlines():
+        try:
+            lines = transcript.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{transcript} is not UTF-8 text ({error}).") from error
+        for line in filter(str.strip, lines):
             name, _, text = line.partition(" ")
             files = [transcript.parent / f"{name}{end}" for end in audio.SUFFIXES]
             path = next((file for file in files if file.is_file()), files[0])

@@ -115,7 +115,8 @@ def student(teacher: Whisper, layers: Sequence[int] | None = None) -> Whisper:
     """A student with the teacher's encoder and a few of its decoder's layers.
 
     Encoder and embeddings are the teacher's own tensors, shared and frozen; the kept
-    layers and the last norm are copies that may learn (Distil-Whisper, section 3).
+    layers and the last norm are copies that may learn. Distil-Whisper freezes the
+    encoder only; frozen embeddings spare a small run its costliest gradient.
 
     Args:
         layers: which of the decoder's; default: the first and the last.

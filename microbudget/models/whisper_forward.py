@@ -11,10 +11,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..data.audio import RATE
 from ..errors import DataError
 from .whisper import Whisper
 
-RATE, SAMPLES_A_FRAME = 16_000, 320  # of the encoder: 20 ms a frame
+SAMPLES_A_FRAME = 320  # of the encoder: 20 ms
 LONGEST = 30.0  # seconds, Whisper's window
 _MANY_QUERIES = 256
 

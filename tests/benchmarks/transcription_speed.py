@@ -30,7 +30,7 @@ def pipeline(whisper, sound):
         model=whisper.model,
         tokenizer=whisper.processor.tokenizer,
         feature_extractor=whisper.processor.feature_extractor,
-        device="cpu",
+        device=whisper.model.device,
     )
     options = {"num_beams": 1}
 
