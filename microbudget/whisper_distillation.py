@@ -18,6 +18,7 @@ from .data.audio import RATE
 from .data.speech import Clip
 from .distillation import TopK, fused_loss, top_k
 from .errors import DataError, TrainingError
+from .evaluation.memory import release
 from .evaluation.speech import word_errors
 from .models import whisper_forward as forward
 from .models.whisper import Whisper
@@ -183,7 +184,8 @@ def prepare(
             f"The teacher misheard all {len(clips)} clips by more than {max_wer:.0%}: "
             "do the texts belong to the recordings?"
         )
-    # in the clips' order, whatever the batches were; outside of inference mode
+    release()
+    # in the clips' order, whatever the batches were
     whole = [lessons[i] for i in sorted(lessons)]
     return Lessons(whole, rules.prompt, dropped)
 
@@ -303,4 +305,5 @@ def distil(
         seed=seed,
         description="distilling",
     )
+    release()
     return history

@@ -3,6 +3,7 @@
 import time
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import given
@@ -149,3 +150,18 @@ def test_energy_is_read_or_said_not_to_be(tmp_path):
     assert meter.method == "RAPL (CPU package)"
     (zone / "energy_uj").write_text("2000000")  # the counter has started again
     assert meter.joules() == pytest.approx(3.0)
+
+
+def test_freed_memory_goes_back_to_the_system():
+    """Many small blocks between kept ones: resident memory falls when they are freed."""
+    from microbudget.evaluation.memory import release
+
+    kept, freed = [], []
+    for _ in range(3000):
+        freed.append(bytearray(60_000))
+        kept.append(bytearray(100))
+    before = psutil.Process().memory_info().rss
+    freed.clear()
+    release()
+    assert psutil.Process().memory_info().rss <= before
+    assert len(kept) == 3000
