@@ -21,6 +21,7 @@ from .models.whisper import Whisper
 from .progress import bar
 
 TAIL, STEP = 4.0, 2.0  # seconds of silence after a clip, and of rounding up
+_AT_ONCE = 8  # clips whose activations a CPU's cache copes with
 _SEARCH, _FRAME = 10.0, 0.1  # seconds: where a long recording may be cut, how finely
 
 
@@ -127,7 +128,9 @@ def listen(whisper: Whisper, clips: Sequence, window: str = "standard") -> torch
     encoder = whisper.model.model.encoder
     like = encoder.conv1.weight
     mel = forward.log_mel(whisper, clips, seconds).to(like.device, like.dtype)
-    return forward.encode(encoder, mel)
+    few = _AT_ONCE if like.device.type == "cpu" else len(mel)
+    parts = [forward.encode(encoder, mel[rows]) for rows in batches(len(mel), few)]
+    return torch.cat(parts)
 
 
 def window_for(seconds: float) -> float:

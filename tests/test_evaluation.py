@@ -153,7 +153,7 @@ def test_energy_is_read_or_said_not_to_be(tmp_path):
 
 
 def test_freed_memory_goes_back_to_the_system():
-    """Many small blocks between kept ones: resident memory falls when they are freed."""
+    """Small blocks between kept ones: resident memory doesn't stay when they go."""
     from microbudget.evaluation.memory import release
 
     kept, freed = [], []
