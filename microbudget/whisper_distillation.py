@@ -179,12 +179,12 @@ def prepare(
                     filled += len(own)
                     lessons[i] = Lesson(own, labels, kept[j], text, wer)
                 shown.update(1)
+            release()
     if not lessons:
         raise DataError(
             f"The teacher misheard all {len(clips)} clips by more than {max_wer:.0%}: "
             "do the texts belong to the recordings?"
         )
-    release()
     # in the clips' order, whatever the batches were
     whole = [lessons[i] for i in sorted(lessons)]
     return Lessons(whole, rules.prompt, dropped)
@@ -285,9 +285,13 @@ def distil(
         )
         return value
 
+    def after_a_pass(model: nn.Module) -> dict[str, float]:
+        release()
+        return evaluate(model) if evaluate else {}
+
     student.model.to(settings.device())  # whole: its encoder would stay behind
 
-    history = training.fit(
+    return training.fit(
         Learner(decoder),
         lessons,
         loss,
@@ -301,9 +305,7 @@ def distil(
         precision="bf16" if low else "no",
         max_grad_norm=1.0,
         lengths=lessons.lengths,
-        evaluate=evaluate,
+        evaluate=after_a_pass,
         seed=seed,
         description="distilling",
     )
-    release()
-    return history
