@@ -158,3 +158,17 @@ def test_a_ledger_on_a_full_disk_is_clear(home, monkeypatch):
         run.finish()
     assert not list(run.settings.ledger.iterdir())
     shutil.rmtree(run.settings.ledger)
+
+
+def test_a_claim_is_checked_on_the_courses_data_and_reported_on_yours(home, capsys):
+    run = ledger.start("00_start_here")
+    run.uses("garden", "drawn", checked=True)
+    run.claim("two and two are four", True)
+    with pytest.raises(AssertionError, match="are five"):
+        run.claim("two and two are five", False)
+    run.uses("mine", "pictures of my own", checked=False)
+    run.claim("two and two are six", False)
+    printed = capsys.readouterr().out
+    assert "It holds here: two and two are four" in printed
+    assert "It does NOT hold here: two and two are six" in printed
+    run.close()
