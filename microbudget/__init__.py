@@ -32,6 +32,7 @@ _LAZY = {
     "metrics": "evaluation.metrics",
     "wer": "evaluation.speech",
     "transfer": "transfer",
+    "decoding": "decoding",
     "transcription": "transcription",
     "distillation": "distillation",
     "whisper_distillation": "whisper_distillation",

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import torch
 
+from .decoding import Rules
 from .errors import MicrobudgetError
 from .models import whisper_forward as forward
 from .models.whisper import Whisper
-from .transcription import Rules
 
 
 @dataclass(frozen=True)

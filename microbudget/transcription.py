@@ -1,6 +1,6 @@
 """Speech to text with Whisper: batched, sorted by length, the sound encoded once.
 
-Greedy decoding: at every step the likeliest token. Long recordings are cut in their
+Long recordings are cut in their
 quietest moments; where speech has a pause, no word is cut, and none is heard twice.
 """
 
@@ -15,7 +15,8 @@ import torch
 from . import settings
 from .batching import batches
 from .data.audio import QUIETEST, RATE
-from .errors import AssetError, DataError, MicrobudgetError
+from .decoding import greedy, text_of
+from .errors import DataError, MicrobudgetError
 from .models import whisper_forward as forward
 from .models.whisper import Whisper
 from .progress import bar
@@ -46,6 +47,7 @@ def transcribe(
     window: str = "standard",
     precision: str = "auto",
     max_tokens: int = 224,
+    guard: bool = False,
     description: str = "transcribing",
 ) -> list[str]:
     """What is said in each recording, in the order given: ``write`` of ``hear``.
@@ -59,6 +61,7 @@ def transcribe(
         precision: ``"auto"`` (bf16 where the device computes it natively), ``"bf16"``,
             ``"no"`` (float32).
         max_tokens: the most a piece may get; a model in a loop stops there.
+        guard: keep it out of loops altogether; not part of plain greedy decoding.
 
     Raises:
         DataError: a recording that is empty, not one row of numbers, or not finite.
@@ -68,7 +71,7 @@ def transcribe(
         lowered, recordings, batch_size=batch_size, window=window, precision="no",
         description=description,
     )  # fmt: skip
-    return write(lowered, heard, max_tokens)
+    return write(lowered, heard, max_tokens, guard)
 
 
 def hear(
@@ -103,12 +106,13 @@ def write(
     whisper: Whisper,
     heard: Iterable[Heard],
     max_tokens: int = 224,
+    guard: bool = False,
 ) -> list[str]:
     """The decoder's half of ``transcribe``: a text for every recording."""
     texts: dict[tuple[int, int], str] = {}
     for batch in heard:
         whisper = _with_decoder_in(whisper, batch.states.dtype)
-        tokens = greedy(whisper, batch.states, max_tokens)
+        tokens = greedy(whisper, batch.states, max_tokens, guard)
         for place, own in zip(batch.places, tokens, strict=True):
             texts[place] = text_of(whisper, own)
     joined: dict[int, list[str]] = {}
@@ -136,94 +140,6 @@ def listen(whisper: Whisper, clips: Sequence, window: str = "standard") -> torch
 def window_for(seconds: float) -> float:
     """The window of a clip: a silent tail, or Whisper won't stop; then rounded up."""
     return min(forward.LONGEST, STEP * math.ceil((seconds + TAIL) / STEP))
-
-
-@torch.inference_mode()
-def greedy(
-    whisper: Whisper,
-    states: torch.Tensor,
-    max_tokens: int = 224,
-) -> list[list[int]]:
-    """The likeliest token, again and again, until each clip has ended.
-
-    Args:
-        states: (b, f, d) of the encoder. Clips that have ended leave the batch.
-
-    Returns:
-        Tokens of every clip, without the prompt and the end.
-
-    Raises:
-        MicrobudgetError: ``max_tokens`` below 1.
-    """
-    if max_tokens < 1:
-        raise MicrobudgetError(f"max_tokens={max_tokens}: it must be at least 1.")
-    decoder, rules = whisper.model.model.decoder, Rules(whisper)
-    tokens = rules.prompt.expand(len(states), -1)
-    room = min(tokens.shape[1] + max_tokens, len(decoder.embed_positions.weight))
-    cache = forward.new_cache(decoder, states, room)
-    written: list[list[int]] = [[] for _ in states]
-    going = list(range(len(states)))
-    while going and cache.length + tokens.shape[1] < room:
-        hidden = forward.decode(decoder, tokens, cache=cache)[:, -1]  # (b, d)
-        first = cache.length == len(rules.prompt)
-        logits = rules.apply(forward.project(decoder, hidden), first)  # (b, V)
-        best = logits.argmax(-1)  # (b,)
-        values = best.tolist()
-        stay = [i for i, token in enumerate(values) if token != rules.end]
-        for i in stay:
-            written[going[i]].append(values[i])
-        tokens = best[:, None]
-        if len(stay) < len(going):
-            rows = torch.tensor(stay, dtype=torch.long, device=states.device)
-            tokens, going = tokens[rows], [going[i] for i in stay]
-            cache.keep(rows)
-    return written
-
-
-class Rules:
-    """Whisper's own rules of decoding, from its generation configuration.
-
-    Attributes:
-        prompt: (2,) start of transcript, no timestamps; with language and task between
-            them for a multilingual model.
-        end: the token that ends a transcript.
-    """
-
-    def __init__(self, whisper: Whisper):
-        config = whisper.model.generation_config
-        device = whisper.model.device
-        try:
-            start = [config.decoder_start_token_id]
-            if getattr(config, "is_multilingual", False):  # English is asked for
-                start += [config.lang_to_id["<|en|>"], config.task_to_id["transcribe"]]
-            start.append(config.no_timestamps_token_id)
-        except (AttributeError, KeyError) as error:
-            raise AssetError(
-                f"{whisper.name}: its generation_config.json lacks {error}. Fetch the "
-                "model's folder again, with that file."
-            ) from error
-        ends = config.eos_token_id
-        self.prompt = torch.tensor(start, device=device)
-        self.end = ends[0] if isinstance(ends, list) else ends
-
-        def tokens(name: str) -> torch.Tensor:
-            own = getattr(config, name, None) or []
-            return torch.tensor(own, device=device, dtype=torch.long)
-
-        self._never = tokens("suppress_tokens")
-        self._not_first = tokens("begin_suppress_tokens")
-
-    def apply(self, logits: torch.Tensor, first: bool) -> torch.Tensor:
-        """(…, vocabulary) with what may not be written at −infinity, in place."""
-        logits[..., self._never] = -torch.inf
-        if first:  # neither a blank nor the end
-            logits[..., self._not_first] = -torch.inf
-        return logits
-
-
-def text_of(whisper: Whisper, tokens: list[int]) -> str:
-    """Tokens to text."""
-    return whisper.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
 
 
 def in_precision(whisper: Whisper, precision: str = "auto") -> Whisper:

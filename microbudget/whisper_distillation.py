@@ -16,6 +16,7 @@ from . import settings, training
 from .batching import batches
 from .data.audio import RATE
 from .data.speech import Clip
+from .decoding import Rules, greedy, text_of
 from .distillation import TopK, fused_loss, top_k
 from .errors import DataError, TrainingError
 from .evaluation.memory import release
@@ -23,15 +24,7 @@ from .evaluation.speech import word_errors
 from .models import whisper_forward as forward
 from .models.whisper import Whisper
 from .progress import bar
-from .transcription import (
-    STEP,
-    Rules,
-    greedy,
-    in_precision,
-    listen,
-    text_of,
-    window_for,
-)
+from .transcription import STEP, in_precision, listen, window_for
 
 TOP_K = 32  # of the teacher's words kept a token
 MAX_WER = 0.10  # Distil-Whisper's filter of pseudo-labels

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 from whispers import tiny
 
-from microbudget import transcription, whisper_distillation
+from microbudget import decoding, transcription, whisper_distillation
 from microbudget.data import speech
 from microbudget.distillation import soft_target_loss, top_k
 from microbudget.errors import DataError, TrainingError
@@ -32,7 +32,7 @@ def test_lessons_are_what_the_teacher_says(teacher, lessons):
         assert lesson.labels[-1] == 50256
         assert lesson.kept.classes.shape == (len(lesson.labels), 32)
         assert not lesson.states.is_inference()
-        text = transcription.text_of(teacher, lesson.labels[:-1].tolist())
+        text = decoding.text_of(teacher, lesson.labels[:-1].tolist())
         assert text == lesson.text
 
 
