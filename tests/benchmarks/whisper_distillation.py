@@ -42,6 +42,15 @@ def main() -> None:
             )
             errors = mb.wer.word_errors([c.text for c in clips], texts)
             print(f"{label:34} {name:10} {errors}", flush=True)
+            guarded = mb.wer.word_errors(
+                [c.text for c in clips],
+                mb.transcription.transcribe(
+                    whisper, sound[name], window=asked.window, guard=True
+                ),
+            )
+            print(f"{'  with the loop guard':34} {name:10} {guarded}", flush=True)
+            guards = f"{label.split(' seed')[0]}, guarded"
+            results.setdefault((guards, name), []).append(guarded.wer)
             results.setdefault((label.split(" seed")[0], name), []).append(errors.wer)
 
     results: dict = {}
