@@ -143,7 +143,10 @@ def prepare(
     """
     every, clips = clips, [clip for clip in clips if clip.seconds <= forward.LONGEST]
     if not clips:
-        raise DataError(f"Of {len(every)} clips, none of up to 30 s is to learn from.")
+        raise DataError(
+            f"There are no clips to learn from: {len(every)} were given, none of them "
+            "of up to 30 s."
+        )
     whisper = in_precision(teacher, precision)
     decoder, rules = whisper.model.model.decoder, Rules(whisper)
     lessons: dict[int, Lesson] = {}
