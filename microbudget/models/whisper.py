@@ -116,7 +116,7 @@ def student(teacher: Whisper, layers: Sequence[int] | None = None) -> Whisper:
 
     Encoder and embeddings are the teacher's own tensors, shared and frozen; the kept
     layers and the last norm are copies that may learn. Distil-Whisper freezes the
-    encoder only; frozen embeddings spare a small run its costliest gradient.
+    encoder only; frozen embeddings spare a gradient of (V, d) a step.
 
     Args:
         layers: which of the decoder's; default: the first and the last.
