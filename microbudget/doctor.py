@@ -170,7 +170,11 @@ def _assets(here: settings.Settings) -> list[Finding]:
 
     findings = []
     if here.data:
-        there = [name for name in assets.names() if (here.data / name).is_dir()]
+        there = [
+            name
+            for name in assets.names()
+            if (here.data / assets.get(name).folder).is_dir()
+        ]
         findings.append(
             Finding(OK, f"MICROBUDGET_DATA has {', '.join(there) or 'none of ours'}")
         )

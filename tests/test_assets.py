@@ -211,7 +211,7 @@ def test_the_kernels_own_full_disk_is_clear(home, server):
 
 def test_a_wheel_that_is_no_zip(tmp_path):
     (tmp_path / "half.whl").write_bytes(make_wheel({"a": CONTENT})[:1000])
-    with pytest.raises(AssetError, match="not a whole wheel"):
+    with pytest.raises(AssetError, match="not a whole archive"):
         sources.extract_members(tmp_path / "half.whl", ["a"], tmp_path)
 
 

@@ -10,7 +10,7 @@ from .. import settings
 from ..errors import AssetError
 
 _FILE = Path(__file__).with_name("catalog.toml")
-SOURCES = ("wheel", "hub", "url", "torchvision", "generate")
+SOURCES = ("wheel", "sdist", "hub", "url", "torchvision", "generate")
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Asset:
     """One model or data set as one profile sees it.
 
     Attributes:
+        folder: where it is looked for below MICROBUDGET_DATA.
         spec: the profile's table of ``catalog.toml`` (``source`` and what it needs);
             empty when this profile has no source for the asset.
     """
@@ -29,6 +30,7 @@ class Asset:
     licence: str
     citation: str
     notebooks: tuple[str, ...] = ()
+    folder: str = ""
     spec: MappingProxyType = field(default_factory=lambda: MappingProxyType({}))
 
     @property
@@ -56,8 +58,9 @@ class Asset:
         spec = self.spec
         megabytes = f"{spec.get('bytes', 0) / 1e6:.1f} MB"
         match spec.get("source"):
-            case "wheel":
-                return f"wheel {spec['requirement']} on the package index, {megabytes}"
+            case "wheel" | "sdist" as kind:
+                kind = {"sdist": "source archive"}.get(kind, kind)
+                return f"{kind} {spec['requirement']} on the package index, {megabytes}"
             case "hub":
                 return f"Hub {spec['repo']}@{spec['revision'][:8]}, {megabytes}"
             case "url":
@@ -109,6 +112,7 @@ def get(name: str, profile: str | None = None) -> Asset:
         licence=entry["licence"],
         citation=entry["citation"],
         notebooks=tuple(entry["notebooks"]),
+        folder=entry.get("folder", name),
         spec=MappingProxyType(entry.get(profile, {})),
     )
 

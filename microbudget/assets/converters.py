@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from ..compat import torchvision  # before timm, which imports it
 from ..errors import AssetError
 from .ctranslate2 import whisper_from_ctranslate2
+from .texts import glue_tables, rated_snippets
 
 _BN = {
     "gamma": "weight",
@@ -89,7 +90,39 @@ def efficientnet_lite(raw: Path, ready: Path) -> None:
     save_file(tensors, ready / "model.safetensors")
 
 
+def llm_from_gguf(raw: Path, ready: Path) -> None:
+    """A GGUF file, unpacked to float16 in transformers' folder layout.
+
+    Raises:
+        AssetError: not a GGUF file, or a truncated one.
+    """
+    from ..compat import transformers
+
+    path = _only_file(raw, "*.gguf")
+    where = {"pretrained_model_name_or_path": raw, "gguf_file": path.name}
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            **where,
+            dtype=torch.float32,
+            quantization_config=transformers.GgufConfig(dequantize=True),
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
+    except Exception as error:  # gguf and numpy raise their own kinds
+        raise AssetError(
+            f"{path.name} can't be read as GGUF ({type(error).__name__}: {error}). "
+            "Run it again to fetch it anew."
+        ) from error
+    bad = [n for n, p in model.named_parameters() if not torch.isfinite(p).all()]
+    if bad:
+        raise AssetError(f"{path.name}: {bad[0]} holds numbers that are not finite.")
+    model.half().save_pretrained(ready)
+    tokenizer.save_pretrained(ready)
+
+
 CONVERTERS = {
+    "glue_tables": glue_tables,
+    "llm_from_gguf": llm_from_gguf,
+    "rated_snippets": rated_snippets,
     "keras_mobilenet_v2": keras_mobilenet_v2,
     "torchvision_mobilenet_v2": torchvision_mobilenet_v2,
     "efficientnet_lite": efficientnet_lite,

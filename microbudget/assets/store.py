@@ -25,12 +25,12 @@ _SPACE_FACTOR = 3  # the download, its conversion, and some air
 def locate(name: str, profile: str | None = None) -> Path | None:
     """The folder of an asset that is here already, or None; touches no network.
 
-    ``MICROBUDGET_DATA/NAME`` wins; then the cache.
+    ``MICROBUDGET_DATA/NAME`` (the catalog may say another folder) wins; then the cache.
     """
     here = settings.load()
     asset = catalog.get(name, profile)
-    if here.data and (here.data / name).is_dir():
-        return here.data / name
+    if here.data and (here.data / asset.folder).is_dir():
+        return here.data / asset.folder
     folder = _folder(here, asset)
     return folder if _is_whole(folder, asset) else None
 
@@ -59,7 +59,7 @@ def fetch(
     if not asset.spec:
         raise AssetError(
             f"{name} has no source in profile {asset.profile!r}. Put it in "
-            f"MICROBUDGET_DATA/{name}, or use MICROBUDGET_PROFILE=full."
+            f"MICROBUDGET_DATA/{asset.folder}, or use MICROBUDGET_PROFILE=full."
         )
     may_fetch = not (here.offline if offline is None else offline)
     if not may_fetch and not asset.is_generated:

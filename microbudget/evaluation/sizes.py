@@ -22,10 +22,14 @@ class Parameters:
 
 
 def count_parameters(model) -> Parameters:
-    """Count a torch module's parameters; shared ones once, buffers not."""
+    """Count a torch module's parameters; shared ones once, buffers not.
+
+    Of weights packed in four bits every weight is counted, not every byte.
+    """
     total = trainable = 0
     for parameter in model.parameters():
-        total += parameter.numel()
+        packed = getattr(parameter, "quant_state", None)
+        total += packed.shape.numel() if packed is not None else parameter.numel()
         trainable += parameter.numel() * parameter.requires_grad
     return Parameters(total, trainable)
 

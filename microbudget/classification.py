@@ -1,0 +1,140 @@
+"""Training and judging a sentence classifier, whatever part of it may learn."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from . import settings
+from .batching import batches
+from .errors import TrainingError
+from .evaluation.metrics import accuracy
+from .finetuning import is_four_bit
+from .training import History, fit
+
+
+def train(
+    model: nn.Module,
+    sentences,
+    *,
+    lr: float,
+    epochs: int = 3,
+    batch_size: int = 16,
+    precision: str = "auto",
+    seed: int = 0,
+    **options,
+) -> History:
+    """Train what a method has left free: AdamW, linear decay after a short warm-up.
+
+    Args:
+        sentences: a ``data.text.Sentences``, or any set of (ids, mask, label) batches
+            with ``lengths``.
+        precision: ``"auto"``: bfloat16 where that is native.
+        options: of ``training.fit``.
+
+    Raises:
+        TrainingError: as ``training.fit``, or a label that the head has no class for.
+    """
+    classes = model.heads[model.task].out_features
+    if int(sentences.labels.max()) >= classes or int(sentences.labels.min()) < 0:
+        raise TrainingError(
+            f"Labels run from {int(sentences.labels.min())} to "
+            f"{int(sentences.labels.max())}, but the head {model.task!r} has {classes} "
+            "classes: 0 to the number of classes less one are allowed."
+        )
+
+    def loss(module, batch):
+        ids, mask, labels = batch
+        return F.cross_entropy(module(ids, mask).float(), labels)
+
+    return fit(
+        model, sentences, loss, epochs=epochs, batch_size=batch_size,
+        optimizer=optimizer(model, lr), schedule="linear", warmup=0.1,
+        precision=autocast(precision), lengths=sentences.lengths, seed=seed,
+        **{"max_grad_norm": 1.0, "description": "fine-tuning", **options},
+    )  # fmt: skip
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module, sentences, batch_size: int = 32, precision: str = "auto"
+) -> torch.Tensor:
+    """Logits (sentences, classes) in the sentences' order, computed by length."""
+    model.eval()
+    device = next(model.parameters()).device
+    in_bf16 = settings.use_bf16(precision, device.type)
+    order = torch.tensor(sentences.lengths).argsort(stable=True)
+    found = []
+    with torch.autocast(device.type, torch.bfloat16, in_bf16):
+        for rows in batches(len(order), batch_size):
+            ids, mask, _ = sentences.collate(
+                [sentences[i] for i in order[rows].tolist()]
+            )
+            found.append(model(ids.to(device), mask.to(device)).float().cpu())
+    return torch.cat(found)[order.argsort()]
+
+
+def score(model: nn.Module, sentences) -> float:
+    """Accuracy of ``predict``."""
+    return accuracy(sentences.labels, predict(model, sentences).argmax(1))
+
+
+def search_lr(
+    loss_at: Callable[[float], float],
+    start: float = 1e-3,
+    factor: float = 10**0.5,
+    most: int = 6,
+) -> tuple[float, dict[float, float]]:
+    """The best learning rate on a grid of powers, found by going downhill.
+
+    Both neighbours of ``start`` are tried, then one goes on in the better direction
+    while the loss falls. The same start and steps for every method: no favourites.
+
+    Args:
+        loss_at: learning rate -> validation loss; a run that fails counts as infinite.
+        most: runs at most.
+
+    Returns:
+        The best rate, and every rate that was tried with its loss.
+    """
+    tried: dict[int, float] = {}
+
+    def at(power: int) -> float:
+        if power not in tried:
+            try:
+                tried[power] = loss_at(start * factor**power)
+            except TrainingError:  # NaN: too high
+                tried[power] = float("inf")
+        return tried[power]
+
+    best = min((0, 1, -1), key=at)
+    while best and len(tried) < most:
+        onwards = best + (1 if best > 0 else -1)
+        if at(onwards) >= tried[best]:
+            break
+        best = onwards
+    rates = {start * factor**power: loss for power, loss in sorted(tried.items())}
+    return start * factor**best, rates
+
+
+def optimizer(model: nn.Module, lr: float, weight_decay: float = 0.0) -> Callable:
+    """AdamW; for four-bit models on a GPU the paged one (QLoRA, section 3)."""
+
+    def make(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        if is_four_bit(model) and settings.device().startswith("cuda"):
+            import bitsandbytes
+
+            return bitsandbytes.optim.PagedAdamW32bit(
+                parameters, lr=lr, weight_decay=weight_decay
+            )
+        return torch.optim.AdamW(
+            parameters, lr=lr, weight_decay=weight_decay, fused=True
+        )
+
+    return make
+
+
+def autocast(precision: str = "auto") -> str:
+    """``training.fit``'s precision: bf16 where that is native and wanted."""
+    return "bf16" if settings.use_bf16(precision, settings.device()) else "no"

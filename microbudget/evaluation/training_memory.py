@@ -1,0 +1,167 @@
+"""What training keeps in memory: weights, gradients, moments, activations.
+
+Counted from the tensors themselves, and predicted by formula.
+"""
+
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+
+import torch
+from torch import nn
+
+# NF4 with double quantization, bytes a weight: 4 bits, an 8-bit scale for 64 weights,
+# and a 32-bit one for 256 of those (Dettmers et al. 2023, QLoRA, section 3)
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes, by what they are for.
+
+    Attributes:
+        optimizer: AdamW's two moments.
+        activations: what the forward pass keeps for the backward pass.
+    """
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+
+    @property
+    def total(self) -> float:
+        return sum(astuple(self))
+
+    def __str__(self) -> str:
+        parts = zip(("weights", "gradients", "moments", "activations"),
+                    astuple(self), strict=True)  # fmt: skip
+        texts = [f"{name} {size / 1e6:,.1f}" for name, size in parts]
+        return f"{' + '.join(texts)} = {self.total / 1e6:,.1f} MB"
+
+
+def measure(
+    model: nn.Module,
+    loss: Callable[[], torch.Tensor],
+    optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+) -> Memory:
+    """Count every tensor's bytes over one step; changes the weights by that step.
+
+    Args:
+        loss: computes the loss of one batch with ``model``.
+        optimizer: trainable parameters -> Optimizer.
+    """
+    model.train()
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    optim = optimizer(trainable)
+    weights = _weights(model)
+    own = {t.untyped_storage().data_ptr() for t in weights}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()  # views of one count once
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        value = loss()
+    value.backward()
+    gradients = sum(p.grad.nbytes for p in trainable if p.grad is not None)
+    optim.step()
+    moments = sum(
+        tensor.nbytes
+        for state in optim.state.values()
+        for tensor in state.values()
+        if isinstance(tensor, torch.Tensor) and tensor.ndim
+    )
+    optim.zero_grad(set_to_none=True)
+    model.eval()
+    return Memory(sum(t.nbytes for t in weights), gradients, moments,
+                  sum(kept.values()))  # fmt: skip
+
+
+def predict(
+    weights: float,
+    trainable: float,
+    activations: float,
+    *,
+    in_nf4: float = 0,
+    weight_bytes: int = 4,
+    gradient_bytes: int = 4,
+    moment_bytes: int = 8,
+) -> Memory:
+    """The same by formula: so many bytes a number.
+
+    Args:
+        weights, trainable: how many numbers there are, and how many of them learn.
+        activations: bytes, such as ``encoder_activations`` says.
+        in_nf4: how many of the weights are stored in NF4.
+        moment_bytes: of both moments together.
+    """
+    stored = (weights - in_nf4) * weight_bytes + in_nf4 * NF4_BYTES
+    return Memory(stored, trainable * gradient_bytes, trainable * moment_bytes,
+                  activations)  # fmt: skip
+
+
+def encoder_activations(
+    batch: int,
+    tokens: int,
+    *,
+    layers: int,
+    d: int,
+    heads: int,
+    inner: int,
+    frozen: bool = False,
+    number_bytes: int = 4,
+) -> int:
+    """Bytes that a BERT without dropout keeps for the backward pass.
+
+    Korthikanti et al. 2022, Reducing Activation Recomputation (arXiv:2205.05198),
+    section 4.1, without the masks of dropout. Numbers per token and layer: queries,
+    keys and values 3·d; the input of both layer norms 2·d; what goes into the
+    activation function ``inner``; the probabilities of attention heads·tokens. A linear
+    map keeps its input only to compute its own weights' gradient: the input of the
+    three maps d, of the output map d, of the feed-forward's two d + inner. A frozen one
+    doesn't.
+
+    Args:
+        inner: width inside the feed-forward.
+        frozen: all linear maps are, but for LoRA on queries and values, which keep d.
+    """
+    always = 3 * d + 2 * d + inner + heads * tokens
+    of_linears = d if frozen else d + d + d + inner
+    return batch * tokens * layers * (always + of_linears) * number_bytes
+
+
+def seven_billion(method: str, batch: int = 1, tokens: int = 512) -> Memory:
+    """A 7B model on paper: Llama 2's shape (Touvron et al. 2023), 16-bit training.
+
+    Full fine-tuning in mixed precision keeps 16 bytes a weight (Rajbhandari et al.
+    2020, ZeRO, section 3.1): 2 for the weight, 2 for its gradient, and 12 for the
+    optimizer: a 32-bit copy and two moments. LoRA of rank 8 on queries and values. The
+    activations are Korthikanti et al.'s s·b·h·(34 + 5·a·s/h) a layer (equation 2), for
+    all methods alike: an upper bound for those with frozen weights.
+
+    Args:
+        method: ``"full"``, ``"lora"`` or ``"qlora"``.
+    """
+    layers, d, heads, weights, embeddings = 32, 4096, 32, 6.74e9, 2 * 32_000 * 4096
+    activations = layers * tokens * batch * d * (34 + 5 * heads * tokens / d)
+    trainable = weights if method == "full" else layers * 2 * 8 * 2 * d
+    own = 0 if method == "full" else trainable  # LoRA's come on top
+    in_nf4 = weights - embeddings if method == "qlora" else 0
+    return predict(
+        weights + own, trainable, activations, in_nf4=in_nf4,
+        weight_bytes=2, gradient_bytes=2, moment_bytes=12,
+    )  # fmt: skip
+
+
+def _weights(model: nn.Module) -> list[torch.Tensor]:
+    """Parameters, and the scales that four-bit ones carry along."""
+    tensors = list(model.parameters())
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        if state is not None:
+            inner = state.state2 if state.nested else None
+            tensors += [state.absmax] + ([inner.absmax] if inner else [])
+    return tensors

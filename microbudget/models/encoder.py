@@ -1,0 +1,136 @@
+"""Sentence encoders (BERT, RoBERTa) and the classifier the course builds on them."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .. import assets, settings
+from ..compat import transformers
+from ..errors import AssetError
+from .four_bit import nf4
+
+MINI, FULL = "minilm-l6", "roberta-base"
+
+
+class Classifier(nn.Module):
+    """Encoder, mean over a sentence's tokens, and a linear head for each task.
+
+    The mean, not the first token: MiniLM was trained to give meaningful ones, and it
+    serves RoBERTa as well.
+
+    Attributes:
+        heads: task -> linear layer; ``task`` says which one answers.
+        base_id: which weights the encoder had before any training.
+    """
+
+    def __init__(self, encoder: nn.Module, base_id: str = ""):
+        super().__init__()
+        self.encoder, self.base_id = encoder, base_id
+        self.heads, self.task = nn.ModuleDict(), ""
+
+    def add_head(self, task: str, classes: int) -> None:
+        """A new head, drawn from torch's generator; it becomes the active one."""
+        head = nn.Linear(self.encoder.config.hidden_size, classes)
+        self.heads[task] = head.to(next(self.encoder.parameters()).device)
+        self.task = task
+
+    def embed(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """ids, mask (batch, tokens) -> (batch, d): the mean over each one's tokens."""
+        states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        weights = mask.unsqueeze(-1).float()  # (batch, tokens, 1)
+        return (states.float() * weights).sum(1) / weights.sum(1)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """ids, mask (batch, tokens) -> logits (batch, classes)."""
+        return self.heads[self.task](self.embed(ids, mask))
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A pretrained encoder on disk, with its tokenizer."""
+
+    name: str
+    folder: Path
+    tokenizer: object
+    card: str
+    base_id: str
+
+    def classifier(
+        self,
+        classes: int,
+        *,
+        task: str = "task",
+        seed: int = 0,
+        four_bit: bool = False,
+        dropout: float = 0.0,
+    ) -> Classifier:
+        """A fresh copy of the weights with a new head, on the course's device.
+
+        Args:
+            seed: of the head's first weights.
+            four_bit: store the encoder's linear layers in bitsandbytes' NF4 with
+                double quantization (Dettmers et al. 2023, QLoRA, section 3).
+            dropout: in the encoder. None by default: drawing the masks takes a sixth of
+                a step, and a few hundred steps overfit little.
+        """
+        encoder = self._weights(four_bit, dropout)
+        model = Classifier(encoder, f"{self.name}:{self.base_id}")
+        torch.manual_seed(seed)
+        model.add_head(task, classes)
+        return model
+
+    def _weights(self, four_bit: bool, dropout: float) -> nn.Module:
+        options = nf4() if four_bit else {}
+        try:
+            encoder = transformers.AutoModel.from_pretrained(
+                self.folder, dtype=torch.float32, use_safetensors=True,
+                add_pooling_layer=False,
+                hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
+                # fused attention is slow for short sentences in bfloat16 on a CPU
+                attn_implementation="eager", **options,
+            )  # fmt: skip
+        except Exception as error:  # safetensors, json, transformers: each its own
+            raise AssetError(
+                f"{self.folder.name} can't be loaded ({type(error).__name__}: {error})."
+                " Delete the folder and fetch it again."
+            ) from error
+        bad = [n for n, p in encoder.named_parameters() if not _finite(p)]
+        if bad:
+            raise AssetError(f"{self.folder.name}: {bad[0]} holds NaN or infinity.")
+        return encoder.to(settings.device())
+
+
+def load(folder: str | Path | None = None) -> Encoder:
+    """The encoder of this profile (MiniLM-L6; in ``full`` RoBERTa-base), or a folder's.
+
+    Raises:
+        AssetError: it can't be had, a file is missing, or it is no encoder like BERT.
+    """
+    name, card = FULL if settings.load().profile == "full" else MINI, ""
+    if folder is None:
+        folder, card = assets.fetch(name), assets.get(name).card()
+    else:
+        name = Path(folder).name
+    folder = Path(folder)
+    for file in ("config.json", "model.safetensors", "tokenizer.json"):
+        if not (folder / file).is_file():
+            raise AssetError(f"{folder} holds no {file}: it is no encoder's folder.")
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder)
+        if config.model_type not in ("bert", "roberta"):
+            raise AssetError(f"{folder} holds a {config.model_type}, not a BERT.")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    except AssetError:
+        raise
+    except Exception as error:
+        raise AssetError(f"{folder} can't be read ({error}).") from error
+    with open(folder / "model.safetensors", "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Encoder(name, folder, tokenizer, card, digest[:12])
+
+
+def _finite(parameter: torch.Tensor) -> bool:
+    return not parameter.is_floating_point() or bool(torch.isfinite(parameter).all())

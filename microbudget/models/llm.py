@@ -1,0 +1,77 @@
+"""The small language model: SmolLM2 (Allal et al. 2025, arXiv:2502.02737)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .. import assets, settings
+from ..compat import transformers
+from ..errors import AssetError
+from .four_bit import nf4
+
+DEFAULT = "smollm2-135m-instruct"
+
+
+@dataclass(frozen=True)
+class Llm:
+    """A causal language model with its tokenizer.
+
+    Attributes:
+        model: transformers' module, in eval mode.
+    """
+
+    name: str
+    model: nn.Module
+    tokenizer: object
+    card: str = ""
+
+
+def load(
+    name: str = DEFAULT,
+    *,
+    four_bit: bool = False,
+    dtype: torch.dtype | None = None,
+    folder: str | Path | None = None,
+) -> Llm:
+    """The small LLM of this profile, fetched first if it isn't here.
+
+    Args:
+        name: of the catalog.
+        four_bit: linear layers in bitsandbytes' NF4 with double quantization.
+        dtype: of the weights; default: bfloat16 where that is native, else float32.
+        folder: a transformers folder of your own, instead.
+
+    Raises:
+        AssetError: it can't be had, files are missing or damaged, or it is no Llama.
+    """
+    card = "" if folder else assets.get(name).card()
+    folder = Path(folder) if folder else assets.fetch(name)
+    device = settings.device()
+    if dtype is None:
+        dtype = torch.bfloat16 if settings.fast_bf16(device) else torch.float32
+    for file in ("config.json", "model.safetensors", "tokenizer.json"):
+        if not (folder / file).is_file():
+            raise AssetError(f"{folder} holds no {file}: it is no model's folder.")
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder)
+        if config.model_type != "llama":
+            raise AssetError(f"{folder} holds a {config.model_type}, not a Llama.")
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, attn_implementation="eager",
+            **(nf4() if four_bit else {}),
+        )  # fmt: skip
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    except AssetError:
+        raise
+    except Exception as error:  # safetensors, json, transformers: each its own
+        raise AssetError(
+            f"{folder.name} can't be loaded ({type(error).__name__}: {error}). Delete "
+            "the folder and fetch it again."
+        ) from error
+    if not four_bit:
+        model.to(device)
+    model.eval().requires_grad_(False)
+    model.base_id = f"{name}:{config.hidden_size}x{config.num_hidden_layers}"
+    return Llm(name, model, tokenizer, card)

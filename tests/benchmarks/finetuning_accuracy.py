@@ -1,0 +1,84 @@
+"""Accuracy of every method of fine-tuning on SST-2, at equal data, steps and search.
+
+    MICROBUDGET_DATA=FOLDER python tests/benchmarks/finetuning_accuracy.py
+
+For each method a learning rate is searched for on a validation split (one seed, the
+whole budget); then it is trained from several seeds and judged on dev.
+"""
+
+import argparse
+import json
+import time
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+import microbudget as mb
+
+METHODS = ("lora", "bottlenecks", "bitfit", "full", "ia3", "top_layers", "head_only",
+           "qlora", "full+dropout")  # fmt: skip
+
+
+def train(encoder, task, sentences, args, method, lr, seed):
+    """One training from one seed: the model, and the seconds it took."""
+    name, _, extra = method.partition("+")
+    model = encoder.classifier(
+        len(task.classes), seed=seed, four_bit=name == "qlora",
+        dropout=0.1 if extra else 0.0,
+    )  # fmt: skip
+    mb.finetuning.METHODS[{"qlora": "lora"}.get(name, name)](model)
+    started = time.perf_counter()
+    mb.classification.train(
+        model, sentences, lr=lr, epochs=args.epochs, batch_size=args.batch_size,
+        seed=seed,
+    )  # fmt: skip
+    return model, time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--train", type=int, default=2000)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    args = parser.parse_args()
+    torch.set_num_threads(mb.settings.load().threads)
+    encoder, task = mb.encoder.load(), mb.text.sentiment()
+    print(f"{encoder.name} on {task.name}: {task.describe()}; {vars(args)}")
+
+    def tokens(labelled):
+        return mb.text.Sentences(encoder.tokenizer, labelled)
+
+    sentences, val = tokens(task.train.first(args.train)), tokens(task.val)
+    test = tokens(task.test)
+    for method in args.methods:
+
+        def loss_at(lr, method=method):
+            model, _ = train(encoder, task, sentences, args, method, lr, args.seeds[0])
+            return float(
+                F.cross_entropy(mb.classification.predict(model, val), val.labels)
+            )
+
+        start = 1e-4 if method.startswith("full") else 1e-3  # the search goes on anyway
+        lr, tried = mb.classification.search_lr(loss_at, start)
+        scores, seconds = [], []
+        for seed in args.seeds:
+            model, taken = train(encoder, task, sentences, args, method, lr, seed)
+            scores.append(mb.classification.score(model, test))
+            seconds.append(taken)
+        row = {
+            "method": method,
+            "lr": lr,
+            "tried": {f"{rate:.2g}": round(loss, 4) for rate, loss in tried.items()},
+            "trainable": mb.sizes.count_parameters(model).trainable,
+            "scores": [round(score, 4) for score in scores],
+            "mean": round(float(np.mean(scores)), 4),
+            "seconds": [round(s, 1) for s in seconds],
+        }
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
