@@ -18,6 +18,7 @@ MICROBUDGET_BLOCK_NETWORK      ``1``: any connection off this machine raises
 This module imports nothing heavy: ``import microbudget`` must stay fast.
 """
 
+import logging
 import os
 import sys
 from dataclasses import dataclass
@@ -176,6 +177,8 @@ def go_quiet_and_offline() -> None:
     }
     for name, value in switches.items():
         os.environ.setdefault(name, value)
+    # peft imports bitsandbytes, which then tells that an optional kernel isn't there
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     if is_on("MICROBUDGET_BLOCK_NETWORK"):
         block_network()
 

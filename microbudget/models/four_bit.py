@@ -1,7 +1,5 @@
 """Weights stored in four bits: bitsandbytes' NF4 (Dettmers et al. 2023, QLoRA)."""
 
-import logging
-
 import torch
 
 from .. import settings
@@ -10,8 +8,6 @@ from ..compat import transformers
 
 def nf4() -> dict:
     """Arguments of ``from_pretrained`` for NF4 with double quantization."""
-    # it tells at every import that an optional kernel isn't there
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     device = settings.device()
     return {
         "device_map": {"": device},
