@@ -88,8 +88,8 @@ def search_lr(
 ) -> tuple[float, dict[float, float]]:
     """The best learning rate on a grid of powers, found by going downhill.
 
-    Both neighbours of ``start`` are tried, then one goes on in the better direction
-    while the loss falls. The same start and steps for every method: no favourites.
+    From ``start`` upwards while the loss falls; if it doesn't at once, downwards. The
+    same start and steps for every method: no favourites.
 
     Args:
         loss_at: learning rate -> validation loss; a run that fails counts as infinite.
@@ -108,12 +108,12 @@ def search_lr(
                 tried[power] = float("inf")
         return tried[power]
 
-    best = min((0, 1, -1), key=at)
-    while best and len(tried) < most:
-        onwards = best + (1 if best > 0 else -1)
-        if at(onwards) >= tried[best]:
+    best = 0
+    for direction in (1, -1):
+        while len(tried) < most and at(best + direction) < at(best):
+            best += direction
+        if best:
             break
-        best = onwards
     rates = {start * factor**power: loss for power, loss in sorted(tried.items())}
     return start * factor**best, rates
 

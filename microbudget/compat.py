@@ -6,7 +6,7 @@ that were never declared. Declaring them is enough: models, transforms and data 
 are plain Python; only the compiled box operators (nms, roi_align …) stay missing.
 
 Use ``from microbudget.compat import torchvision`` wherever torchvision is needed, and
-the same for transformers, whose models import it.
+the same for transformers, whose models import it, and for peft, which imports those.
 """
 
 import sys
@@ -39,7 +39,12 @@ torchvision = _import_torchvision()
 
 
 def __getattr__(name: str):
-    """transformers, imported when it is first asked for: it takes a second."""
+    """transformers or peft, imported when first asked for: they take seconds."""
+    if name == "peft":
+        import peft
+        import peft.functional
+
+        return peft
     if name != "transformers":
         raise AttributeError(name)
     import transformers

@@ -9,6 +9,7 @@ model whose weights are stored in four bits. The active head (of a module called
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -87,7 +88,7 @@ def ia3(model: nn.Module, name: str = "task") -> None:
 
     Liu et al. 2022, (IA)³, arXiv:2205.05638, section 3.3; peft's implementation.
     """
-    import peft
+    from .compat import peft
 
     linears = _linears(model)
     inner = linears["f"][-1]
@@ -127,7 +128,7 @@ def lora(
     Raises:
         TrainingError: a rank below 1, or a target that isn't there.
     """
-    import peft
+    from .compat import peft
 
     if rank < 1:
         raise TrainingError(f"rank={rank}: a low-rank update needs at least rank 1.")
@@ -168,13 +169,13 @@ def activate(model: nn.Module, name: str) -> None:
     Raises:
         TrainingError: neither of them is there.
     """
-    from peft.functional import set_adapter
+    from .compat import peft
 
     known = peft_names(model) | adapters.names(model) | set(getattr(model, HEADS, {}))
     if name not in known:
         raise TrainingError(f"There is nothing called {name!r}, only {sorted(known)}.")
     if name in peft_names(model):
-        set_adapter(model, name)
+        peft.functional.set_adapter(model, name)
     if adapters.names(model):
         adapters.activate(model, [name] if name in adapters.names(model) else [])
     if name in getattr(model, HEADS, {}):
@@ -187,9 +188,7 @@ def merge(model: nn.Module) -> nn.Module:
     Raises:
         TrainingError: there is none, or the weights are in four bits.
     """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)]
+    layers = [(n, m) for n, m in model.named_modules() if _is_peft(m)]
     if not layers:
         raise TrainingError("There is no LoRA or (IA)³ to merge.")
     if is_four_bit(model):
@@ -304,31 +303,33 @@ def is_four_bit(model: nn.Module) -> bool:
 
 def peft_names(model: nn.Module) -> set[str]:
     """The LoRA and (IA)³ adapters that a model holds."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
     found: set[str] = set()
     for module in model.modules():
-        if isinstance(module, BaseTunerLayer):
+        if _is_peft(module):
             for kind in module.adapter_layer_names:
                 found |= set(getattr(module, kind))
     return found
 
 
+def _is_peft(module: nn.Module) -> bool:
+    from .compat import peft
+
+    return isinstance(module, peft.tuners.tuners_utils.BaseTunerLayer)
+
+
 def _inject(config, model: nn.Module, name: str) -> None:
-    from peft.functional import (
-        cast_adapter_dtype,
-        inject_adapter_in_model,
-        set_adapter,
-    )
+    from .compat import peft
 
     if not name or "." in name or name in peft_names(model):
         raise TrainingError(
             f"name={name!r}: an adapter needs a name of its own, without dots."
         )
     heads = [p for n, p in model.named_parameters() if is_active_head(model, n)]
-    inject_adapter_in_model(config, model, adapter_name=name)
-    cast_adapter_dtype(model, name)  # learn in float32 whatever the base is stored in
-    set_adapter(model, name)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # on purpose
+        peft.functional.inject_adapter_in_model(config, model, adapter_name=name)
+    peft.functional.cast_adapter_dtype(model, name)  # learn in float32, always
+    peft.functional.set_adapter(model, name)
     for parameter in heads:
         parameter.requires_grad_(True)
 

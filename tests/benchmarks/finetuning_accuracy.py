@@ -2,8 +2,8 @@
 
     MICROBUDGET_DATA=FOLDER python tests/benchmarks/finetuning_accuracy.py
 
-For each method a learning rate is searched for on a validation split (one seed, the
-whole budget); then it is trained from several seeds and judged on dev.
+For each method the learning rate of the best accuracy on a validation split is searched
+for (one seed, the whole budget); then it is trained from several seeds, judged on dev.
 """
 
 import argparse
@@ -54,15 +54,16 @@ def main() -> None:
     sentences, val = tokens(task.train.first(args.train)), tokens(task.val)
     test = tokens(task.test)
     for method in args.methods:
+        losses = {}
 
-        def loss_at(lr, method=method):
+        def error_at(lr, method=method, losses=losses):
             model, _ = train(encoder, task, sentences, args, method, lr, args.seeds[0])
-            return float(
-                F.cross_entropy(mb.classification.predict(model, val), val.labels)
-            )
+            logits = mb.classification.predict(model, val)
+            losses[f"{lr:.2g}"] = round(float(F.cross_entropy(logits, val.labels)), 4)
+            return 1 - mb.metrics.accuracy(val.labels, logits.argmax(1))
 
         start = 1e-4 if method.startswith("full") else 1e-3  # the search goes on anyway
-        lr, tried = mb.classification.search_lr(loss_at, start)
+        lr, tried = mb.classification.search_lr(error_at, start)
         scores, seconds = [], []
         for seed in args.seeds:
             model, taken = train(encoder, task, sentences, args, method, lr, seed)
@@ -71,7 +72,8 @@ def main() -> None:
         row = {
             "method": method,
             "lr": lr,
-            "tried": {f"{rate:.2g}": round(loss, 4) for rate, loss in tried.items()},
+            "tried": {f"{rate:.2g}": round(1 - e, 4) for rate, e in tried.items()},
+            "losses": losses,
             "trainable": mb.sizes.count_parameters(model).trainable,
             "scores": [round(score, 4) for score in scores],
             "mean": round(float(np.mean(scores)), 4),

@@ -1,0 +1,346 @@
+"""Methods of fine-tuning: what may move, parity with peft, what is saved, bad input."""
+
+import re
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sentences import classifier, llama, sentences
+from torch.nn import functional as F
+
+from microbudget import adapters, finetuning
+from microbudget.classification import predict, search_lr, train
+from microbudget.compat import peft
+from microbudget.errors import TrainingError
+from microbudget.models import encoder
+
+D, INNER, LAYERS, HEAD = 48, 96, 2, 2 * 48 + 2
+
+
+def batch():
+    data = sentences()
+    return data.collate([data[i] for i in range(8)])
+
+
+def loss_of(model):
+    ids, mask, labels = batch()
+    return F.cross_entropy(model(ids, mask), labels)
+
+
+def logits(model):
+    ids, mask, _ = batch()
+    with torch.inference_mode():
+        return model.eval()(ids, mask)
+
+
+def trainable(model):
+    return {n: p for n, p in model.named_parameters() if p.requires_grad}
+
+
+def quick(model, **options):
+    options = {"lr": 5e-3, "epochs": 2, "batch_size": 8, "precision": "no"} | options
+    return train(model, sentences(), **options)
+
+
+LAYER = 4 * (D * D + D) + 2 * D * INNER + D + INNER + 4 * D
+COUNTS = {
+    "head_only": 0,
+    "top_layers": 2 * LAYER,
+    "bitfit": LAYERS * (4 * D + INNER + D + 2 * D) + D,  # and the embeddings' norm's
+    "ia3": LAYERS * (2 * D + INNER),  # Liu et al. 2022: d_k + d_v + d_ff a layer
+    "bottlenecks": LAYERS * 2 * (2 * D * 32 + 32 + D),
+    "lora": LAYERS * 2 * 8 * 2 * D,
+}
+
+
+@pytest.mark.parametrize("method", COUNTS)
+def test_exactly_the_methods_weights_may_move(method):
+    model = classifier()
+    finetuning.METHODS[method](model)
+    free = trainable(model)
+    assert sum(p.numel() for p in free.values()) == COUNTS[method] + HEAD
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    quick(model)
+    for name, parameter in model.named_parameters():
+        if name not in free:
+            assert torch.equal(parameter, before[name]), name
+    moved = [n for n in free if not torch.equal(free[n], before[n])]
+    assert len(moved) == len(free)
+
+
+def test_full_frees_everything():
+    model = classifier()
+    finetuning.full(model)
+    assert len(trainable(model)) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("method", [m for m in finetuning.METHODS if m != "top_layers"])
+def test_every_method_learns(method):
+    model = classifier()
+    finetuning.METHODS[method](model)
+    history = quick(model, epochs=25, lr=2e-2 if method != "full" else 2e-3)
+    assert history.losses[-1] < 0.85 * history.losses[0]
+
+
+def test_lora_is_w_plus_ba():
+    """Hu et al., equation 3, by hand: the same output and gradients as peft's."""
+    model = classifier()
+    finetuning.lora(model, rank=4, alpha=12)
+    layer = model.encoder.encoder.layer[0].attention.self.query
+    torch.nn.init.normal_(layer.lora_B["task"].weight, std=0.1)
+    x = torch.randn(3, D)
+    a = layer.lora_A["task"].weight.detach().clone().requires_grad_()
+    b = layer.lora_B["task"].weight.detach().clone().requires_grad_()
+    w, bias = layer.base_layer.weight, layer.base_layer.bias
+    ours = F.linear(x, w, bias) + 12 / 4 * (x @ a.T) @ b.T
+    torch.testing.assert_close(layer(x), ours)
+    layer(x).square().sum().backward()
+    ours.square().sum().backward()
+    torch.testing.assert_close(layer.lora_A["task"].weight.grad, a.grad)
+    torch.testing.assert_close(layer.lora_B["task"].weight.grad, b.grad)
+
+
+def test_ia3_scales_keys_values_and_the_inner_activations():
+    """Liu et al., section 3.3, by hand on one layer."""
+    model = classifier(layers=1)
+    plain = classifier(layers=1)
+    finetuning.ia3(model)
+    layer, base = model.encoder.encoder.layer[0], plain.encoder.encoder.layer[0]
+    for parameter in trainable(model).values():
+        if parameter.ndim == 2 and 1 in parameter.shape:
+            torch.nn.init.uniform_(parameter, 0.5, 2)
+    with torch.no_grad():
+        for name in ("key", "value"):
+            scale = getattr(layer.attention.self, name).ia3_l["task"].flatten()
+            linear = getattr(base.attention.self, name)
+            linear.weight.mul_(scale[:, None])
+            linear.bias.mul_(scale)
+        scale = layer.output.dense.ia3_l["task"].flatten()
+        base.output.dense.weight.mul_(scale[None, :])
+    assert not isinstance(layer.attention.output.dense, peft.tuners.ia3.IA3Layer)
+    torch.testing.assert_close(logits(model), logits(plain), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["lora", "ia3"])
+def test_merged_equals_unmerged_and_nothing_of_it_is_left(method):
+    model = classifier()
+    modules = [type(m) for m in classifier().modules()]
+    finetuning.METHODS[method](model)
+    quick(model)
+    before = logits(model)
+    finetuning.merge(model)
+    torch.testing.assert_close(logits(model), before, rtol=1e-4, atol=1e-5)
+    assert [type(m) for m in model.modules()] == modules
+
+
+@pytest.mark.parametrize(
+    "targets", ["q", "qv", "qkvo", "qkvof", ["attention.self.key"]]
+)
+def test_the_targets_are_the_ones_asked_for(targets):
+    model = classifier()
+    finetuning.lora(model, rank=2, targets=targets)
+    adapted = {n.split(".lora_A")[0] for n in trainable(model) if "lora_A" in n}
+    expected = {"q": 1, "qv": 2, "qkvo": 4, "qkvof": 6}.get(str(targets), 1)
+    assert len(adapted) == expected * LAYERS
+    if targets == "qkvo":
+        assert not any("layer.0.output.dense" in name for name in adapted)
+
+
+def test_a_llamas_linears_are_found():
+    model = llama()
+    finetuning.lora(model, rank=2, targets="qkvof")
+    adapted = {n.split(".lora_A")[0].split(".")[-1] for n in trainable(model)}
+    assert adapted >= {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "down_proj"}
+    assert not any("lm_head" in name for name in trainable(model))
+
+
+@pytest.mark.parametrize("method", finetuning.METHODS)
+def test_saved_and_loaded_it_answers_the_same(method, tmp_path):
+    model = classifier()
+    finetuning.METHODS[method](model)
+    quick(model)
+    path = finetuning.save(model, tmp_path / "m.safetensors", classes=["no", "yes"])
+    other = classifier()
+    assert finetuning.load(other, path) == {"classes": ["no", "yes"]}
+    assert torch.equal(logits(other), logits(model))
+    own = sum(p.nbytes for p in trainable(model).values())
+    assert own < path.stat().st_size < own + 20_000
+
+
+def test_two_tasks_on_one_frozen_base(tmp_path):
+    """Adapters are loaded side by side and switched, LoRA and bottlenecks alike."""
+    for method in ("lora", "bottlenecks"):
+        paths, expected = {}, {}
+        for seed, (task, classes) in enumerate({"mood": 2, "kind": 3}.items()):
+            model = classifier()
+            model.heads.clear()
+            torch.manual_seed(seed)
+            model.add_head(task, classes)
+            finetuning.METHODS[method](model, name=task)
+            quick(model, seed=seed)
+            paths[task] = finetuning.save(model, tmp_path / f"{method}-{task}")
+            expected[task] = logits(model)
+        shared = classifier()
+        base = {n: p.clone() for n, p in shared.encoder.named_parameters()}
+        for path in paths.values():
+            finetuning.load(shared, path)
+        for task in ("mood", "kind", "mood"):
+            finetuning.activate(shared, task)
+            assert torch.equal(logits(shared), expected[task])
+        left = dict(shared.encoder.named_parameters())
+        same = [n for n in base if n in left]
+        assert all(torch.equal(left[n], base[n]) for n in same)
+        with pytest.raises(TrainingError, match="nothing called 'other'"):
+            finetuning.activate(shared, "other")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"rank": 0}, "at least rank 1"),
+        ({"rank": -3}, "at least rank 1"),
+        ({"targets": ["no_such_layer"]}, "No linear layer's name ends in 'no_such"),
+        ({"targets": "qx"}, "use letters of"),
+        ({"targets": ""}, "use letters of"),
+        ({"name": "a.b"}, "without dots"),
+    ],
+)
+def test_bad_loras(options, says):
+    with pytest.raises(TrainingError, match=says):
+        finetuning.lora(classifier(), **options)
+
+
+def test_bad_layers_and_models_without_biases():
+    with pytest.raises(TrainingError, match="this model has 2"):
+        finetuning.top_layers(classifier(), layers=3)
+    with pytest.raises(TrainingError, match="no biases"):
+        finetuning.bitfit(llama())
+    with pytest.raises(TrainingError, match="no LoRA"):
+        finetuning.merge(classifier())
+
+
+def test_an_adapter_for_another_base_is_refused(tmp_path):
+    model = classifier()
+    finetuning.lora(model)
+    path = finetuning.save(model, tmp_path / "a")
+    other = classifier()
+    other.base_id = "bigger-bert:2"
+    with pytest.raises(TrainingError, match=r"tiny-bert:1, this is bigger-bert:2"):
+        finetuning.load(other, path)
+
+
+def test_a_checkpoint_of_another_method_is_refused(tmp_path):
+    model = classifier()
+    finetuning.lora(model)
+    path = finetuning.save(model, tmp_path / "a")
+    other = classifier()
+    finetuning.bitfit(other)
+    with pytest.raises(TrainingError, match=r"holds lora, but .* prepared for bitfit"):
+        finetuning.load(other, path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no safetensors at all", None])
+def test_files_that_are_no_checkpoints(tmp_path, content):
+    path = tmp_path / "a"
+    if content is None:
+        from safetensors.torch import save_file
+
+        save_file({"w": torch.zeros(1)}, path)  # another program's
+    else:
+        path.write_bytes(content)
+    with pytest.raises(TrainingError, match="not a checkpoint"):
+        finetuning.load(classifier(), path)
+    with pytest.raises(TrainingError, match="There is no"):
+        finetuning.load(classifier(), tmp_path / "none")
+
+
+def test_what_has_diverged_is_not_saved(tmp_path):
+    model = classifier()
+    with pytest.raises(TrainingError, match="apply a method"):
+        finetuning.save(model, tmp_path / "a")
+    finetuning.lora(model)
+    next(iter(trainable(model).values())).data[0] = float("nan")
+    with pytest.raises(TrainingError, match="NaN"):
+        finetuning.save(model, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_labels_the_head_has_no_class_for():
+    data = sentences()
+    data.labels = data.labels + 1
+    with pytest.raises(TrainingError, match="but the head 'task' has 2 classes"):
+        train(classifier(), data, lr=1e-3)
+
+
+def test_predictions_come_in_the_sentences_order():
+    model, data = classifier(), sentences(5)
+    one_by_one = torch.cat(
+        [model(*data.collate([data[i]])[:2]).detach() for i in range(len(data))]
+    )
+    found = predict(model, data, batch_size=3, precision="no")
+    torch.testing.assert_close(found, one_by_one, rtol=1e-4, atol=1e-5)
+
+
+@given(st.integers(-3, 3), st.floats(0.1, 10))
+def test_the_search_goes_downhill_to_the_bottom(power, steepness):
+    """A valley within reach is found, with few runs; failed runs count as high."""
+    seen = []
+
+    def loss_at(lr):
+        seen.append(lr)
+        x = torch.tensor(lr / 1e-3).log10().item() * 2 - power
+        if x > 2.5:
+            raise TrainingError("diverged")
+        return steepness * abs(x)
+
+    best, tried = search_lr(loss_at, most=6)
+    assert best == pytest.approx(1e-3 * 10 ** (power / 2))
+    assert len(seen) == len(set(seen)) == len(tried) <= 6
+    assert list(tried) == sorted(tried)
+
+
+def test_the_search_stops_at_its_limit():
+    best, tried = search_lr(lambda lr: -lr, most=5)
+    assert len(tried) == 5
+    assert best == max(tried)
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    return encoder.load()
+
+
+def test_a_four_bit_base(minilm):
+    """QLoRA: the adapter learns in float32, the base doesn't move and isn't merged."""
+    model = minilm.classifier(2, four_bit=True)
+    with pytest.raises(TrainingError, match="use lora"):
+        finetuning.full(model)
+    finetuning.lora(model, rank=2)
+    assert {p.dtype for p in trainable(model).values()} == {torch.float32}
+    packed = [p.clone() for p in model.parameters() if hasattr(p, "quant_state")]
+    losses = quick(model, epochs=4, lr=1e-2).losses
+    assert losses[-1] < losses[0]
+    after = [p for p in model.parameters() if hasattr(p, "quant_state")]
+    assert all(torch.equal(a, b) for a, b in zip(packed, after, strict=True))
+    with pytest.raises(TrainingError, match="full precision"):
+        finetuning.merge(model)
+
+
+# ten steps, torch 2.13.0, transformers 5.23.0, peft 0.21.2 on an x86-64 CPU
+GOLDEN = [0.7416, 0.6541, 0.5981, 0.5388, 0.482, 0.452, 0.375, 0.3766, 0.3011, 0.327]
+
+
+def test_the_golden_loss_curve(minilm):
+    """LoRA on the real MiniLM: a change of these numbers is a change of the method."""
+    model = minilm.classifier(2)
+    finetuning.lora(model)
+    losses = quick(model, epochs=5, lr=2e-3).losses
+    assert losses == pytest.approx(GOLDEN, abs=5e-3)
+
+
+def test_adapters_are_untouched_by_loras_pattern():
+    model = classifier()
+    adapters.add(model, "first", 4)
+    finetuning.lora(model)
+    assert all(not re.search(r"\.adapters\.", name) for name in trainable(model))

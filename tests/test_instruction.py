@@ -1,0 +1,143 @@
+"""Dialogues and the LLM that learns from them."""
+
+import json
+
+import pytest
+import torch
+from sentences import llama
+
+from microbudget import assets, finetuning, instruction
+from microbudget.compat import transformers
+from microbudget.data import dialogue
+from microbudget.errors import AssetError, DataError
+from microbudget.models import llm as models
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    folder = assets.fetch("smollm2-135m-instruct")
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def data(tokenizer):
+    return dialogue.Dialogues(tokenizer, dialogue.style().train[:12])
+
+
+@pytest.fixture
+def tiny(tokenizer):
+    return models.Llm("tiny", llama(), tokenizer)
+
+
+def test_the_courses_answers_have_the_shape_they_teach():
+    style = dialogue.style()
+    assert len(style.train) >= 200
+    assert len(style.test) >= 30
+    for pair in style.train + style.test:
+        assert dialogue.has_the_shape(pair.answer), pair
+        assert pair.question.endswith("?")
+    questions = [p.question.lower() for p in style.train + style.test]
+    assert len(set(questions)) == len(questions)
+
+
+@pytest.mark.parametrize(
+    "text", ["Do: it.", "Do: a\nCost: b", "Do: a\nCost: b\nCheck: c\nMore", "", "Do"]
+)
+def test_other_shapes_are_told_apart(text):
+    assert not dialogue.has_the_shape(text)
+
+
+def test_only_the_answer_is_to_be_learnt(tokenizer, data):
+    pair = dialogue.style().train[3]
+    ids, labels = data[3]
+    asked = dialogue.prompt(tokenizer, pair.question)
+    assert ids[: len(asked)] == asked
+    assert labels[: len(asked)] == [-100] * len(asked)
+    assert tokenizer.decode(labels[len(asked) : -1]) == pair.answer
+    assert labels[-1] == ids[-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(asked).rstrip().endswith("assistant")
+
+
+def test_the_loss_is_transformers_own(tiny, data):
+    """Scores computed for answers only, and the same number."""
+    ids, mask, labels = data.collate([data[i] for i in range(5)])
+    expected = tiny.model(ids, attention_mask=mask, labels=labels).loss
+    found = instruction.answer_loss(tiny.model, (ids, mask, labels))
+    torch.testing.assert_close(found, expected)
+
+
+def test_held_out_loss_is_over_tokens_not_over_batches(tiny, data):
+    one = instruction.held_out_loss(tiny, data, batch_size=1)
+    many = instruction.held_out_loss(tiny, data, batch_size=5)
+    assert one == pytest.approx(many, rel=2e-2)  # bfloat16, where that is native
+
+
+def test_it_learns(tiny, data):
+    finetuning.lora(tiny.model, rank=4, targets="qkvof")
+    before = instruction.held_out_loss(tiny, data)
+    history = instruction.train(tiny, data, lr=3e-2, epochs=4, batch_size=4)
+    assert len(history.losses) == 12
+    assert instruction.held_out_loss(tiny, data) < before
+
+
+def test_answers_dont_depend_on_the_batch(tiny):
+    questions = [p.question for p in dialogue.style().test[:3]]
+    tiny.model.float()
+    together = instruction.answer(tiny, questions, max_tokens=5)
+    assert len(together) == 3
+    assert together == instruction.answer(tiny, questions, max_tokens=5)
+    with pytest.raises(DataError, match="empty question"):
+        instruction.answer(tiny, ["  "])
+
+
+def test_a_question_that_leaves_no_room_is_refused(tokenizer):
+    pair = dialogue.Pair("why " * 400 + "?", "Because.")
+    with pytest.raises(DataError, match="no room"):
+        dialogue.Dialogues(tokenizer, (pair,))
+    with pytest.raises(DataError, match="no dialogues"):
+        dialogue.Dialogues(tokenizer, ())
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("not json", "expected"),
+        ('{"question": "a?"}', "expected"),
+        ('{"question": 3, "answer": "b"}', "expected"),
+        ('{"question": " ", "answer": "b"}', "empty question"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path, line, says):
+    path = tmp_path / "d.jsonl"
+    path.write_text('{"question": "a?", "answer": "b"}\n' + line + "\n")
+    with pytest.raises(DataError, match=f"line 2.*{says}"):
+        dialogue.read(path)
+    with pytest.raises(DataError, match="can't be read"):
+        dialogue.read(tmp_path / "none.jsonl")
+
+
+def test_pairs_of_ones_own(tmp_path, monkeypatch):
+    folder = tmp_path / "dialogue"
+    folder.mkdir()
+    for name in ("train", "test"):
+        row = {"question": f"{name}?", "answer": "yes"}
+        (folder / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    monkeypatch.setenv("MICROBUDGET_DATA", str(tmp_path))
+    style = dialogue.style()
+    assert style.train == (dialogue.Pair("train?", "yes"),)
+    assert not style.is_the_courses
+
+
+def test_an_llms_folder(tmp_path, tokenizer):
+    with pytest.raises(AssetError, match=r"config\.json"):
+        models.load(folder=tmp_path)
+    llama().save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert models.load(folder=tmp_path).model.config.model_type == "llama"
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(AssetError, match="Delete the folder"):
+        models.load(folder=tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(AssetError, match="not a Llama"):
+        models.load(folder=tmp_path)

@@ -1,0 +1,76 @@
+"""Where training's memory goes: the formula against every tensor's bytes."""
+
+import pytest
+import torch
+from sentences import classifier, sentences
+from torch.nn import functional as F
+
+from microbudget import finetuning
+from microbudget.classification import optimizer
+from microbudget.evaluation import training_memory
+from microbudget.evaluation.sizes import count_parameters
+from microbudget.models import encoder
+
+SHAPE = {"layers": 2, "d": 48, "heads": 4, "inner": 96}
+
+
+def measured(model, ids, mask, labels):
+    def loss():
+        return F.cross_entropy(model(ids, mask), labels)
+
+    return training_memory.measure(model, loss, optimizer(model, 1e-3))
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("repeats", [1, 4])
+def test_the_formula_predicts_what_is_kept(method, repeats):
+    model, data = classifier(), sentences(repeats)
+    finetuning.METHODS[method](model)
+    batch = data.collate([data[i] for i in range(len(data))])
+    found = measured(model, *batch)
+    counted = count_parameters(model)
+    activations = training_memory.encoder_activations(
+        *batch[0].shape, **SHAPE, frozen=method == "lora"
+    )
+    expected = training_memory.predict(counted.total, counted.trainable, activations)
+    assert found.weights == expected.weights
+    assert found.gradients == expected.gradients
+    assert found.optimizer == expected.optimizer
+    # embeddings, LoRA's own middle and the norms' statistics are left out
+    assert found.activations == pytest.approx(expected.activations, rel=0.12)
+
+
+def test_four_bit_weights_take_what_nf4_says():
+    model = encoder.load().classifier(2, four_bit=True)
+    finetuning.lora(model)
+    data = sentences()
+    found = measured(model, *data.collate([data[i] for i in range(4)]))
+    counted = count_parameters(model)
+    linears = 6 * (4 * 384 * 384 + 2 * 384 * 1536)
+    expected = training_memory.predict(counted.total, counted.trainable, 0,
+                                       in_nf4=linears)  # fmt: skip
+    assert found.weights == pytest.approx(expected.weights, rel=1e-3)
+    assert found.gradients == expected.gradients
+
+
+def test_views_of_one_storage_count_once():
+    linear = torch.nn.Linear(10, 10, bias=False)
+    x = torch.randn(5, 10)
+
+    def loss():
+        return (linear(x) * linear(x)).sum()
+
+    found = training_memory.measure(linear, loss, optimizer(linear, 1e-3))
+    assert found.activations == x.nbytes + 2 * 5 * 10 * 4
+
+
+def test_a_seven_billion_model_on_paper():
+    """ZeRO's sixteen bytes a weight; QLoRA's bits a weight."""
+    full, lora, qlora = map(training_memory.seven_billion, ("full", "lora", "qlora"))
+    kept = full.weights + full.gradients + full.optimizer
+    assert kept == pytest.approx(16 * 6.74e9)
+    assert lora.gradients < full.gradients / 1000
+    assert qlora.weights < 0.3 * lora.weights
+    assert pytest.approx(4.127, abs=1e-3) == 8 * training_memory.NF4_BYTES
+    assert full.total > 100e9 > 20e9 > lora.total > qlora.total
+    assert "activations" in str(full)
