@@ -44,6 +44,8 @@ _LAZY = {
     "adapters": "adapters",
     "finetuning": "finetuning",
     "classification": "classification",
+    "languages": "languages",
+    "errors": "errors",
     "instruction": "instruction",
     "training_memory": "evaluation.training_memory",
     "doctor": "doctor",

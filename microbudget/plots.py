@@ -83,6 +83,27 @@ def bars(values: Mapping[str, float], label: str, errors: Sequence[float] = ()) 
     return axis
 
 
+def stacked(
+    values: Mapping[str, Mapping[str, float]], label: str, scale: float = 1.0
+) -> Axes:
+    """One bar a name, made of its parts, each times ``scale``."""
+    _, axis = plt.subplots(figsize=(7, 0.5 * len(values) + 1.2))
+    parts = list(next(iter(values.values())))
+    left = np.zeros(len(values))
+    for part in parts:
+        widths = np.array([scale * own[part] for own in values.values()])
+        axis.barh(list(values), widths, left=left, label=part)
+        left += widths
+    for i, total in enumerate(left):
+        axis.text(total, i, f"  {total:,.0f}", va="center")
+    axis.invert_yaxis()
+    axis.set_xlabel(label)
+    axis.margins(x=0.12)
+    axis.legend(frameon=False, ncols=len(parts), fontsize=9, loc="lower center",
+                bbox_to_anchor=(0.5, 1.0))  # fmt: skip
+    return axis
+
+
 def curves(
     lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str
 ) -> Axes:

@@ -126,6 +126,9 @@ def test_what_the_notebooks_need_is_in_the_catalog():
         "mb.flowers.": "flower-garden",
         "mb.whisper.": "whisper-tiny.en",
         "mb.speech.": "spoken-sentences",
+        "mb.encoder.": "minilm-l6",
+        "mb.text.": "rated-snippets",
+        "mb.llm.": "smollm2-135m-instruct",
     }
     stems = set()
     for path in (ROOT / "notebooks").glob("*.ipynb"):

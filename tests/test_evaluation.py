@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from microbudget.errors import EvaluationError
-from microbudget.evaluation import metrics, sizes
+from microbudget.evaluation import metrics, sizes, timers
 from microbudget.evaluation.energy import EnergyMeter
 from microbudget.evaluation.memory import peak_memory
 from microbudget.evaluation.timers import Timing, measure_latency
@@ -165,3 +165,23 @@ def test_freed_memory_goes_back_to_the_system():
     release()
     assert psutil.Process().memory_info().rss <= before
     assert len(kept) == 3000
+
+
+def test_functions_timed_in_turn_take_turns():
+    calls = []
+    found = timers.measure_in_turn(
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")},
+        warmup=1, repeats=4,
+    )  # fmt: skip
+    assert calls == ["a", "b"] * 5
+    assert [len(timing.seconds) for timing in found.values()] == [4, 4]
+    with pytest.raises(EvaluationError):
+        timers.measure_in_turn({"a": lambda: None}, repeats=0)
+
+
+def test_stacked_bars_add_up():
+    from microbudget import plots
+
+    axis = plots.stacked({"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 4}}, "MB", 10)
+    ends = [patch.get_x() + patch.get_width() for patch in axis.patches]
+    assert ends == [10, 30, 30, 70]

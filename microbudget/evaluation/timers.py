@@ -1,7 +1,7 @@
 """Timing to be trusted: warm up, synchronise, repeat, report median and spread."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,6 +68,37 @@ def measure_latency(
         synchronise(device)
         seconds.append(time.perf_counter() - started)
     return Timing(tuple(seconds))
+
+
+def measure_in_turn(
+    functions: Mapping[str, Callable[[], object]],
+    *,
+    warmup: int = 3,
+    repeats: int = 10,
+    device: str = "cpu",
+) -> dict[str, Timing]:
+    """Time several functions, one call each in every round, without gradients.
+
+    A slow moment of the machine then hits all of them, and their ratios stay fair.
+
+    Raises:
+        EvaluationError: fewer than one repeat.
+    """
+    import torch
+
+    if repeats < 1 or warmup < 0:
+        raise EvaluationError("repeats must be at least 1, warmup at least 0.")
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    with torch.inference_mode():
+        for turn in range(warmup + repeats):
+            for name, function in functions.items():
+                synchronise(device)
+                started = time.perf_counter()
+                function()
+                synchronise(device)
+                if turn >= warmup:
+                    seconds[name].append(time.perf_counter() - started)
+    return {name: Timing(tuple(found)) for name, found in seconds.items()}
 
 
 def synchronise(device: str) -> None:

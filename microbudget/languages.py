@@ -1,0 +1,129 @@
+"""A language adapter without labels: the same states for the same sentence.
+
+After Pfeiffer et al. 2020, MAD-X (arXiv:2005.00052). They train it by masked-language
+modelling; an encoder without such a head learns from sentences in both languages.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from . import adapters
+from .classification import autocast, optimizer
+from .errors import DataError
+from .training import History, fit
+
+
+class Parallel(Dataset):
+    """Sentences in two languages, tokenised; ``lengths`` are those of the second.
+
+    Raises:
+        DataError: no pair with at most ``max_tokens`` tokens on either side.
+    """
+
+    def __init__(self, tokenizer, pairs: Sequence[tuple[str, str]], max_tokens: int):
+        sides = [
+            tokenizer(list(side), return_attention_mask=False)["input_ids"]
+            for side in zip(*pairs, strict=True)
+        ]
+        # short ones: for the same work more steps, which is what it takes
+        both = zip(*sides, strict=True)
+        self.rows = [(a, b) for a, b in both if max(len(a), len(b)) <= max_tokens]
+        if not self.rows:
+            raise DataError(f"No pair of sentences has at most {max_tokens} tokens.")
+        self.pad = tokenizer.pad_token_id
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(b) for _, b in self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> tuple[list[int], list[int]]:
+        return self.rows[i]
+
+    def collate(self, rows: list) -> tuple[torch.Tensor, ...]:
+        """-> ids and mask (batch, tokens) of the first language, then of the second."""
+        found = []
+        for side in zip(*rows, strict=True):
+            longest = max(map(len, side))
+            ids = torch.tensor([r + [self.pad] * (longest - len(r)) for r in side])
+            sizes = torch.tensor([len(r) for r in side])
+            found += [ids, (torch.arange(longest) < sizes[:, None]).long()]
+        return tuple(found)
+
+
+def train_adapter(
+    model: nn.Module,
+    tokenizer,
+    texts: Sequence[str],
+    translate: Callable[[str], str],
+    *,
+    name: str = "language",
+    width: int = 128,
+    steps: int = 400,
+    batch_size: int = 8,
+    lr: float = 3e-3,
+    max_tokens: int = 40,
+    seed: int = 0,
+) -> History:
+    """Add a language adapter and train it, alone, on unlabelled sentences.
+
+    The loss: in the upper half of the layers, the squared distance between a sentence's
+    mean state in the new language, with the adapter, and in the old one without,
+    relative to how much the old ones vary.
+
+    Args:
+        model: a classifier; whatever adapters it holds are left as they are.
+        texts: in the language the model knows. translate: into the other.
+        steps: about; whole passes through the sentences when there are too few.
+
+    Raises:
+        DataError: no text, or none short enough. TrainingError: the name is taken.
+    """
+    if not texts:
+        raise DataError("There are no sentences to learn the language from.")
+    pairs = [(text, translate(text)) for text in texts]
+    data = Parallel(tokenizer, pairs, max_tokens)
+    data.rows = data.rows[: steps * batch_size]
+    torch.manual_seed(seed)
+    adapters.add(model, name, width)
+    for path, parameter in model.named_parameters():
+        parameter.requires_grad_(f".adapters.{name}." in path)
+
+    def loss(_, batch) -> torch.Tensor:
+        plain, plain_mask, other, other_mask = batch
+        with torch.no_grad():
+            adapters.activate(model, [])
+            targets = upper_means(model, plain, plain_mask)
+        adapters.activate(model, [name])
+        found = upper_means(model, other, other_mask)
+        return sum(map(relative_distance, targets, found)) / len(targets)
+
+    return fit(
+        model, data, loss, epochs=max(1, round(steps * batch_size / len(data))),
+        batch_size=batch_size, optimizer=optimizer(model, lr), schedule="linear",
+        warmup=0.03, max_grad_norm=1.0, precision=autocast(), lengths=data.lengths,
+        seed=seed, description=name,
+    )  # fmt: skip
+
+
+def upper_means(model: nn.Module, ids, mask) -> list[torch.Tensor]:
+    """Mean states (batch, d) after each layer of the upper half."""
+    found = model.encoder(
+        input_ids=ids, attention_mask=mask, output_hidden_states=True
+    ).hidden_states  # embeddings and every layer, each (batch, tokens, d)
+    weights = mask.unsqueeze(-1).float()
+    return [
+        (states.float() * weights).sum(1) / weights.sum(1)
+        for states in found[len(found) // 2 :]
+    ]
+
+
+def relative_distance(target: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+    """Mean squared distance over the targets' variance: 1 is as good as their mean."""
+    spread = (target - target.mean(0)).square().mean().clamp_min(1e-6)
+    return (target - found).square().mean() / spread

@@ -1,0 +1,140 @@
+"""Text and language models as they are published, made into what the course reads."""
+
+import hashlib
+import io
+import tarfile
+
+import pytest
+import torch
+from test_assets import downloads_of, use_catalog
+
+from microbudget import assets
+from microbudget.assets import catalog, converters, download, sources, texts
+from microbudget.compat import transformers
+from microbudget.data import text
+from microbudget.errors import AssetError
+
+
+def make_tar(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def snippets(table: bytes) -> bytes:
+    names = ("movieReviewSnippets", "amazonReviewSnippets", "nytEditorialSnippets")
+    files = {f"hutto_ICWSM_2014/{name}_GroundTruth.txt": table for name in names}
+    return make_tar(files)
+
+
+@pytest.fixture
+def archive(home, server, monkeypatch):
+    """A source archive on an index on loopback, whose setup.py must never run."""
+    evil = b"raise SystemExit('setup.py was run')"
+    inner = snippets(b"1\t2.5\ta  fine film\r\n2\t-1\tdull\r\n")
+    members = {"toy-1.0/setup.py": evil, "toy-1.0/hutto_ICWSM_2014.tar.gz": inner,
+               "toy-1.0/LICENSE.txt": b"MIT"}  # fmt: skip
+    content = make_tar(members)
+    server.files["/files/toy-1.0.tar.gz"] = content
+    link = b'<a href="/files/toy-1.0.tar.gz">toy-1.0.tar.gz</a>'
+    server.files["/simple/toy/"] = link
+    index = {"index-url": [f"{server.url}/simple"]}
+    monkeypatch.setattr(sources, "_pip_configuration", lambda: index)
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+    spec = {
+        "source": "sdist",
+        "requirement": "toy==1.0",
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
+        "members": ["toy-1.0/hutto_ICWSM_2014.tar.gz", "toy-1.0/LICENSE.txt"],
+        "converter": "rated_snippets",
+    }
+    use_catalog(monkeypatch, {"toy": spec})
+    return server
+
+
+def test_a_source_archive_is_read_and_never_run(archive):
+    folder = assets.fetch("toy")
+    assert (folder / "movies.tsv").read_text() == "1\ta fine film\t2.5\n2\tdull\t-1.0\n"
+    found = sorted(path.name for path in folder.iterdir())
+    assert found == ["LICENSE.txt", "asset.json", "editorials.tsv", "movies.tsv",
+                     "products.tsv"]  # fmt: skip
+
+
+def test_a_source_archives_broken_download_is_resumed(archive):
+    archive.cut_after = [300]
+    assets.fetch("toy")
+    assert [asked for _, asked in downloads_of(archive)] == [None, "bytes=300-"]
+
+
+@pytest.mark.parametrize("keep", [10, 200, 0.5])
+def test_a_truncated_source_archive_is_no_archive(tmp_path, keep):
+    content = make_tar({"a/b": bytes(range(256)) * 500})
+    cut = int(keep * len(content)) if keep < 1 else keep
+    (tmp_path / "a.tar.gz").write_bytes(content[:cut])
+    with pytest.raises(AssetError, match="not a whole archive"):
+        sources.extract_members(tmp_path / "a.tar.gz", ["a/b"], tmp_path)
+    assert not (tmp_path / "a.tar.gz").exists()
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [b"no archive", snippets(b"1\tgood\tno number\n"), snippets(b"two\tcolumns\n"),
+     make_tar({"other": b""})],
+)  # fmt: skip
+def test_snippets_in_another_form_are_refused(tmp_path, inner):
+    (tmp_path / "hutto_ICWSM_2014.tar.gz").write_bytes(inner)
+    (tmp_path / "LICENSE.txt").write_text("MIT")
+    with pytest.raises(AssetError, match="not the archive it should be"):
+        texts.rated_snippets(tmp_path, tmp_path)
+
+
+def test_glues_parquet_files_become_tables(tmp_path):
+    import datasets
+
+    (tmp_path / "mrpc").mkdir()
+    rows = {"sentence1": ["a\tb", "c"], "sentence2": ["d", "e\nf"], "label": [0, 1],
+            "idx": [0, 1]}  # fmt: skip
+    for name in ("train", "validation"):
+        path = tmp_path / "mrpc" / f"{name}-00000-of-00001.parquet"
+        datasets.Dataset.from_dict(rows).to_parquet(str(path))
+    ready = tmp_path / "ready"
+    ready.mkdir()
+    texts.glue_tables(tmp_path, ready)
+    task = text.load(ready)
+    assert task.test.texts == (("a b", "d"), ("c", "e f"))
+    assert task.test.labels == (0, 1)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(AssetError, match="no table of sentences"):
+        texts.glue_tables(tmp_path, ready)
+
+
+def test_the_small_llm_is_what_llama_cpp_would_read():
+    """Weights unpacked from the GGUF by transformers equal gguf's own reader's."""
+    folder = assets.fetch("smollm2-135m-instruct")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    assert sum(p.numel() for p in model.parameters()) == 134_515_008
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("The capital of France is", return_tensors="pt")
+    with torch.inference_mode():
+        best = model(**ids).logits[0, -1].argmax()
+    assert tokenizer.decode(best) == " Paris"
+
+
+@pytest.mark.parametrize("content", [b"GGUF", b"no such thing", b""])
+def test_a_damaged_gguf_is_refused(tmp_path, content):
+    (tmp_path / "m.gguf").write_bytes(content)
+    with pytest.raises(AssetError, match="can't be read as GGUF"):
+        converters.llm_from_gguf(tmp_path, tmp_path)
+
+
+def test_a_folders_place_below_the_users_data(tmp_path, monkeypatch):
+    (tmp_path / "text" / "sst2").mkdir(parents=True)
+    monkeypatch.setenv("MICROBUDGET_DATA", str(tmp_path))
+    assert catalog.get("sst2").folder == "text/sst2"
+    assert assets.locate("sst2") == tmp_path / "text" / "sst2"
+    assert catalog.get("minilm-l6").folder == "minilm-l6"
