@@ -29,6 +29,7 @@ _LAZY = {
     "whisper_forward": "models.whisper_forward",
     "batching": "batching",
     "features": "features",
+    "precision": "precision",
     "training": "training",
     "timers": "evaluation.timers",
     "sizes": "evaluation.sizes",

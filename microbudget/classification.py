@@ -11,6 +11,7 @@ from .batching import batches
 from .errors import TrainingError
 from .evaluation.metrics import accuracy
 from .finetuning import is_four_bit
+from .precision import autocast, of_training
 from .training import History, fit
 
 
@@ -51,7 +52,7 @@ def train(
     return fit(
         model, sentences, loss, epochs=epochs, batch_size=batch_size,
         optimizer=optimizer(model, lr), schedule="linear", warmup=0.1,
-        precision=autocast(precision), lengths=sentences.lengths, seed=seed,
+        precision=of_training(precision), lengths=sentences.lengths, seed=seed,
         **{"max_grad_norm": 1.0, "description": "fine-tuning", **options},
     )  # fmt: skip
 
@@ -63,10 +64,9 @@ def predict(
     """Logits (sentences, classes) in the sentences' order, computed by length."""
     model.eval()
     device = next(model.parameters()).device
-    in_bf16 = settings.use_bf16(precision, device.type)
     order = torch.tensor(sentences.lengths).argsort(stable=True)
     found = []
-    with torch.autocast(device.type, torch.bfloat16, in_bf16):
+    with autocast(precision):
         for rows in batches(len(order), batch_size):
             ids, mask, _ = sentences.collate(
                 [sentences[i] for i in order[rows].tolist()]
@@ -88,8 +88,8 @@ def search_lr(
 ) -> tuple[float, dict[float, float]]:
     """The best learning rate on a grid of powers, found by going downhill.
 
-    From ``start`` upwards while the loss falls; if it doesn't at once, downwards. The
-    same start and steps for every method: no favourites.
+    Both neighbours of ``start`` are tried, then one goes on in the better direction
+    while the loss falls. The same start and steps for every method: no favourites.
 
     Args:
         loss_at: learning rate -> validation loss; a run that fails counts as infinite.
@@ -108,12 +108,12 @@ def search_lr(
                 tried[power] = float("inf")
         return tried[power]
 
-    best = 0
-    for direction in (1, -1):
-        while len(tried) < most and at(best + direction) < at(best):
-            best += direction
-        if best:
+    best = min((0, 1, -1), key=at)
+    while best and len(tried) < most:
+        onwards = best + (1 if best > 0 else -1)
+        if at(onwards) >= tried[best]:
             break
+        best = onwards
     rates = {start * factor**power: loss for power, loss in sorted(tried.items())}
     return start * factor**best, rates
 
@@ -133,8 +133,3 @@ def optimizer(model: nn.Module, lr: float, weight_decay: float = 0.0) -> Callabl
         )
 
     return make
-
-
-def autocast(precision: str = "auto") -> str:
-    """``training.fit``'s precision: bf16 where that is native and wanted."""
-    return "bf16" if settings.use_bf16(precision, settings.device()) else "no"

@@ -123,7 +123,8 @@ def lora(
         rank: r. A is (r, in), drawn at random; B is (out, r), zero at the start.
         targets: letters: q, k, v, o (attention), f (feed-forward), such as ``"qkvof"``;
             or endings of modules' names.
-        alpha: default 2·rank, so that the update's scale doesn't depend on the rank.
+        alpha: default 16·√(r/8): 16 at rank 8, and about the same size of update at
+            every rank (Kalajdzievski 2023, rsLoRA, arXiv:2312.03732).
 
     Raises:
         TrainingError: a rank below 1, or a target that isn't there.
@@ -142,7 +143,7 @@ def lora(
         targets = [ending for letter in targets for ending in known[letter]]
     pattern = rf"(.*\.)?({'|'.join(targets)})"
     config = peft.LoraConfig(
-        r=rank, lora_alpha=2 * rank if alpha is None else alpha,
+        r=rank, lora_alpha=16 * (rank / 8) ** 0.5 if alpha is None else alpha,
         target_modules=pattern, lora_dropout=0.0,
     )  # fmt: skip
     names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
@@ -273,7 +274,8 @@ def load(model: nn.Module, path: str | os.PathLike) -> dict:
     for name, classes in notes["heads"].items():
         if name not in model.heads:
             model.add_head(name, classes)
-    METHODS[recipe.pop("method")](model, **recipe)
+    if getattr(model, "recipe", None) != recipe:  # else it is prepared already
+        METHODS[recipe.pop("method")](model, **recipe)
     own = dict(model.named_parameters())
     wrong = [n for n, t in state.items() if n not in own or own[n].shape != t.shape]
     if wrong:

@@ -6,9 +6,10 @@ import torch
 from torch.nn import functional as F
 
 from .batching import batches
-from .classification import autocast, optimizer
+from .classification import optimizer
 from .data import dialogue
 from .models.llm import Llm
+from .precision import autocast, of_training
 from .training import History, fit
 
 
@@ -22,10 +23,11 @@ def answer_loss(model, batch) -> torch.Tensor:
         batch: ids, mask, labels, each (batch, tokens); labels of the question -100.
     """
     ids, mask, labels = batch
-    states = model.model(input_ids=ids, attention_mask=mask).last_hidden_state
     wanted = labels[:, 1:]  # token t predicts token t + 1
     taught = wanted != -100
-    logits = model.lm_head(states[:, :-1][taught])  # (answer tokens, vocabulary)
+    with autocast():
+        states = model.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        logits = model.lm_head(states[:, :-1][taught])  # (answer tokens, vocabulary)
     return F.cross_entropy(logits.float(), wanted[taught])
 
 
@@ -47,7 +49,7 @@ def train(
     return fit(
         llm.model, data, answer_loss, epochs=epochs, batch_size=batch_size,
         optimizer=optimizer(llm.model, lr), schedule="linear", warmup=0.1,
-        precision=autocast(), lengths=data.lengths, seed=seed,
+        precision=of_training(), lengths=data.lengths, seed=seed,
         **{"max_grad_norm": 1.0, "description": "LLM", **options},
     )  # fmt: skip
 
@@ -61,8 +63,7 @@ def held_out_loss(llm: Llm, data: dialogue.Dialogues, batch_size: int = 8) -> fl
     for rows in batches(len(order), batch_size):
         batch = data.collate([data[i] for i in order[rows]])
         taught = int((batch[2][:, 1:] != -100).sum())
-        with torch.autocast(device.type, torch.bfloat16, autocast() == "bf16"):
-            loss = answer_loss(llm.model, [t.to(device) for t in batch])
+        loss = answer_loss(llm.model, [t.to(device) for t in batch])
         total, count = total + float(loss) * taught, count + taught
     return total / count
 
@@ -88,7 +89,7 @@ def answer(
         mask = torch.tensor(
             [[0] * (longest - len(p)) + [1] * len(p) for p in own], device=device
         )
-        with torch.autocast(device.type, torch.bfloat16, autocast() == "bf16"):
+        with autocast():
             written = llm.model.generate(
                 ids, attention_mask=mask, max_new_tokens=max_tokens, do_sample=False,
                 pad_token_id=pad,

@@ -11,8 +11,9 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from . import adapters
-from .classification import autocast, optimizer
+from .classification import optimizer
 from .errors import DataError
+from .precision import autocast, of_training
 from .training import History, fit
 
 
@@ -86,7 +87,8 @@ def train_adapter(
     """
     if not texts:
         raise DataError("There are no sentences to learn the language from.")
-    pairs = [(text, translate(text)) for text in texts]
+    # tokenise no more than will be needed
+    pairs = [(text, translate(text)) for text in texts[: 2 * steps * batch_size]]
     data = Parallel(tokenizer, pairs, max_tokens)
     data.rows = data.rows[: steps * batch_size]
     torch.manual_seed(seed)
@@ -96,17 +98,18 @@ def train_adapter(
 
     def loss(_, batch) -> torch.Tensor:
         plain, plain_mask, other, other_mask = batch
-        with torch.no_grad():
-            adapters.activate(model, [])
-            targets = upper_means(model, plain, plain_mask)
-        adapters.activate(model, [name])
-        found = upper_means(model, other, other_mask)
+        with autocast():
+            with torch.no_grad():
+                adapters.activate(model, [])
+                targets = upper_means(model, plain, plain_mask)
+            adapters.activate(model, [name])
+            found = upper_means(model, other, other_mask)
         return sum(map(relative_distance, targets, found)) / len(targets)
 
     return fit(
         model, data, loss, epochs=max(1, round(steps * batch_size / len(data))),
         batch_size=batch_size, optimizer=optimizer(model, lr), schedule="linear",
-        warmup=0.03, max_grad_norm=1.0, precision=autocast(), lengths=data.lengths,
+        warmup=0.03, max_grad_norm=1.0, precision=of_training(), lengths=data.lengths,
         seed=seed, description=name,
     )  # fmt: skip
 

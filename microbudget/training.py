@@ -124,6 +124,7 @@ def fit(
 
     accelerator = _accelerator(precision)
     unwrapped = model.to(accelerator.device)
+    own_forward = "forward" in vars(unwrapped)
     optim = _optimizer(optimizer, parameters, lr, weight_decay)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optim, lambda step: _factor(schedule, step, total, round(warmup * total))
@@ -186,6 +187,8 @@ def fit(
     finally:
         watched.close()
         accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # undoes autocast
+        if not own_forward:  # a bound copy would keep the model alive for ever
+            unwrapped.__dict__.pop("forward", None)
     _share_buffers(accelerator, unwrapped)
     if best:
         unwrapped.load_state_dict(best["model"])

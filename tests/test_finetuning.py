@@ -168,6 +168,30 @@ def test_saved_and_loaded_it_answers_the_same(method, tmp_path):
     assert own < path.stat().st_size < own + 20_000
 
 
+def test_the_updates_size_hardly_depends_on_the_rank():
+    sizes = []
+    for rank in (1, 8, 64):
+        model = classifier()
+        finetuning.lora(model, rank=rank)
+        layer = model.encoder.encoder.layer[0].attention.self.query
+        torch.manual_seed(0)
+        torch.nn.init.normal_(layer.lora_B["task"].weight)
+        sizes.append(layer.get_delta_weight("task").std().item())
+    assert layer.scaling["task"] == pytest.approx(16 * 8**0.5 / 64)
+    assert max(sizes) < 1.3 * min(sizes)
+
+
+def test_loading_into_what_is_prepared_already(tmp_path):
+    model = classifier()
+    finetuning.lora(model, rank=2)
+    quick(model)
+    path = finetuning.save(model, tmp_path / "a")
+    other = classifier()
+    finetuning.lora(other, rank=2)
+    finetuning.load(other, path)
+    assert torch.equal(logits(other), logits(model))
+
+
 def test_two_tasks_on_one_frozen_base(tmp_path):
     """Adapters are loaded side by side and switched, LoRA and bottlenecks alike."""
     for method in ("lora", "bottlenecks"):

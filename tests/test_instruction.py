@@ -6,7 +6,7 @@ import pytest
 import torch
 from sentences import llama
 
-from microbudget import assets, finetuning, instruction
+from microbudget import assets, finetuning, instruction, settings
 from microbudget.compat import transformers
 from microbudget.data import dialogue
 from microbudget.errors import AssetError, DataError
@@ -58,8 +58,9 @@ def test_only_the_answer_is_to_be_learnt(tokenizer, data):
     assert tokenizer.decode(asked).rstrip().endswith("assistant")
 
 
-def test_the_loss_is_transformers_own(tiny, data):
+def test_the_loss_is_transformers_own(tiny, data, monkeypatch):
     """Scores computed for answers only, and the same number."""
+    monkeypatch.setattr(settings, "use_bf16", lambda *_: False)
     ids, mask, labels = data.collate([data[i] for i in range(5)])
     expected = tiny.model(ids, attention_mask=mask, labels=labels).loss
     found = instruction.answer_loss(tiny.model, (ids, mask, labels))

@@ -1,9 +1,11 @@
 """The loop: the same numbers however it is run; resumable; clear when it can't."""
 
+import gc
 import json
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,19 @@ def test_it_is_plain_adamw():
         expected.append(value.item())
     _, history = run(epochs=1, weight_decay=0.1)
     assert history.losses == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_trained_model_is_freed_when_it_is_let_go(precision):
+    """Without waiting for the garbage collector: dozens are trained in a notebook."""
+    gc.disable()
+    try:
+        model, _ = run(precision=precision)
+        gone = weakref.ref(model)
+        del model
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("parts", [2, 3, 7, 40])

@@ -1,7 +1,9 @@
 """Sentence encoders (BERT, RoBERTa) and the classifier the course builds on them."""
 
+import copy
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -76,31 +78,15 @@ class Encoder:
             dropout: in the encoder. None by default: drawing the masks takes a sixth of
                 a step, and a few hundred steps overfit little.
         """
-        encoder = self._weights(four_bit, dropout)
+        if four_bit:  # packed weights aren't made to be copied
+            encoder = _weights(self.folder, dropout, four_bit=True)
+        else:
+            encoder = copy.deepcopy(_pristine(self.folder, self.base_id, dropout))
+        encoder.to(settings.device())
         model = Classifier(encoder, f"{self.name}:{self.base_id}")
         torch.manual_seed(seed)
         model.add_head(task, classes)
         return model
-
-    def _weights(self, four_bit: bool, dropout: float) -> nn.Module:
-        options = nf4() if four_bit else {}
-        try:
-            encoder = transformers.AutoModel.from_pretrained(
-                self.folder, dtype=torch.float32, use_safetensors=True,
-                add_pooling_layer=False,
-                hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
-                # fused attention is slow for short sentences in bfloat16 on a CPU
-                attn_implementation="eager", **options,
-            )  # fmt: skip
-        except Exception as error:  # safetensors, json, transformers: each its own
-            raise AssetError(
-                f"{self.folder.name} can't be loaded ({type(error).__name__}: {error})."
-                " Delete the folder and fetch it again."
-            ) from error
-        bad = [n for n, p in encoder.named_parameters() if not _finite(p)]
-        if bad:
-            raise AssetError(f"{self.folder.name}: {bad[0]} holds NaN or infinity.")
-        return encoder.to(settings.device())
 
 
 def load(folder: str | Path | None = None) -> Encoder:
@@ -130,6 +116,32 @@ def load(folder: str | Path | None = None) -> Encoder:
     with open(folder / "model.safetensors", "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Encoder(name, folder, tokenizer, card, digest[:12])
+
+
+@lru_cache(maxsize=1)
+def _pristine(folder: Path, base_id: str, dropout: float) -> nn.Module:
+    """Read once, copied for every model: a notebook makes dozens of them."""
+    return _weights(folder, dropout)
+
+
+def _weights(folder: Path, dropout: float, four_bit: bool = False) -> nn.Module:
+    try:
+        encoder = transformers.AutoModel.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True,
+            add_pooling_layer=False,
+            hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
+            # fused attention is slow for short sentences in bfloat16 on a CPU
+            attn_implementation="eager", **(nf4() if four_bit else {}),
+        )  # fmt: skip
+    except Exception as error:  # safetensors, json, transformers: each its own
+        raise AssetError(
+            f"{folder.name} can't be loaded ({type(error).__name__}: {error}). Delete "
+            "the folder and fetch it again."
+        ) from error
+    bad = [n for n, p in encoder.named_parameters() if not _finite(p)]
+    if bad:
+        raise AssetError(f"{folder.name}: {bad[0]} holds NaN or infinity.")
+    return encoder
 
 
 def _finite(parameter: torch.Tensor) -> bool:

@@ -82,7 +82,7 @@ def with_trainer(encoder, labelled, kind):
             arguments = transformers.TrainingArguments(
                 folder, num_train_epochs=1, per_device_train_batch_size=16,
                 learning_rate=1e-3, warmup_steps=0.1, max_grad_norm=1.0,
-                bf16=mb.classification.autocast() == "bf16",
+                bf16=mb.precision.of_training() == "bf16",
                 use_cpu=mb.settings.device() == "cpu", optim="adamw_torch_fused",
                 train_sampling_strategy=(
                     "group_by_length" if kind == "trainer, grouped" else "random"
