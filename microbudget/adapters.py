@@ -34,7 +34,8 @@ class Bottleneck(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
-        return h + self.up(F.gelu(self.down(h)))
+        inner = F.gelu(self.down(h.to(self.down.weight.dtype)))
+        return h + self.up(inner).to(h.dtype)
 
 
 class Adapted(nn.Module):
@@ -97,12 +98,18 @@ def activate(model: nn.Module, stack: Sequence[str]) -> None:
     Raises:
         TrainingError: an adapter that isn't there.
     """
+    stack = [stack] if isinstance(stack, str) else list(stack)
     if missing := [name for name in stack if name not in names(model)]:
         raise TrainingError(
             f"There is no adapter {missing[0]!r}; there are {sorted(names(model))}."
         )
     for wrapped in _adapted(model):
-        wrapped.active = list(stack)
+        wrapped.active = stack.copy()
+
+
+def active(model: nn.Module) -> list[str]:
+    """The stack that is in use."""
+    return next((list(wrapped.active) for wrapped in _adapted(model)), [])
 
 
 def names(model: nn.Module) -> set[str]:
@@ -111,7 +118,17 @@ def names(model: nn.Module) -> set[str]:
 
 
 def remove(model: nn.Module, name: str | None = None) -> None:
-    """Take one adapter out; without a name all, and the original modules are back."""
+    """Take one adapter out; without a name all, and the original modules are back.
+
+    Raises:
+        TrainingError: an adapter that isn't there.
+    """
+    if name and name not in names(model):
+        raise TrainingError(
+            f"There is no adapter {name!r}; there are {sorted(names(model))}."
+        )
+    for gone in [name] if name else names(model):
+        getattr(model, "parts", {}).pop(gone, None)
     for path, module in list(model.named_modules()):
         if not isinstance(module, Adapted):
             continue
@@ -137,4 +154,6 @@ def config_of(model: nn.Module):
     for module in model.modules():
         if hasattr(module, "config"):
             return module.config
-    raise TrainingError("This model has no transformers config: give sites=.")
+    raise TrainingError(
+        "This model holds no transformers model, whose config says where things are."
+    )

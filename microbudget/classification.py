@@ -1,5 +1,6 @@
 """Training and judging a sentence classifier, whatever part of it may learn."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -10,9 +11,12 @@ from . import settings
 from .batching import batches
 from .errors import TrainingError
 from .evaluation.metrics import accuracy
-from .finetuning import is_four_bit
+from .parts import is_four_bit
 from .precision import autocast, of_training
 from .training import History, fit
+
+_OPTIONS = {"evaluate", "monitor", "patience", "accumulate", "checkpoint",
+            "max_grad_norm", "description"}  # fmt: skip
 
 
 def train(
@@ -32,11 +36,19 @@ def train(
         sentences: a ``data.text.Sentences``, or any set of (ids, mask, label) batches
             with ``lengths``.
         precision: ``"auto"``: bfloat16 where that is native.
-        options: of ``training.fit``.
+        options: evaluate, monitor, patience, accumulate, checkpoint, max_grad_norm and
+            description, as ``training.fit`` has them.
 
     Raises:
-        TrainingError: as ``training.fit``, or a label that the head has no class for.
+        TrainingError: as ``training.fit``; a rate that isn't positive; another option;
+            no head, or a label that the head has no class for.
     """
+    if strange := set(options) - _OPTIONS:
+        raise TrainingError(f"{sorted(strange)}: use some of {sorted(_OPTIONS)}.")
+    if not lr > 0:
+        raise TrainingError(f"lr={lr}: the learning rate must be positive.")
+    if not len(model.heads):
+        raise TrainingError("This classifier has no head: add_head(task, classes).")
     classes = model.heads[model.task].out_features
     if int(sentences.labels.max()) >= classes or int(sentences.labels.min()) < 0:
         raise TrainingError(
@@ -93,19 +105,26 @@ def search_lr(
 
     Args:
         loss_at: learning rate -> validation loss; a run that fails counts as infinite.
-        most: runs at most.
+        most: runs at most, three or more.
 
     Returns:
         The best rate, and every rate that was tried with its loss.
+
+    Raises:
+        TrainingError: every run failed.
     """
+    if most < 3:
+        raise TrainingError(f"most={most}: a search needs three runs at least.")
     tried: dict[int, float] = {}
 
     def at(power: int) -> float:
         if power not in tried:
             try:
                 tried[power] = loss_at(start * factor**power)
-            except TrainingError:  # NaN: too high
-                tried[power] = float("inf")
+            except TrainingError:  # the loss was NaN: the rate is too high
+                tried[power] = math.inf
+            if math.isnan(tried[power]):
+                tried[power] = math.inf
         return tried[power]
 
     best = min((0, 1, -1), key=at)
@@ -114,6 +133,11 @@ def search_lr(
         if at(onwards) >= tried[best]:
             break
         best = onwards
+    if at(best) == math.inf:
+        raise TrainingError(
+            f"No rate between {start * factor ** min(tried):.0e} and "
+            f"{start * factor ** max(tried):.0e} works: look at the data and the model."
+        )
     rates = {start * factor**power: loss for power, loss in sorted(tried.items())}
     return start * factor**best, rates
 

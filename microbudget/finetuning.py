@@ -6,7 +6,9 @@ model whose weights are stored in four bits. The active head (of a module called
 ``heads``) always learns. LoRA and (IA)³ are peft's. No data set is known here.
 """
 
+import inspect
 import json
+import math
 import os
 import re
 import warnings
@@ -16,14 +18,25 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from . import adapters
 from .errors import TrainingError
-from .files import atomic_path
+from .parts import (
+    activate,
+    active_head,
+    is_active_head,
+    is_four_bit,
+    is_head,
+    merge,
+    note,
+    require_room,
+    save,
+)
 
-HEADS = "heads"
+__all__ = ["METHODS", "activate", "bitfit", "bottlenecks", "full", "head_only", "ia3",
+           "is_four_bit", "load", "lora", "merge", "save", "top_layers"]  # fmt: skip
+
 # names of a layer's linear maps, from the architectures' own modules
 _BERT = {"q": ["query"], "k": ["key"], "v": ["value"], "o": ["attention.output.dense"],
          "f": ["intermediate.dense", r"layer\.\d+\.output\.dense"]}  # fmt: skip
@@ -33,15 +46,33 @@ LINEARS = {"bert": _BERT, "roberta": _BERT, "llama": _LLAMA}
 
 
 def _method(prepare: Callable) -> Callable:
-    """Freeze all but the active head, prepare, and note on the model what was done."""
+    """Freeze all but the active head, prepare, and note what was done.
+
+    When preparing fails the model is as it was.
+    """
+    signature = inspect.signature(prepare)
 
     @wraps(prepare)
-    def call(model: nn.Module, **options) -> nn.Module:
-        for name, parameter in model.named_parameters():
-            free = parameter.is_floating_point() and not parameter.is_inference()
-            parameter.requires_grad_(free and is_active_head(model, name))
-        prepare(model, **options)
-        model.recipe = {"method": prepare.__name__, **options}
+    def call(model: nn.Module, *arguments, **options) -> nn.Module:
+        bound = signature.bind(model, *arguments, **options)
+        bound.apply_defaults()
+        options = dict(list(bound.arguments.items())[1:])
+        name, method = options.get("name", "task"), prepare.__name__
+        if not name or "." in name:
+            raise TrainingError(
+                f"name={name!r}: a name must have no dots, and a letter."
+            )
+        require_room(model, method, name)
+        before = [(p, p.requires_grad) for p in model.parameters()]
+        try:
+            for path, parameter in model.named_parameters():
+                parameter.requires_grad_(is_active_head(model, path))
+            prepare(**bound.arguments)
+        except Exception:
+            for parameter, learnt in before:
+                parameter.requires_grad_(learnt)
+            raise
+        note(model, name, method, options, active_head(model))
         return model
 
     return call
@@ -50,8 +81,7 @@ def _method(prepare: Callable) -> Callable:
 @_method
 def full(model: nn.Module) -> None:
     """All weights learn."""
-    if is_four_bit(model):
-        raise TrainingError("Weights stored in four bits can't be trained: use lora.")
+    _require_whole_weights(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not is_head(name) or is_active_head(model, name))
 
@@ -64,6 +94,7 @@ def head_only(model: nn.Module) -> None:
 @_method
 def top_layers(model: nn.Module, layers: int = 2) -> None:
     """The last ``layers`` layers learn."""
+    _require_whole_weights(model)
     stack = _layers(model)
     if not 1 <= layers <= len(stack):
         raise TrainingError(f"layers={layers}: this model has {len(stack)}.")
@@ -99,7 +130,11 @@ def ia3(model: nn.Module, name: str = "task") -> None:
 
 @_method
 def bottlenecks(model: nn.Module, width: int = 32, name: str = "task") -> None:
-    """Houlsby's adapters: see ``adapters.add``."""
+    """Houlsby's adapters, see ``adapters.add``; the layer norms stay frozen.
+
+    Houlsby et al. train the norms too; frozen, adapters can be switched and stacked
+    (as Pfeiffer et al. 2020 do).
+    """
     adapters.add(model, name, width)
     for path, parameter in model.named_parameters():
         if f".adapters.{name}." in path:
@@ -131,29 +166,15 @@ def lora(
     """
     from .compat import peft
 
-    if rank < 1:
+    if not isinstance(rank, int) or rank < 1:
         raise TrainingError(f"rank={rank}: a low-rank update needs at least rank 1.")
-    if isinstance(targets, str):
-        known = _linears(model)
-        if not targets or (strange := set(targets) - set(known)):
-            raise TrainingError(
-                f"targets={targets!r}: use letters of {''.join(known)!r}, or a list of "
-                f"names, not {sorted(strange) if targets else 'nothing'}."
-            )
-        targets = [ending for letter in targets for ending in known[letter]]
-    pattern = rf"(.*\.)?({'|'.join(targets)})"
+    if alpha is not None and not (math.isfinite(alpha) and alpha > 0):
+        raise TrainingError(f"alpha={alpha}: the update's scale must be positive.")
     config = peft.LoraConfig(
         r=rank, lora_alpha=16 * (rank / 8) ** 0.5 if alpha is None else alpha,
-        target_modules=pattern, lora_dropout=0.0,
+        target_modules=rf"(.*\.)?({'|'.join(_endings(model, targets))})",
+        lora_dropout=0.0,
     )  # fmt: skip
-    names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
-    for ending in targets:
-        if not any(re.fullmatch(rf"(.*\.)?{ending}(\.base_layer)?", n) for n in names):
-            there = sorted({n.rpartition(".")[2] for n in names if not is_head(n)})
-            raise TrainingError(
-                f"No linear layer's name ends in {ending!r}. There are: "
-                f"{', '.join(there)}."
-            )
     _inject(config, model, name)
 
 
@@ -164,89 +185,19 @@ METHODS: dict[str, Callable] = {
 }
 
 
-def activate(model: nn.Module, name: str) -> None:
-    """Switch to the adapter and the head of a task.
-
-    Raises:
-        TrainingError: neither of them is there.
-    """
-    from .compat import peft
-
-    known = peft_names(model) | adapters.names(model) | set(getattr(model, HEADS, {}))
-    if name not in known:
-        raise TrainingError(f"There is nothing called {name!r}, only {sorted(known)}.")
-    if name in peft_names(model):
-        peft.functional.set_adapter(model, name)
-    if adapters.names(model):
-        adapters.activate(model, [name] if name in adapters.names(model) else [])
-    if name in getattr(model, HEADS, {}):
-        model.task = name
-
-
-def merge(model: nn.Module) -> nn.Module:
-    """Add the active LoRA or (IA)³ into the weights: no extra work is left.
-
-    Raises:
-        TrainingError: there is none, or the weights are in four bits.
-    """
-    layers = [(n, m) for n, m in model.named_modules() if _is_peft(m)]
-    if not layers:
-        raise TrainingError("There is no LoRA or (IA)³ to merge.")
-    if is_four_bit(model):
-        raise TrainingError(
-            "Merging into four bits would round the update away: load the model in "
-            "full precision, then the adapter, then merge."
-        )
-    for path, layer in layers:
-        layer.merge()
-        parent, _, last = path.rpartition(".")
-        setattr(model.get_submodule(parent), last, layer.get_base_layer())
-    return model
-
-
-def save(model: nn.Module, path: str | os.PathLike, **card) -> Path:
-    """Write what has been trained, and nothing else, as one safetensors file.
-
-    Args:
-        card: notes of your own that ``load`` gives back, such as the classes' names.
-
-    Raises:
-        TrainingError: no method has been applied, or a weight isn't finite.
-    """
-    if not getattr(model, "recipe", None):
-        raise TrainingError("Nothing to save: apply a method (lora, bitfit, …) first.")
-    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    state = {name: parameter.detach().cpu() for name, parameter in trained}
-    bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
-    if bad:
-        raise TrainingError(f"{bad[0]} holds NaN or infinity: this run has diverged.")
-    base = getattr(model, "base_id", "")
-    notes = {"recipe": model.recipe, "base": base, "card": card}
-    notes["heads"] = {
-        name: head.out_features
-        for name, head in getattr(model, HEADS, {}).items()
-        if f"{HEADS}.{name}.weight" in state
-    }
-    path = Path(path)
-    with atomic_path(path, TrainingError) as temporary:
-        save_file(
-            {name: tensor.contiguous() for name, tensor in state.items()},
-            temporary, metadata={"microbudget": json.dumps(notes)},
-        )  # fmt: skip
-    return path
-
-
 def load(model: nn.Module, path: str | os.PathLike) -> dict:
-    """Put what ``save`` wrote on its base: the adapter, the head, active both.
+    """Put what ``save`` wrote on its base: the part and its head, both active.
 
     Args:
-        model: the base as it was, or one that holds adapters of the same method.
+        model: the base as it was, or one that holds parts of the same method by other
+            names (LoRA, (IA)³ and bottlenecks only).
 
     Returns:
         The card.
 
     Raises:
-        TrainingError: no such file, not one of ours, another base, another method.
+        TrainingError: no such file, not one of ours, another base, another method, a
+            name or a head that is taken.
     """
     path = Path(path)
     if not path.is_file():
@@ -255,85 +206,97 @@ def load(model: nn.Module, path: str | os.PathLike) -> dict:
         with safe_open(path, "pt") as file:
             notes = json.loads((file.metadata() or {})["microbudget"])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        part, name, card = notes["part"], notes["name"], notes["card"]
+        prepare, options = METHODS[part["method"]], dict(part["options"])
+        base, heads = notes["base"], dict(notes["heads"])
     except Exception as error:  # safetensors raises errors of its own
         raise TrainingError(
-            f"{path} is not a checkpoint of finetuning.save ({type(error).__name__})."
+            f"{path} is not a checkpoint of finetuning.save "
+            f"({type(error).__name__}: {error})."
         ) from error
-    recipe, base = dict(notes["recipe"]), getattr(model, "base_id", "")
-    if notes["base"] != base:
+    here = getattr(model, "base_id", "")
+    if base.rpartition(":")[2] != here.rpartition(":")[2]:
         raise TrainingError(
-            f"{path.name} was trained on {notes['base'] or 'another model'}, this is "
-            f"{base or 'something else'}: an adapter fits its own base only."
+            f"{path.name} was trained on {base or 'another model'}, this is "
+            f"{here or 'something else'}: an adapter fits its own base only."
         )
-    before = getattr(model, "recipe", recipe)
-    if before["method"] != recipe["method"]:
-        raise TrainingError(
-            f"{path.name} holds {recipe['method']}, but this model was prepared for "
-            f"{before['method']}. Load it into a fresh copy of the base."
-        )
-    for name, classes in notes["heads"].items():
-        if name not in model.heads:
-            model.add_head(name, classes)
-    if getattr(model, "recipe", None) != recipe:  # else it is prepared already
-        METHODS[recipe.pop("method")](model, **recipe)
+    for other in getattr(model, "parts", {}).values():
+        if other["method"] != part["method"]:
+            raise TrainingError(
+                f"{path.name} holds {part['method']}, but this model was prepared for "
+                f"{other['method']}. Load it into a fresh copy of the base."
+            )
+    require_room(model, part["method"], name)
+    for head, classes in heads.items():
+        if head in model.heads and model.heads[head].out_features != classes:
+            raise TrainingError(
+                f"{path.name} has a head {head!r} of {classes} classes, this model one "
+                f"of {model.heads[head].out_features}."
+            )
+        used = [n for n, p in getattr(model, "parts", {}).items() if p["head"] == head]
+        if used:
+            raise TrainingError(
+                f"The head {head!r} belongs to {used[0]!r} here. Train each task with "
+                "a head of its own: encoder.classifier(…, task=…)."
+            )
+    for head, classes in heads.items():
+        if head not in model.heads:
+            model.add_head(head, classes)
+        model.task = head
+    prepare(model, **options)
+    model.parts[name] = part
     own = dict(model.named_parameters())
     wrong = [n for n, t in state.items() if n not in own or own[n].shape != t.shape]
     if wrong:
         raise TrainingError(f"{path.name} doesn't fit this model: {wrong[0]}.")
     with torch.no_grad():
-        for name, tensor in state.items():
-            own[name].copy_(tensor)
-    if notes["heads"]:
-        activate(model, next(iter(notes["heads"])))
+        for key, tensor in state.items():
+            own[key].copy_(tensor)
+    activate(model, name)
     model.eval()
-    return notes["card"]
-
-
-def is_head(name: str) -> bool:
-    """Whether a parameter or module of this name belongs to a head."""
-    return name == HEADS or name.startswith(f"{HEADS}.") or f".{HEADS}." in name
-
-
-def is_active_head(model: nn.Module, name: str) -> bool:
-    """Whether a parameter belongs to the head of the task that ``model`` is at."""
-    return name.startswith(f"{HEADS}.{getattr(model, 'task', '')}.")
-
-
-def is_four_bit(model: nn.Module) -> bool:
-    return any(type(m).__name__ == "Linear4bit" for m in model.modules())
-
-
-def peft_names(model: nn.Module) -> set[str]:
-    """The LoRA and (IA)³ adapters that a model holds."""
-    found: set[str] = set()
-    for module in model.modules():
-        if _is_peft(module):
-            for kind in module.adapter_layer_names:
-                found |= set(getattr(module, kind))
-    return found
-
-
-def _is_peft(module: nn.Module) -> bool:
-    from .compat import peft
-
-    return isinstance(module, peft.tuners.tuners_utils.BaseTunerLayer)
+    return card
 
 
 def _inject(config, model: nn.Module, name: str) -> None:
     from .compat import peft
 
-    if not name or "." in name or name in peft_names(model):
-        raise TrainingError(
-            f"name={name!r}: an adapter needs a name of its own, without dots."
-        )
-    heads = [p for n, p in model.named_parameters() if is_active_head(model, n)]
+    head = [p for n, p in model.named_parameters() if is_active_head(model, n)]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")  # on purpose
         peft.functional.inject_adapter_in_model(config, model, adapter_name=name)
     peft.functional.cast_adapter_dtype(model, name)  # learn in float32, always
     peft.functional.set_adapter(model, name)
-    for parameter in heads:
+    for parameter in head:
         parameter.requires_grad_(True)
+
+
+def _endings(model: nn.Module, targets: str | Sequence[str]) -> list[str]:
+    """Regular expressions for the ends of the names of the maps to be adapted."""
+    if isinstance(targets, str):
+        known = _linears(model)
+        if not targets or (strange := set(targets) - set(known)):
+            raise TrainingError(
+                f"targets={targets!r}: use letters of {''.join(known)!r}, or a list of "
+                f"names, not {sorted(strange) if targets else 'nothing'}."
+            )
+        endings = [ending for letter in targets for ending in known[letter]]
+    else:
+        endings = [re.escape(target) for target in targets]
+    linears = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
+    linears = [re.sub(r"\.base_layer$", "", n) for n in linears if not is_head(n)]
+    for ending in endings or ["(nothing)"]:
+        if not any(re.fullmatch(rf"(.*\.)?{ending}", name) for name in linears):
+            there = sorted({n.rpartition(".")[2] for n in linears})
+            raise TrainingError(
+                f"No linear layer's name ends in {ending!r}. There are: "
+                f"{', '.join(there)}."
+            )
+    return endings
+
+
+def _require_whole_weights(model: nn.Module) -> None:
+    if is_four_bit(model):
+        raise TrainingError("Weights stored in four bits can't be trained: use lora.")
 
 
 def _linears(model: nn.Module) -> dict[str, list[str]]:

@@ -39,18 +39,19 @@ def train(
     epochs: int = 1,
     batch_size: int = 8,
     seed: int = 0,
-    **options,
 ) -> History:
     """Train what a method of ``finetuning`` has left free of an LLM, in place.
 
-    Args:
-        options: of ``training.fit``.
+    The loss is a mean over a batch's answer tokens, so batches can't be accumulated.
+
+    Raises:
+        TrainingError: as ``training.fit``.
     """
     return fit(
         llm.model, data, answer_loss, epochs=epochs, batch_size=batch_size,
         optimizer=optimizer(llm.model, lr), schedule="linear", warmup=0.1,
         precision=of_training(), lengths=data.lengths, seed=seed,
-        **{"max_grad_norm": 1.0, "description": "LLM", **options},
+        max_grad_norm=1.0, description="LLM",
     )  # fmt: skip
 
 

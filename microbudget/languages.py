@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from . import adapters
 from .classification import optimizer
 from .errors import DataError
+from .parts import note, require_room
 from .precision import autocast, of_training
 from .training import History, fit
 
@@ -73,12 +74,14 @@ def train_adapter(
 ) -> History:
     """Add a language adapter and train it, alone, on unlabelled sentences.
 
-    The loss: in the upper half of the layers, the squared distance between a sentence's
-    mean state in the new language, with the adapter, and in the old one without,
-    relative to how much the old ones vary.
+    The loss: from the middle layer on, the squared distance between a sentence's mean
+    state in the new language, with the adapter, and in the old one without, relative
+    to how much the old ones vary. Save it alone with
+    ``finetuning.save(model, path, name)``.
 
     Args:
-        model: a classifier; whatever adapters it holds are left as they are.
+        model: a classifier; other adapters that it holds, what is active and what may
+            learn are afterwards as they were.
         texts: in the language the model knows. translate: into the other.
         steps: about; whole passes through the sentences when there are too few.
 
@@ -91,10 +94,14 @@ def train_adapter(
     pairs = [(text, translate(text)) for text in texts[: 2 * steps * batch_size]]
     data = Parallel(tokenizer, pairs, max_tokens)
     data.rows = data.rows[: steps * batch_size]
+    require_room(model, "bottlenecks", name)
+    before = [(p, p.requires_grad) for p in model.parameters()]
+    stack, part = adapters.active(model), getattr(model, "part", "")
     torch.manual_seed(seed)
     adapters.add(model, name, width)
     for path, parameter in model.named_parameters():
         parameter.requires_grad_(f".adapters.{name}." in path)
+    note(model, name, "bottlenecks", {"width": width, "name": name}, head="")
 
     def loss(_, batch) -> torch.Tensor:
         plain, plain_mask, other, other_mask = batch
@@ -106,16 +113,21 @@ def train_adapter(
             found = upper_means(model, other, other_mask)
         return sum(map(relative_distance, targets, found)) / len(targets)
 
-    return fit(
+    history = fit(
         model, data, loss, epochs=max(1, round(steps * batch_size / len(data))),
         batch_size=batch_size, optimizer=optimizer(model, lr), schedule="linear",
         warmup=0.03, max_grad_norm=1.0, precision=of_training(), lengths=data.lengths,
         seed=seed, description=name,
     )  # fmt: skip
+    adapters.activate(model, stack)
+    for parameter, learnt in before:
+        parameter.requires_grad_(learnt)
+    model.part = part or name
+    return history
 
 
 def upper_means(model: nn.Module, ids, mask) -> list[torch.Tensor]:
-    """Mean states (batch, d) after each layer of the upper half."""
+    """Mean states (batch, d) after the middle layer and every one above it."""
     found = model.encoder(
         input_ids=ids, attention_mask=mask, output_hidden_states=True
     ).hidden_states  # embeddings and every layer, each (batch, tokens, d)

@@ -187,8 +187,10 @@ def fit(
     finally:
         watched.close()
         accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # undoes autocast
-        if not own_forward:  # a bound copy would keep the model alive for ever
-            unwrapped.__dict__.pop("forward", None)
+        # Accelerate leaves a bound method, which would keep the model alive, and a mark
+        # that would keep it from putting autocast around the model again
+        for left in ("_is_accelerate_prepared",) + ("forward",) * (not own_forward):
+            vars(unwrapped).pop(left, None)
     _share_buffers(accelerator, unwrapped)
     if best:
         unwrapped.load_state_dict(best["model"])

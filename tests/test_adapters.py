@@ -127,10 +127,21 @@ def test_names_that_are_taken_or_missing():
         adapters.add(model, "a", 4)
     with pytest.raises(TrainingError, match=r"no adapter 'b'; there are \['a'\]"):
         adapters.activate(model, ["a", "b"])
+    with pytest.raises(TrainingError, match="no adapter 'b'"):
+        adapters.remove(model, "b")
+    adapters.activate(model, "a")
+    assert adapters.active(model) == ["a"]
+
+
+def test_it_works_inside_a_model_in_bfloat16():
+    model = llama().bfloat16()
+    adapters.add(model, "a", 4)
+    with torch.inference_mode():
+        assert model(torch.tensor([[1, 5, 9]])).logits.dtype == torch.bfloat16
 
 
 def test_sites_that_arent_there():
     with pytest.raises(TrainingError, match="No place for adapters in a bert"):
         adapters.add(classifier(), "a", 4, sites="no_such_module")
-    with pytest.raises(TrainingError, match="no transformers config"):
+    with pytest.raises(TrainingError, match="no transformers model"):
         adapters.add(torch.nn.Linear(3, 3), "a", 4)

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from sentences import classifier, sentences, tokenizer
 
-from microbudget import assets
+from microbudget import adapters, assets, finetuning
+from microbudget.compat import transformers
 from microbudget.errors import AssetError
 from microbudget.evaluation.sizes import count_parameters
 from microbudget.models import encoder
@@ -31,8 +32,6 @@ def test_padding_changes_nothing():
 
 def test_it_is_sentence_transformers_mean(minilm):
     """Mean pooling over real tokens, from transformers' own model."""
-    from microbudget.compat import transformers
-
     reference = transformers.BertModel.from_pretrained(minilm.folder).eval()
     texts = ["A man is eating food.", "He eats."]
     batch = minilm.tokenizer(texts, padding=True, return_tensors="pt")
@@ -93,12 +92,32 @@ def folder(tmp_path):
 def test_a_folder_of_ones_own(folder):
     own = encoder.load(folder)
     assert own.name == "e"
-    assert (
-        own.classifier(2).base_id
-        != encoder.load(shutil.copytree(folder, folder.with_name("copy")))
-        .classifier(2)
-        .base_id
-    )  # named by folder and weights
+    copy = encoder.load(shutil.copytree(folder, folder.with_name("copy")))
+    assert copy.base_id == own.base_id  # the weights decide, not the name
+    model = copy.classifier(2)
+    finetuning.lora(model)
+    path = finetuning.save(model, folder / "lora")
+    finetuning.load(own.classifier(2), path)
+
+
+def test_a_roberta_reads_padded_sentences_alike():
+    """Its positions count from the padding token's id."""
+    torch.manual_seed(0)
+    config = transformers.RobertaConfig(
+        vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=64, pad_token_id=1, attn_implementation="eager",
+    )  # fmt: skip
+    model = encoder.Classifier(transformers.RobertaModel(config, False)).eval()
+    model.add_head("task", 2)
+    finetuning.bottlenecks(model, width=4)
+    short, long = [0, 5, 6, 2], [0, 7, 8, 9, 10, 2]
+    ids = torch.tensor([[*short, 1, 1], long])
+    with torch.inference_mode():
+        together = model(ids, (ids != 1).long())
+        alone = model(torch.tensor([short]), torch.ones(1, 4, dtype=torch.long))
+    torch.testing.assert_close(together[:1], alone, rtol=1e-4, atol=1e-5)
+    sites = [n for n, m in model.named_modules() if isinstance(m, adapters.Adapted)]
+    assert len(sites) == 4
 
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json"])

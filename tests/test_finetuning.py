@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sentences import classifier, llama, sentences
 from torch.nn import functional as F
 
-from microbudget import adapters, finetuning
+from microbudget import finetuning, parts
 from microbudget.classification import predict, search_lr, train
 from microbudget.compat import peft
 from microbudget.errors import TrainingError
@@ -75,11 +75,13 @@ def test_full_frees_everything():
     assert len(trainable(model)) == len(list(model.parameters()))
 
 
-@pytest.mark.parametrize("method", [m for m in finetuning.METHODS if m != "top_layers"])
+@pytest.mark.parametrize("method", finetuning.METHODS)
 def test_every_method_learns(method):
     model = classifier()
     finetuning.METHODS[method](model)
-    history = quick(model, epochs=25, lr=2e-2 if method != "full" else 2e-3)
+    history = quick(
+        model, epochs=25, lr=2e-3 if method in ("full", "top_layers") else 2e-2
+    )
     assert history.losses[-1] < 0.85 * history.losses[0]
 
 
@@ -181,42 +183,115 @@ def test_the_updates_size_hardly_depends_on_the_rank():
     assert max(sizes) < 1.3 * min(sizes)
 
 
-def test_loading_into_what_is_prepared_already(tmp_path):
+def trained(method, name, head, classes=2, seed=0):
+    """A model with one trained part, whose name and head may differ."""
     model = classifier()
-    finetuning.lora(model, rank=2)
-    quick(model)
+    model.heads.clear()
+    torch.manual_seed(seed)
+    model.add_head(head, classes)
+    finetuning.METHODS[method](model, name=name)
+    quick(model, seed=seed)
+    return model
+
+
+@pytest.mark.parametrize("method", parts.BESIDE)
+def test_two_tasks_on_one_frozen_base(method, tmp_path):
+    """Loaded side by side and switched; the base's own weights never change."""
+    wanted = {"mood": ("first", 2), "kind": ("second", 3)}
+    paths, expected = {}, {}
+    for seed, (name, (head, classes)) in enumerate(wanted.items()):
+        model = trained(method, name, head, classes, seed)
+        paths[name], expected[name] = tmp_path / name, logits(model)
+        finetuning.save(model, paths[name])
+    shared = classifier()
+    base = {n: p.clone() for n, p in shared.encoder.named_parameters()}
+    for path in paths.values():
+        finetuning.load(shared, path)
+    for name in ("mood", "kind", "mood"):
+        finetuning.activate(shared, name)
+        assert torch.equal(logits(shared), expected[name])
+        # what may learn is this task's and nothing else, and it is saved as itself
+        own = set(shared.parts[name]["paths"])
+        assert set(trainable(shared)) == own
+        again = classifier()
+        finetuning.load(again, finetuning.save(shared, tmp_path / "again"))
+        assert torch.equal(logits(again), expected[name])
+    left = {
+        re.sub(r"\.(base_layer|inner)\b", "", n): p
+        for n, p in shared.encoder.named_parameters()
+    }
+    assert all(torch.equal(left[n], base[n]) for n in base)
+    with pytest.raises(TrainingError, match="nothing called 'other'"):
+        finetuning.activate(shared, "other")
+
+
+@pytest.mark.parametrize("method", finetuning.METHODS)
+def test_a_second_task_never_overwrites_the_first(method, tmp_path):
+    """Same name, or weights that are the base's own: refused, and nothing changes."""
+    for head in ("a", "b"):
+        model = classifier()
+        model.heads.clear()
+        model.add_head(head, 2)
+        finetuning.METHODS[method](model)
+        quick(model)
+        finetuning.save(model, tmp_path / head)
+    shared = classifier()
+    finetuning.load(shared, tmp_path / "a")
+    before = logits(shared)
+    with pytest.raises(TrainingError, match="fresh copy of the base"):
+        finetuning.load(shared, tmp_path / "b")
+    assert torch.equal(logits(shared), before)
+
+
+def test_a_head_that_is_taken_or_of_another_size(tmp_path):
+    small = finetuning.save(trained("lora", "a", "head", 2), tmp_path / "a")
+    large = finetuning.save(trained("lora", "b", "head", 3), tmp_path / "b")
+    other = finetuning.save(trained("lora", "c", "head", 2), tmp_path / "c")
+    shared = classifier()
+    finetuning.load(shared, small)
+    with pytest.raises(TrainingError, match="of 3 classes, this model one of 2"):
+        finetuning.load(shared, large)
+    with pytest.raises(TrainingError, match="belongs to 'a'"):
+        finetuning.load(shared, other)
+
+
+def test_one_method_a_model():
+    for first, second in (("lora", "ia3"), ("bottlenecks", "bitfit"), ("lora", "full")):
+        model = classifier()
+        finetuning.METHODS[first](model)
+        free = set(trainable(model))
+        with pytest.raises(TrainingError, match=f"prepared for {first}"):
+            finetuning.METHODS[second](model)
+        assert set(trainable(model)) == free
+
+
+def test_a_method_that_fails_leaves_the_model_as_it_was():
+    model = classifier()
+    model.requires_grad_(True)
+    with pytest.raises(TrainingError):
+        finetuning.lora(model, rank=0)
+    assert all(p.requires_grad for p in model.parameters())
+    assert not hasattr(model, "parts")
+
+
+def test_merged_there_is_nothing_left_to_save(tmp_path):
+    model = trained("lora", "a", "a")
     path = finetuning.save(model, tmp_path / "a")
-    other = classifier()
-    finetuning.lora(other, rank=2)
-    finetuning.load(other, path)
-    assert torch.equal(logits(other), logits(model))
+    finetuning.merge(model)
+    with pytest.raises(TrainingError, match="Nothing to save"):
+        finetuning.save(model, tmp_path / "b")
+    with pytest.raises(TrainingError, match="fits its own base"):
+        finetuning.load(model, path)
+    two = trained("lora", "a", "a")
+    finetuning.lora(two, name="b")
+    with pytest.raises(TrainingError, match="keeps one only"):
+        finetuning.merge(two)
 
 
-def test_two_tasks_on_one_frozen_base(tmp_path):
-    """Adapters are loaded side by side and switched, LoRA and bottlenecks alike."""
-    for method in ("lora", "bottlenecks"):
-        paths, expected = {}, {}
-        for seed, (task, classes) in enumerate({"mood": 2, "kind": 3}.items()):
-            model = classifier()
-            model.heads.clear()
-            torch.manual_seed(seed)
-            model.add_head(task, classes)
-            finetuning.METHODS[method](model, name=task)
-            quick(model, seed=seed)
-            paths[task] = finetuning.save(model, tmp_path / f"{method}-{task}")
-            expected[task] = logits(model)
-        shared = classifier()
-        base = {n: p.clone() for n, p in shared.encoder.named_parameters()}
-        for path in paths.values():
-            finetuning.load(shared, path)
-        for task in ("mood", "kind", "mood"):
-            finetuning.activate(shared, task)
-            assert torch.equal(logits(shared), expected[task])
-        left = dict(shared.encoder.named_parameters())
-        same = [n for n in base if n in left]
-        assert all(torch.equal(left[n], base[n]) for n in same)
-        with pytest.raises(TrainingError, match="nothing called 'other'"):
-            finetuning.activate(shared, "other")
+def test_options_may_be_given_by_position():
+    model = classifier()
+    finetuning.lora(model, 4, "q")
+    assert model.parts["task"]["options"]["rank"] == 4
 
 
 @pytest.mark.parametrize(
@@ -224,10 +299,15 @@ def test_two_tasks_on_one_frozen_base(tmp_path):
     [
         ({"rank": 0}, "at least rank 1"),
         ({"rank": -3}, "at least rank 1"),
+        ({"rank": 2.5}, "at least rank 1"),
+        ({"alpha": float("nan")}, "must be positive"),
+        ({"targets": []}, "No linear layer's name ends in"),
+        ({"targets": ["("]}, "No linear layer's name ends in"),
+        ({"targets": ["task"]}, "No linear layer's name ends in"),
         ({"targets": ["no_such_layer"]}, "No linear layer's name ends in 'no_such"),
         ({"targets": "qx"}, "use letters of"),
         ({"targets": ""}, "use letters of"),
-        ({"name": "a.b"}, "without dots"),
+        ({"name": "a.b"}, "must have no dots"),
     ],
 )
 def test_bad_loras(options, says):
@@ -288,6 +368,10 @@ def test_what_has_diverged_is_not_saved(tmp_path):
     with pytest.raises(TrainingError, match="NaN"):
         finetuning.save(model, tmp_path / "a")
     assert not (tmp_path / "a").exists()
+    model = classifier()
+    finetuning.lora(model)
+    with pytest.raises(TrainingError, match="plain text or numbers"):
+        finetuning.save(model, tmp_path / "a", score=torch.ones(1))
 
 
 def test_labels_the_head_has_no_class_for():
@@ -295,6 +379,15 @@ def test_labels_the_head_has_no_class_for():
     data.labels = data.labels + 1
     with pytest.raises(TrainingError, match="but the head 'task' has 2 classes"):
         train(classifier(), data, lr=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [({"lr": 0}, "must be positive"), ({"optimizer": "sgd"}, "use some of")],
+)
+def test_bad_options_of_training(options, says):
+    with pytest.raises(TrainingError, match=says):
+        train(classifier(), sentences(), **{"lr": 1e-3, **options})
 
 
 def test_predictions_come_in_the_sentences_order():
@@ -322,6 +415,15 @@ def test_the_search_goes_downhill_to_the_bottom(power, steepness):
     assert best == pytest.approx(1e-3 * 10 ** (power / 2))
     assert len(seen) == len(set(seen)) == len(tried) <= 6
     assert list(tried) == sorted(tried)
+
+
+def test_a_search_without_any_result():
+    with pytest.raises(TrainingError, match="No rate between"):
+        search_lr(lambda lr: float("nan"))
+    with pytest.raises(TrainingError, match="three runs"):
+        search_lr(lambda lr: lr, most=2)
+    best, _ = search_lr(lambda lr: float("nan") if lr > 5e-4 else 1.0)
+    assert best < 5e-4
 
 
 def test_the_search_stops_at_its_limit():
@@ -361,10 +463,3 @@ def test_the_golden_loss_curve(minilm):
     finetuning.lora(model)
     losses = quick(model, epochs=5, lr=2e-3).losses
     assert losses == pytest.approx(GOLDEN, abs=5e-3)
-
-
-def test_adapters_are_untouched_by_loras_pattern():
-    model = classifier()
-    adapters.add(model, "first", 4)
-    finetuning.lora(model)
-    assert all(not re.search(r"\.adapters\.", name) for name in trainable(model))

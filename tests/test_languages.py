@@ -11,7 +11,7 @@ from microbudget.errors import DataError, TrainingError
 TEXTS = POSITIVE + NEGATIVE
 
 
-def test_it_brings_the_dialect_nearer_to_plain_english():
+def test_it_brings_the_dialect_nearer_to_plain_english(tmp_path):
     model = classifier()
     finetuning.bottlenecks(model, width=4)
     before = {n: p.clone() for n, p in model.named_parameters()}
@@ -23,6 +23,17 @@ def test_it_brings_the_dialect_nearer_to_plain_english():
         if ".adapters.language." not in name:
             assert torch.equal(parameter, before[name]), name
     assert adapters.names(model) == {"task", "language"}
+    assert adapters.active(model) == ["task"]
+    path = finetuning.save(model, tmp_path / "language", name="language")
+    other = classifier()
+    finetuning.load(other, path)
+    finetuning.bottlenecks(other, width=4)
+    adapters.activate(other, ["language", "task"])
+    adapters.activate(model, ["language", "task"])
+    own = dict(other.named_parameters())
+    for name, parameter in model.named_parameters():
+        if ".adapters.language." in name:
+            assert torch.equal(parameter, own[name])
 
 
 def test_the_distance_is_one_for_the_mean_and_zero_for_the_same():

@@ -83,8 +83,36 @@ def test_a_folder_of_real_data_wins(tmp_path, monkeypatch, table):
     assert not task.is_the_courses
 
 
+def test_what_is_judged_is_not_learnt(table):
+    twice = [f"sentence {i}\t{i % 2}" for i in range(20)] * 2
+    write(table, "train.tsv", [*twice, "a good one\t1"])
+    task = text.load(table)
+    judged = {*task.val.texts, *task.test.texts}
+    assert "a good one" in judged
+    assert not judged & set(task.train.texts)
+
+
+def test_tables_sorted_by_label_are_shuffled(table):
+    rows = [f"sentence no. {i}\t{i // 50}" for i in range(100)]
+    write(table, "dev.tsv", rows)
+    assert 10 < sum(text.load(table).test.first(50).labels) < 40
+
+
+def test_too_little_to_hold_a_part_out(table):
+    write(table, "train.tsv", ["a\t0", "b\t1"])
+    with pytest.raises(DataError, match="too small"):
+        text.load(table)
+
+
+def test_line_numbers_count_blank_lines(tmp_path):
+    with pytest.raises(DataError, match="line 4"):
+        text.read(
+            write(tmp_path, rows=["\ufefffine\t1", "", "odd\u2028end\t0", "x\t?"])
+        )
+
+
 def test_two_sentences_a_line_are_a_pair(table):
-    write(table, "train.tsv", ["one\ttwo\t0", "three\tfour\t1"])
+    write(table, "train.tsv", [f"one {i}\ttwo\t{i % 2}" for i in range(10)])
     write(table, "dev.tsv", ["five\tsix\t1"])
     task = text.load(table)
     data = text.Sentences(tokenizer(), task.train)
@@ -101,6 +129,7 @@ def test_two_sentences_a_line_are_a_pair(table):
         (["fine\t-1"], "whole number as label"),
         (["a\tb\tc\t1"], "or two sentences"),
         ([], "is empty"),
+        (["no tab at all"], "1 columns, not 2"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, rows, says):
@@ -126,7 +155,8 @@ def test_missing_and_undecodable_tables_are_named(tmp_path):
     ],
 )
 def test_label_sets_that_dont_fit_are_refused(table, train, dev, says):
-    write(table, "train.tsv", train)
+    numbered = [f"{i} {row}" for i, row in enumerate(train)]
+    write(table, "train.tsv", numbered)
     write(table, "dev.tsv", dev)
     with pytest.raises(DataError, match=says):
         text.load(table)

@@ -84,6 +84,15 @@ def test_a_trained_model_is_freed_when_it_is_let_go(precision):
         gc.enable()
 
 
+def test_trained_again_it_is_computed_in_bfloat16_again():
+    model = net()
+    dtypes = []
+    model[0].register_forward_hook(lambda *args: dtypes.append(args[-1].dtype))
+    for _ in range(2):
+        fit(model, task(), loss, epochs=1, batch_size=64, precision="bf16")
+    assert set(dtypes) == {torch.bfloat16}
+
+
 @pytest.mark.parametrize("parts", [2, 3, 7, 40])
 def test_accumulation_changes_no_number(parts):
     whole_model, whole = run()

@@ -96,6 +96,8 @@ class Dialogues(Dataset):
 
     def __init__(self, tokenizer, pairs: tuple[Pair, ...], max_tokens: int = 256):
         self.rows, self.pad = [], tokenizer.pad_token_id
+        if self.pad is None:  # many Llamas have none; padding is masked anyway
+            self.pad = tokenizer.eos_token_id
         for pair in pairs:
             asked = prompt(tokenizer, pair.question)
             answer = tokenizer(pair.answer, add_special_tokens=False)["input_ids"]

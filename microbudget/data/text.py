@@ -4,7 +4,7 @@ A table is UTF-8, tab-separated, without a heading: a sentence, or two, and the 
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ class Labelled:
         return len(self.texts)
 
     def first(self, n: int) -> "Labelled":
-        """The first ``n``, in an order that is random already."""
+        """The first ``n``; the loaders below have put them into random order."""
         return Labelled(self.texts[:n], self.labels[:n])
 
 
@@ -108,7 +108,8 @@ def second() -> Task:
 def load(folder: str | Path, classes: Sequence[str] = ()) -> Task:
     """A task of your own: train.tsv and dev.tsv, and val.tsv if you have one.
 
-    Without val.tsv a part of train.tsv is held out to choose by. Labels are 0, 1, …
+    Without val.tsv a part of train.tsv is held out to choose by. Labels are 0, 1, … A
+    sentence of train.tsv that also stands in another table is left out.
 
     Args:
         classes: names of the labels, in their order.
@@ -119,19 +120,22 @@ def load(folder: str | Path, classes: Sequence[str] = ()) -> Task:
     """
     folder = Path(folder)
     train, test = read(folder / "train.tsv"), read(folder / "dev.tsv")
-    rows = list(zip(train.texts, train.labels, strict=True))
-    random.Random(0).shuffle(rows)
-    held_out = min(_HELD_OUT, len(rows) // 5)
-    val = Labelled(*zip(*rows[:held_out], strict=True)) if held_out else train
-    if (folder / "val.tsv").is_file():
-        val, held_out = read(folder / "val.tsv"), 0
-    train = Labelled(*zip(*rows[held_out:], strict=True))
     known = set(train.labels)
     if known != set(range(len(known))) or len(known) < 2:
         raise DataError(
             f"{folder / 'train.tsv'} has the labels {sorted(known)[:9]}: they must be "
             "0, 1, … without gaps, and at least two."
         )
+    if (folder / "val.tsv").is_file():
+        val, train = read(folder / "val.tsv"), _shuffled(train)
+    else:
+        rows, held_out = _shuffled(train), min(_HELD_OUT, len(train) // 5)
+        if not held_out:
+            raise DataError(f"{folder / 'train.tsv'} is too small to hold a part out.")
+        val = rows.first(held_out)
+        train = Labelled(rows.texts[held_out:], rows.labels[held_out:])
+    judged = {*val.texts, *test.texts}  # what is learnt by heart says nothing
+    train = _only(train, lambda text: text not in judged)
     for name, labelled in (("val", val), ("dev", test)):
         if strange := set(labelled.labels) - known:
             raise DataError(
@@ -142,7 +146,8 @@ def load(folder: str | Path, classes: Sequence[str] = ()) -> Task:
     if len(names) != len(known):
         raise DataError(f"{len(names)} names for {len(known)} classes.")
     card = f"tables from the folder {folder.name}"
-    return Task(folder.name, names, train, val, test, card, is_the_courses=False)
+    return Task(folder.name, names, train, _shuffled(val), _shuffled(test), card,
+                is_the_courses=False)  # fmt: skip
 
 
 def read(path: str | Path) -> Labelled:
@@ -152,9 +157,8 @@ def read(path: str | Path) -> Labelled:
         DataError: missing, not UTF-8, empty, a line without a label, an empty sentence.
     """
     path = Path(path)
-    rows = _rows(path)
     texts, labels = [], []
-    for number, (*sentences, label) in enumerate(rows, 1):
+    for number, (*sentences, label) in _numbered(path):
         if not sentences or not all(s.strip() for s in sentences):
             raise DataError(f"{path}, line {number}: an empty sentence. Remove it.")
         if len(sentences) > 2 or not label.strip().isdecimal():
@@ -183,7 +187,13 @@ class Sentences(Dataset):
     """
 
     def __init__(self, tokenizer, labelled: Labelled, max_tokens: int = 64):
-        """Raises DataError for no sentences, an empty one, or labels that don't fit."""
+        """Pairs are told apart by separators only, as RoBERTa does: no segment ids.
+
+        Raises:
+            DataError: no sentences, an empty one, labels that don't fit, no room.
+        """
+        if max_tokens < 4:
+            raise DataError(f"max_tokens={max_tokens}: no room for a sentence.")
         texts = labelled.texts
         if not texts or len(texts) != len(labelled.labels):
             raise DataError(f"{len(texts)} sentences, {len(labelled.labels)} labels.")
@@ -217,6 +227,20 @@ class Sentences(Dataset):
         return padded, mask, torch.tensor(labels)
 
 
+def _shuffled(labelled: Labelled) -> Labelled:
+    rows = list(zip(labelled.texts, labelled.labels, strict=True))
+    random.Random(0).shuffle(rows)
+    return Labelled(*zip(*rows, strict=True))
+
+
+def _only(labelled: Labelled, wanted: Callable[[Text], bool]) -> Labelled:
+    rows = zip(labelled.texts, labelled.labels, strict=True)
+    kept = [row for row in rows if wanted(row[0])]
+    if not kept:
+        raise DataError("Every sentence to learn from is one to be judged by as well.")
+    return Labelled(*zip(*kept, strict=True))
+
+
 def _published(name: str) -> Task:
     folder = assets.fetch(name)
     task = load(folder, _NAMES[name])
@@ -224,18 +248,23 @@ def _published(name: str) -> Task:
     return Task(name, task.classes, task.train, task.val, task.test, card, False)
 
 
-def _rows(path: Path, columns: int | None = None) -> list[list[str]]:
+def _rows(path: Path, columns: int) -> list[list[str]]:
+    return [row for _, row in _numbered(path, columns)]
+
+
+def _numbered(path: Path, columns: int = 0) -> list[tuple[int, list[str]]]:
+    """(line number, columns) of every line that isn't blank."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError as error:
         raise DataError(f"There is no {path}.") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error}).") from error
-    rows = [line.split("\t") for line in lines if line.strip()]
+    rows = [(n, line.split("\t")) for n, line in enumerate(lines, 1) if line.strip()]
     if not rows:
         raise DataError(f"{path} is empty.")
-    wanted = columns or len(rows[0])
-    for number, row in enumerate(rows, 1):
+    wanted = columns or max(2, len(rows[0][1]))
+    for number, row in rows:
         if len(row) != wanted or wanted < 2:
             raise DataError(f"{path}, line {number}: {len(row)} columns, not {wanted}.")
     return rows

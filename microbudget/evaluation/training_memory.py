@@ -139,8 +139,8 @@ def seven_billion(method: str, batch: int = 1, tokens: int = 512) -> Memory:
     Full fine-tuning in mixed precision keeps 16 bytes a weight (Rajbhandari et al.
     2020, ZeRO, section 3.1): 2 for the weight, 2 for its gradient, and 12 for the
     optimizer: a 32-bit copy and two moments. LoRA of rank 8 on queries and values. The
-    activations are Korthikanti et al.'s s·b·h·(34 + 5·a·s/h) a layer (equation 2), for
-    all methods alike: an upper bound for those with frozen weights.
+    activations are an estimate: Korthikanti et al.'s s·b·h·(34 + 5·a·s/h) a layer
+    (equation 1), which is for a GPT's layers of that width, for all methods alike.
 
     Args:
         method: ``"full"``, ``"lora"`` or ``"qlora"``.

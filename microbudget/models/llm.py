@@ -1,5 +1,6 @@
 """The small language model: SmolLM2 (Allal et al. 2025, arXiv:2502.02737)."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def load(
         AssetError: it can't be had, files are missing or damaged, or it is no Llama.
     """
     card = "" if folder else assets.get(name).card()
+    name = Path(folder).name if folder else name
     folder = Path(folder) if folder else assets.fetch(name)
     device = settings.device()
     if dtype is None:
@@ -73,5 +75,7 @@ def load(
     if not four_bit:
         model.to(device)
     model.eval().requires_grad_(False)
-    model.base_id = f"{name}:{config.hidden_size}x{config.num_hidden_layers}"
+    with open(folder / "model.safetensors", "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    model.base_id = f"{name}:{digest[:12]}"
     return Llm(name, model, tokenizer, card)
