@@ -97,6 +97,18 @@ def loader(data: Dataset, batches: list[list[int]], workers: int) -> DataLoader:
     return DataLoader(data, batch_sampler=batches, num_workers=workers, collate_fn=own)
 
 
+def padded(rows: Sequence[Sequence[int]], filler: int) -> tuple[torch.Tensor, ...]:
+    """Rows of numbers and their mask, int64 (rows, longest), filled up on the right.
+
+    The longest is rounded up to a multiple of 8: with fewer different shapes the memory
+    of one batch can serve the next (it halved what a training on a CPU added).
+    """
+    longest = -(-max(map(len, rows)) // 8) * 8
+    sizes = torch.tensor([len(row) for row in rows])
+    filled = [[*row, *[filler] * (longest - len(row))] for row in rows]
+    return torch.tensor(filled), (torch.arange(longest) < sizes[:, None]).long()
+
+
 def batches(n: int, size: int) -> Iterator[slice]:
     """Slices that cover ``range(n)`` in order: for evaluation and inference.
 

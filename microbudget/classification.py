@@ -11,6 +11,7 @@ from . import settings
 from .batching import batches
 from .errors import TrainingError
 from .evaluation.metrics import accuracy
+from .models import four_bit
 from .parts import is_four_bit
 from .precision import autocast, of_training
 from .training import History, fit
@@ -56,6 +57,8 @@ def train(
             f"{int(sentences.labels.max())}, but the head {model.task!r} has {classes} "
             "classes: 0 to the number of classes less one are allowed."
         )
+
+    four_bit.keep_trainable(model)
 
     def loss(module, batch):
         ids, mask, labels = batch

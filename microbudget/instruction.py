@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from .batching import batches
 from .classification import optimizer
 from .data import dialogue
+from .models import four_bit
 from .models.llm import Llm
 from .precision import autocast, of_training
 from .training import History, fit
@@ -47,6 +48,7 @@ def train(
     Raises:
         TrainingError: as ``training.fit``.
     """
+    four_bit.keep_trainable(llm.model)
     return fit(
         llm.model, data, answer_loss, epochs=epochs, batch_size=batch_size,
         optimizer=optimizer(llm.model, lr), schedule="linear", warmup=0.1,

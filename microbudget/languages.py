@@ -4,6 +4,7 @@ After Pfeiffer et al. 2020, MAD-X (arXiv:2005.00052). They train it by masked-la
 modelling; an encoder without such a head learns from sentences in both languages.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from . import adapters
+from .batching import padded
 from .classification import optimizer
 from .errors import DataError
 from .parts import note, require_room
@@ -49,13 +51,8 @@ class Parallel(Dataset):
 
     def collate(self, rows: list) -> tuple[torch.Tensor, ...]:
         """-> ids and mask (batch, tokens) of the first language, then of the second."""
-        found = []
-        for side in zip(*rows, strict=True):
-            longest = max(map(len, side))
-            ids = torch.tensor([r + [self.pad] * (longest - len(r)) for r in side])
-            sizes = torch.tensor([len(r) for r in side])
-            found += [ids, (torch.arange(longest) < sizes[:, None]).long()]
-        return tuple(found)
+        first, second = zip(*rows, strict=True)
+        return *padded(first, self.pad), *padded(second, self.pad)
 
 
 def train_adapter(
@@ -69,7 +66,7 @@ def train_adapter(
     steps: int = 400,
     batch_size: int = 8,
     lr: float = 3e-3,
-    max_tokens: int = 40,
+    max_tokens: int = 24,
     seed: int = 0,
 ) -> History:
     """Add a language adapter and train it, alone, on unlabelled sentences.
@@ -83,7 +80,7 @@ def train_adapter(
         model: a classifier; other adapters that it holds, what is active and what may
             learn are afterwards as they were.
         texts: in the language the model knows. translate: into the other.
-        steps: about; whole passes through the sentences when there are too few.
+        steps: about; the sentences are read several times when there are too few.
 
     Raises:
         DataError: no text, or none short enough. TrainingError: the name is taken.
@@ -93,7 +90,8 @@ def train_adapter(
     # tokenise no more than will be needed
     pairs = [(text, translate(text)) for text in texts[: 2 * steps * batch_size]]
     data = Parallel(tokenizer, pairs, max_tokens)
-    data.rows = data.rows[: steps * batch_size]
+    epochs = math.ceil(steps * batch_size / len(data))
+    data.rows = data.rows[: math.ceil(steps * batch_size / epochs)]
     require_room(model, "bottlenecks", name)
     before = [(p, p.requires_grad) for p in model.parameters()]
     stack, part = adapters.active(model), getattr(model, "part", "")
@@ -114,7 +112,7 @@ def train_adapter(
         return sum(map(relative_distance, targets, found)) / len(targets)
 
     history = fit(
-        model, data, loss, epochs=max(1, round(steps * batch_size / len(data))),
+        model, data, loss, epochs=epochs,
         batch_size=batch_size, optimizer=optimizer(model, lr), schedule="linear",
         warmup=0.03, max_grad_norm=1.0, precision=of_training(), lengths=data.lengths,
         seed=seed, description=name,

@@ -16,6 +16,7 @@ from torch import nn
 from . import adapters
 from .errors import TrainingError
 from .files import atomic_path
+from .models import four_bit
 
 HEADS = "heads"
 # methods whose weights lie beside the base's, so that a model can hold several by name
@@ -157,7 +158,7 @@ def is_active_head(model: nn.Module, path: str) -> bool:
 
 
 def is_four_bit(model: nn.Module) -> bool:
-    return any(type(m).__name__ == "Linear4bit" for m in model.modules())
+    return bool(four_bit.layers(model))
 
 
 def is_peft(module: nn.Module) -> bool:

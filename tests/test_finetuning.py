@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from sentences import classifier, llama, sentences
 from torch.nn import functional as F
 
-from microbudget import finetuning, parts
+from microbudget import finetuning, parts, settings
 from microbudget.classification import predict, search_lr, train
 from microbudget.compat import peft
 from microbudget.errors import TrainingError
-from microbudget.models import encoder
+from microbudget.models import encoder, four_bit
 
 D, INNER, LAYERS, HEAD = 48, 96, 2, 2 * 48 + 2
 
@@ -451,6 +451,32 @@ def test_a_four_bit_base(minilm):
     assert all(torch.equal(a, b) for a, b in zip(packed, after, strict=True))
     with pytest.raises(TrainingError, match="full precision"):
         finetuning.merge(model)
+
+
+def test_gradients_in_four_bits_are_right_after_an_evaluation_too(minilm):
+    """bitsandbytes rearranges weights when it evaluates; not ours, until allowed."""
+    model, data = minilm.classifier(2, four_bit=True), sentences()
+    finetuning.lora(model, rank=2)
+    for name, parameter in trainable(model).items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    ids, mask, labels = batch()
+
+    def gradients():
+        model.train().zero_grad()
+        F.cross_entropy(model(ids, mask), labels).backward()
+        return {n: p.grad.clone() for n, p in trainable(model).items()}
+
+    before = gradients()
+    logits_before = predict(model, data, precision="no")
+    after = gradients()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    four_bit.for_inference(model)
+    found = predict(model, data, precision="no")
+    torch.testing.assert_close(found, logits_before, rtol=0.1, atol=0.05)
+    if settings.fast_bf16("cpu") and settings.device() == "cpu":
+        with pytest.raises(TrainingError, match="load the model again"):
+            quick(model)
 
 
 # ten steps, torch 2.13.0, transformers 5.23.0, peft 0.21.2 on an x86-64 CPU

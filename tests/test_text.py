@@ -1,5 +1,7 @@
 """Sentences: whole tables, no leaks between sets, clear words about bad ones."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -171,10 +173,11 @@ def test_empty_and_mixed_sentences_are_refused():
         text.Sentences(tokenizer(), text.Labelled((), ()))
 
 
-def test_a_batch_is_padded_to_its_own_longest():
+def test_a_batch_is_padded_to_its_own_longest_and_no_further():
     data = sentences()
     ids, mask, labels = data.collate([data[1], data[2]])
-    assert ids.shape == mask.shape == (2, max(data.lengths[1], data.lengths[2]))
+    longest = max(data.lengths[1], data.lengths[2])
+    assert ids.shape == mask.shape == (2, math.ceil(longest / 8) * 8)
     assert mask.sum(1).tolist() == [data.lengths[1], data.lengths[2]]
     assert (ids[mask == 0] == data.pad).all()
     assert labels.tolist() == [labelled().labels[1], labelled().labels[2]]

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from .. import settings
+from ..batching import padded
 from ..errors import DataError
 
 _OURS = Path(__file__).parents[1] / "style"
@@ -121,14 +122,8 @@ class Dialogues(Dataset):
 
     def collate(self, rows: list) -> tuple[torch.Tensor, ...]:
         """-> ids, mask, labels, each (batch, tokens), padded on the right."""
-        longest = max(len(ids) for ids, _ in rows)
-
-        def padded(lists, filler):
-            return torch.tensor([[*r, *[filler] * (longest - len(r))] for r in lists])
-
         ids, labels = zip(*rows, strict=True)
-        mask = padded([[1] * len(row) for row in ids], 0)
-        return padded(ids, self.pad), mask, padded(labels, _IGNORED)
+        return *padded(ids, self.pad), padded(labels, _IGNORED)[0]
 
 
 def prompt(tokenizer, question: str) -> list[int]:

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from .. import assets, settings
+from ..batching import padded
 from ..errors import DataError
 
 Text = str | tuple[str, str]
@@ -220,11 +221,7 @@ class Sentences(Dataset):
     def collate(self, rows: list) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """-> ids (batch, tokens), mask (batch, tokens), labels (batch,)."""
         ids, labels = zip(*rows, strict=True)
-        longest = max(map(len, ids))
-        padded = torch.tensor([row + [self.pad] * (longest - len(row)) for row in ids])
-        sizes = torch.tensor([len(row) for row in ids])
-        mask = (torch.arange(longest) < sizes[:, None]).long()
-        return padded, mask, torch.tensor(labels)
+        return *padded(ids, self.pad), torch.tensor(labels)
 
 
 def _shuffled(labelled: Labelled) -> Labelled:

@@ -12,7 +12,7 @@ from torch import nn
 from .. import assets, settings
 from ..compat import transformers
 from ..errors import AssetError
-from .four_bit import nf4
+from .four_bit import keep_trainable, nf4
 
 MINI, FULL = "minilm-l6", "roberta-base"
 
@@ -79,7 +79,7 @@ class Encoder:
                 a step, and a few hundred steps overfit little.
         """
         if four_bit:  # packed weights aren't made to be copied
-            encoder = _weights(self.folder, dropout, four_bit=True)
+            encoder = keep_trainable(_weights(self.folder, dropout, four_bit=True))
         else:
             encoder = copy.deepcopy(_pristine(self.folder, self.base_id, dropout))
         encoder.to(settings.device())

@@ -10,7 +10,7 @@ from torch import nn
 from .. import assets, settings
 from ..compat import transformers
 from ..errors import AssetError
-from .four_bit import nf4
+from .four_bit import keep_trainable, nf4
 
 DEFAULT = "smollm2-135m-instruct"
 
@@ -74,7 +74,7 @@ def load(
         ) from error
     if not four_bit:
         model.to(device)
-    model.eval().requires_grad_(False)
+    keep_trainable(model).eval().requires_grad_(False)
     with open(folder / "model.safetensors", "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     model.base_id = f"{name}:{digest[:12]}"

@@ -62,8 +62,7 @@ def main() -> None:
             losses[f"{lr:.2g}"] = round(float(F.cross_entropy(logits, val.labels)), 4)
             return 1 - mb.metrics.accuracy(val.labels, logits.argmax(1))
 
-        start = 1e-4 if method.startswith("full") else 1e-3  # the search goes on anyway
-        lr, tried = mb.classification.search_lr(error_at, start)
+        lr, tried = mb.classification.search_lr(error_at, start=10**-3.5)
         scores, seconds = [], []
         for seed in args.seeds:
             model, taken = train(encoder, task, sentences, args, method, lr, seed)
@@ -74,7 +73,7 @@ def main() -> None:
             "lr": lr,
             "tried": {f"{rate:.2g}": round(1 - e, 4) for rate, e in tried.items()},
             "losses": losses,
-            "trainable": mb.sizes.count_parameters(model).trainable,
+            "trainable": str(mb.sizes.count_parameters(model)),
             "scores": [round(score, 4) for score in scores],
             "mean": round(float(np.mean(scores)), 4),
             "seconds": [round(s, 1) for s in seconds],

@@ -1,0 +1,43 @@
+"""How much a notebook does in a profile: a taste on a laptop, the whole in ``full``."""
+
+from dataclasses import dataclass
+
+from . import settings
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """Sizes of the fine-tuning notebook.
+
+    Attributes:
+        learn, choose, judge: sentences to learn from, to choose by, to be judged by.
+        epochs: passes through the sentences.
+        grid: (targets, rank) of LoRA in the sweep.
+        language_steps: of the language adapter.
+        dialogues: the language model learns from.
+    """
+
+    learn: int
+    choose: int
+    judge: int
+    epochs: int
+    grid: tuple[tuple[str, int], ...]
+    language_steps: int
+    dialogues: int
+
+
+_RANKS = (1, 2, 4, 8, 16, 32, 64)
+_TARGETS = ("q", "qv", "qkvo", "qkvof")
+_FINE_TUNING = {
+    "mini": FineTuning(
+        352, 160, 320, 1, (("qv", 1), ("qv", 64), ("qkvof", 8)), 240, 56
+    ),
+    "full": FineTuning(
+        2000, 872, 872, 3, tuple((t, r) for t in _TARGETS for r in _RANKS), 900, 240
+    ),
+}
+
+
+def fine_tuning() -> FineTuning:
+    """The sizes of this profile."""
+    return _FINE_TUNING[settings.load().profile]
