@@ -25,8 +25,8 @@ from .evaluation.memory import peak_memory
 from .files import atomic_path
 
 SCHEMA = 1
-_PACKAGES = ("torchvision", "transformers", "accelerate", "timm", "numpy",
-             "scikit-learn")  # fmt: skip
+_PACKAGES = ("torchvision", "transformers", "accelerate", "peft", "bitsandbytes",
+             "timm", "numpy", "scikit-learn")  # fmt: skip
 
 
 @dataclass
