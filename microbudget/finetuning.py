@@ -10,7 +10,6 @@ import inspect
 import json
 import math
 import os
-import re
 import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -22,6 +21,7 @@ from torch import nn
 
 from . import adapters
 from .errors import TrainingError
+from .linears import linears_of, targets_of
 from .parts import (
     activate,
     active_head,
@@ -36,13 +36,6 @@ from .parts import (
 
 __all__ = ["METHODS", "activate", "bitfit", "bottlenecks", "full", "head_only", "ia3",
            "is_four_bit", "load", "lora", "merge", "save", "top_layers"]  # fmt: skip
-
-# names of a layer's linear maps, from the architectures' own modules
-_BERT = {"q": ["query"], "k": ["key"], "v": ["value"], "o": ["attention.output.dense"],
-         "f": ["intermediate.dense", r"layer\.\d+\.output\.dense"]}  # fmt: skip
-_LLAMA = {"q": ["q_proj"], "k": ["k_proj"], "v": ["v_proj"], "o": ["o_proj"],
-          "f": ["gate_proj", "up_proj", "down_proj"]}  # fmt: skip
-LINEARS = {"bert": _BERT, "roberta": _BERT, "llama": _LLAMA}
 
 
 def _method(prepare: Callable) -> Callable:
@@ -121,7 +114,7 @@ def ia3(model: nn.Module, name: str = "task") -> None:
     """
     from .compat import peft
 
-    linears = _linears(model)
+    linears = linears_of(model)
     inner = linears["f"][-1]
     targets = f".*({'|'.join([*linears['k'], *linears['v'], inner])})"
     config = peft.IA3Config(target_modules=targets, feedforward_modules=f".*{inner}")
@@ -172,7 +165,7 @@ def lora(
         raise TrainingError(f"alpha={alpha}: the update's scale must be positive.")
     config = peft.LoraConfig(
         r=rank, lora_alpha=16 * (rank / 8) ** 0.5 if alpha is None else alpha,
-        target_modules=rf"(.*\.)?({'|'.join(_endings(model, targets))})",
+        target_modules=rf"(.*\.)?({'|'.join(targets_of(model, targets))})",
         lora_dropout=0.0,
     )  # fmt: skip
     _inject(config, model, name)
@@ -270,43 +263,9 @@ def _inject(config, model: nn.Module, name: str) -> None:
         parameter.requires_grad_(True)
 
 
-def _endings(model: nn.Module, targets: str | Sequence[str]) -> list[str]:
-    """Regular expressions for the ends of the names of the maps to be adapted."""
-    if isinstance(targets, str):
-        known = _linears(model)
-        if not targets or (strange := set(targets) - set(known)):
-            raise TrainingError(
-                f"targets={targets!r}: use letters of {''.join(known)!r}, or a list of "
-                f"names, not {sorted(strange) if targets else 'nothing'}."
-            )
-        endings = [ending for letter in targets for ending in known[letter]]
-    else:
-        endings = [re.escape(target) for target in targets]
-    linears = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
-    linears = [re.sub(r"\.base_layer$", "", n) for n in linears if not is_head(n)]
-    for ending in endings or ["(nothing)"]:
-        if not any(re.fullmatch(rf"(.*\.)?{ending}", name) for name in linears):
-            there = sorted({n.rpartition(".")[2] for n in linears})
-            raise TrainingError(
-                f"No linear layer's name ends in {ending!r}. There are: "
-                f"{', '.join(there)}."
-            )
-    return endings
-
-
 def _require_whole_weights(model: nn.Module) -> None:
     if is_four_bit(model):
         raise TrainingError("Weights stored in four bits can't be trained: use lora.")
-
-
-def _linears(model: nn.Module) -> dict[str, list[str]]:
-    kind = adapters.config_of(model).model_type
-    if kind not in LINEARS:
-        raise TrainingError(
-            f"The linear maps of a {kind} aren't known here: give targets as a list of "
-            "module names (see model.named_modules())."
-        )
-    return LINEARS[kind]
 
 
 def _layers(model: nn.Module) -> nn.ModuleList:

@@ -22,7 +22,16 @@ def use_house_style() -> None:
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.prop_cycle": plt.cycler(
-                color=[GOOD, "#3d6fb4", "#e0a030", BAD, QUIET]
+                color=[
+                    GOOD,
+                    "#3d6fb4",
+                    "#e0a030",
+                    BAD,
+                    QUIET,
+                    "#7b4fa3",
+                    "#222222",
+                    "#59b8c4",
+                ]
             ),
         }
     )
@@ -113,7 +122,10 @@ def curves(
         axis.plot(xs, ys, marker="o", label=name)
     axis.set_xlabel(x)
     axis.set_ylabel(y)
-    axis.legend(frameon=False)
+    beside = (
+        {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if len(lines) > 4 else {}
+    )
+    axis.legend(frameon=False, **beside)
     return axis
 
 
