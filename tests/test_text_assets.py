@@ -105,9 +105,10 @@ def test_glues_parquet_files_become_tables(tmp_path):
     ready = tmp_path / "ready"
     ready.mkdir()
     texts.glue_tables(tmp_path, ready)
-    task = text.load(ready)
-    assert task.test.texts == (("a b", "d"), ("c", "e f"))
-    assert task.test.labels == (0, 1)
+    for table in ("train.tsv", "dev.tsv"):
+        found = text.read(ready / table)
+        assert found.texts == (("a b", "d"), ("c", "e f"))
+        assert found.labels == (0, 1)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(AssetError, match="no table of sentences"):
         texts.glue_tables(tmp_path, ready)
