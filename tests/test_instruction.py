@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sentences import llama
 
 from microbudget import assets, finetuning, instruction, settings
@@ -137,7 +138,13 @@ def test_an_llms_folder(tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path)
     assert models.load(folder=tmp_path).model.config.model_type == "llama"
     path = tmp_path / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
+    state = load_file(path)
+    state["model.norm.weight"][0] = float("nan")
+    whole = path.read_bytes()
+    save_file(state, path, metadata={"format": "pt"})
+    with pytest.raises(AssetError, match=r"norm\.weight holds numbers that are not"):
+        models.load(folder=tmp_path)
+    path.write_bytes(whole[:-100])
     with pytest.raises(AssetError, match="Delete the folder"):
         models.load(folder=tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')

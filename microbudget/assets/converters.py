@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from ..compat import torchvision  # before timm, which imports it
 from ..errors import AssetError
 from .ctranslate2 import whisper_from_ctranslate2
+from .folders import require_finite
 from .texts import glue_tables, rated_snippets
 
 _BN = {
@@ -112,9 +113,7 @@ def llm_from_gguf(raw: Path, ready: Path) -> None:
             f"{path.name} can't be read as GGUF ({type(error).__name__}: {error}). "
             "Run it again to fetch it anew."
         ) from error
-    bad = [n for n, p in model.named_parameters() if not torch.isfinite(p).all()]
-    if bad:
-        raise AssetError(f"{path.name}: {bad[0]} holds numbers that are not finite.")
+    require_finite(model, path.name)
     model.half().save_pretrained(ready)
     tokenizer.save_pretrained(ready)
 

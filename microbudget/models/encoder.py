@@ -1,7 +1,6 @@
 """Sentence encoders (BERT, RoBERTa) and the classifier the course builds on them."""
 
 import copy
-import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +9,12 @@ import torch
 from torch import nn
 
 from .. import assets, settings
+from ..assets.folders import (
+    damage_is_clear,
+    require_files,
+    require_finite,
+    weights_id,
+)
 from ..compat import transformers
 from ..errors import AssetError
 from .four_bit import keep_trainable, nf4
@@ -101,21 +106,13 @@ def load(folder: str | Path | None = None) -> Encoder:
     else:
         name = Path(folder).name
     folder = Path(folder)
-    for file in ("config.json", "model.safetensors", "tokenizer.json"):
-        if not (folder / file).is_file():
-            raise AssetError(f"{folder} holds no {file}: it is no encoder's folder.")
-    try:
+    require_files(folder, "encoder's")
+    with damage_is_clear(folder):
         config = transformers.AutoConfig.from_pretrained(folder)
         if config.model_type not in ("bert", "roberta"):
             raise AssetError(f"{folder} holds a {config.model_type}, not a BERT.")
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    except AssetError:
-        raise
-    except Exception as error:
-        raise AssetError(f"{folder} can't be read ({error}).") from error
-    with open(folder / "model.safetensors", "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Encoder(name, folder, tokenizer, card, digest[:12])
+    return Encoder(name, folder, tokenizer, card, weights_id(folder))
 
 
 @lru_cache(maxsize=1)
@@ -125,7 +122,7 @@ def _pristine(folder: Path, base_id: str, dropout: float) -> nn.Module:
 
 
 def _weights(folder: Path, dropout: float, four_bit: bool = False) -> nn.Module:
-    try:
+    with damage_is_clear(folder):
         encoder = transformers.AutoModel.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True,
             add_pooling_layer=False,
@@ -133,16 +130,5 @@ def _weights(folder: Path, dropout: float, four_bit: bool = False) -> nn.Module:
             # fused attention is slow for short sentences in bfloat16 on a CPU
             attn_implementation="eager", **(nf4() if four_bit else {}),
         )  # fmt: skip
-    except Exception as error:  # safetensors, json, transformers: each its own
-        raise AssetError(
-            f"{folder.name} can't be loaded ({type(error).__name__}: {error}). Delete "
-            "the folder and fetch it again."
-        ) from error
-    bad = [n for n, p in encoder.named_parameters() if not _finite(p)]
-    if bad:
-        raise AssetError(f"{folder.name}: {bad[0]} holds NaN or infinity.")
+    require_finite(encoder, folder.name)
     return encoder
-
-
-def _finite(parameter: torch.Tensor) -> bool:
-    return not parameter.is_floating_point() or bool(torch.isfinite(parameter).all())

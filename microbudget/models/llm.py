@@ -1,6 +1,5 @@
 """The small language model: SmolLM2 (Allal et al. 2025, arXiv:2502.02737)."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +7,12 @@ import torch
 from torch import nn
 
 from .. import assets, settings
+from ..assets.folders import (
+    damage_is_clear,
+    require_files,
+    require_finite,
+    weights_id,
+)
 from ..compat import transformers
 from ..errors import AssetError
 from .four_bit import keep_trainable, nf4
@@ -53,10 +58,8 @@ def load(
     device = settings.device()
     if dtype is None:
         dtype = torch.bfloat16 if settings.fast_bf16(device) else torch.float32
-    for file in ("config.json", "model.safetensors", "tokenizer.json"):
-        if not (folder / file).is_file():
-            raise AssetError(f"{folder} holds no {file}: it is no model's folder.")
-    try:
+    require_files(folder, "LLM's")
+    with damage_is_clear(folder):
         config = transformers.AutoConfig.from_pretrained(folder)
         if config.model_type != "llama":
             raise AssetError(f"{folder} holds a {config.model_type}, not a Llama.")
@@ -65,17 +68,9 @@ def load(
             **(nf4() if four_bit else {}),
         )  # fmt: skip
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    except AssetError:
-        raise
-    except Exception as error:  # safetensors, json, transformers: each its own
-        raise AssetError(
-            f"{folder.name} can't be loaded ({type(error).__name__}: {error}). Delete "
-            "the folder and fetch it again."
-        ) from error
+    require_finite(model, folder.name)
     if not four_bit:
         model.to(device)
     keep_trainable(model).eval().requires_grad_(False)
-    with open(folder / "model.safetensors", "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    model.base_id = f"{name}:{digest[:12]}"
+    model.base_id = f"{name}:{weights_id(folder)}"
     return Llm(name, model, tokenizer, card)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from .. import assets, settings
+from ..assets.folders import damage_is_clear, require_files, require_finite
 from ..compat import transformers
 from ..errors import AssetError, MicrobudgetError
 
@@ -86,10 +87,8 @@ def load_folder(folder: str | Path, name: str = "", card: str = "") -> Whisper:
         AssetError: a file is missing or damaged, or it is another kind of model.
     """
     folder = Path(folder)
-    for file in ("config.json", "model.safetensors", "tokenizer.json"):
-        if not (folder / file).is_file():
-            raise AssetError(f"{folder} holds no {file}: it is not a Whisper folder.")
-    try:
+    require_files(folder, "Whisper")
+    with damage_is_clear(folder):
         config = transformers.AutoConfig.from_pretrained(folder)
         if config.model_type != "whisper":
             raise AssetError(f"{folder} holds a {config.model_type}, not a Whisper.")
@@ -97,16 +96,7 @@ def load_folder(folder: str | Path, name: str = "", card: str = "") -> Whisper:
             folder, dtype=torch.float32, use_safetensors=True
         )
         processor = transformers.WhisperProcessor.from_pretrained(folder)
-    except AssetError:
-        raise
-    except Exception as error:  # safetensors, json and transformers each have their own
-        raise AssetError(
-            f"{folder.name} can't be loaded ({type(error).__name__}: {error}). Delete "
-            "the folder and fetch it again."
-        ) from error
-    bad = [n for n, p in model.named_parameters() if not torch.isfinite(p).all()]
-    if bad:
-        raise AssetError(f"{folder.name}: {bad[0]} holds numbers that are not finite.")
+    require_finite(model, folder.name)
     model.to(settings.device()).eval().requires_grad_(False)
     return Whisper(name or folder.name, model, processor, card)
 

@@ -1,0 +1,47 @@
+"""A model's folder in transformers' layout: whole, readable, with finite weights."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..errors import AssetError
+
+_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+
+
+def require_files(folder: Path, kind: str) -> None:
+    """Raise an AssetError unless all files of a model are there."""
+    for file in _FILES:
+        if not (folder / file).is_file():
+            raise AssetError(f"{folder} holds no {file}: it is no {kind} folder.")
+
+
+@contextmanager
+def damage_is_clear(folder: Path) -> Iterator[None]:
+    """Turn what safetensors, json and transformers raise into one clear AssetError."""
+    try:
+        yield
+    except AssetError:
+        raise
+    except Exception as error:
+        raise AssetError(
+            f"{folder.name} can't be loaded ({type(error).__name__}: {error}). Delete "
+            "the folder and fetch it again."
+        ) from error
+
+
+def require_finite(model: nn.Module, name: str) -> None:
+    """Raise an AssetError if a weight is NaN or infinite; packed ones can't be."""
+    for path, weight in model.named_parameters():
+        if weight.is_floating_point() and not torch.isfinite(weight).all():
+            raise AssetError(f"{name}: {path} holds numbers that are not finite.")
+
+
+def weights_id(folder: Path) -> str:
+    """Twelve digits of the weights' sha256."""
+    with open(folder / "model.safetensors", "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
