@@ -27,3 +27,11 @@ class TrainingError(MicrobudgetError):
 
 class EvaluationError(MicrobudgetError):
     """A measurement that would be meaningless."""
+
+
+class QuantizationError(MicrobudgetError):
+    """Weights or a file that can't be quantized, packed, read or run."""
+
+
+class EngineError(MicrobudgetError):
+    """An engine that runs models (Ollama, llama.cpp) is absent, too old, or failed."""

@@ -15,7 +15,7 @@ from ..compat import torchvision  # before timm, which imports it
 from ..errors import AssetError
 from .ctranslate2 import whisper_from_ctranslate2
 from .folders import require_finite
-from .texts import glue_tables, rated_snippets
+from .texts import glue_tables, rated_snippets, wikitext
 
 _BN = {
     "gamma": "weight",
@@ -120,6 +120,7 @@ def llm_from_gguf(raw: Path, ready: Path) -> None:
 
 CONVERTERS = {
     "glue_tables": glue_tables,
+    "wikitext": wikitext,
     "llm_from_gguf": llm_from_gguf,
     "rated_snippets": rated_snippets,
     "keras_mobilenet_v2": keras_mobilenet_v2,

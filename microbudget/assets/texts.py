@@ -65,3 +65,25 @@ def glue_tables(raw: Path, ready: Path) -> None:
 
 def _write(path: Path, lines: list[str]) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+
+
+def wikitext(raw: Path, ready: Path) -> None:
+    """WikiText's parquet files -> valid.txt and test.txt, as they were first published.
+
+    Raises:
+        AssetError: a file is missing or is no parquet of lines.
+    """
+    import datasets
+
+    for theirs, ours in {"validation": "valid", "test": "test"}.items():
+        path = next(raw.rglob(f"{theirs}-00000-of-00001.parquet"), raw / theirs)
+        try:
+            rows = datasets.Dataset.from_parquet(
+                str(path), cache_dir=str(raw / "cache"), keep_in_memory=True
+            )
+            lines = [line.rstrip("\n") for line in rows["text"]]
+        except Exception as error:  # datasets and pyarrow raise their own kinds
+            raise AssetError(
+                f"{path.name} is no table of lines ({type(error).__name__}: {error})."
+            ) from error
+        _write(ready / f"{ours}.txt", lines)

@@ -58,13 +58,16 @@ def load(
     device = settings.device()
     if dtype is None:
         dtype = torch.bfloat16 if settings.fast_bf16(device) else torch.float32
+    # torch's fused attention is many times slower in bfloat16 on a CPU
+    plain = device == "cpu" and dtype == torch.bfloat16
     require_files(folder, "LLM's")
     with damage_is_clear(folder):
         config = transformers.AutoConfig.from_pretrained(folder)
         if config.model_type != "llama":
             raise AssetError(f"{folder} holds a {config.model_type}, not a Llama.")
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, attn_implementation="eager",
+            folder, dtype=dtype, use_safetensors=True, 
+            attn_implementation="eager" if plain else "sdpa",
             **(nf4() if four_bit else {}),
         )  # fmt: skip
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)

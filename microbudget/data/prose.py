@@ -1,0 +1,199 @@
+"""English text for a language model: to calibrate on, and held out to be judged by.
+
+WikiText-2 and LAMBADA where they are; else the documentation that every Python ships.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .. import assets, settings
+from ..errors import DataError
+
+_SENTENCE_END = re.compile(r"\b([a-z]{4,})\.(?= [A-Z]|$)")
+_CONTEXT = 30  # words before the last one, at least
+_HEADING = re.compile(r"^ = .* = $")  # WikiText's
+
+
+@dataclass(frozen=True)
+class Prose:
+    """Two texts that share no passage.
+
+    Attributes:
+        calibration: what quantization may look at.
+        held_out: what models are judged by.
+    """
+
+    name: str
+    calibration: str
+    held_out: str
+    card: str
+    is_the_courses: bool = True
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A passage and the word it ends with.
+
+    Attributes:
+        context: the text before it, without the space between.
+    """
+
+    context: str
+    word: str
+
+
+def load() -> Prose:
+    """``MICROBUDGET_DATA/text/wikitext2`` (valid.txt, test.txt), or Python's topics.
+
+    Of WikiText-2 the validation text calibrates and the test text judges; so it is in
+    profile ``full``. Of Python's documentation (``pydoc_data.topics``) the first half
+    calibrates and the second judges.
+
+    Raises:
+        AssetError: profile full, and nothing can be fetched. DataError: an empty file,
+            or a Python without its documentation.
+    """
+    if settings.load().profile == "full" or assets.locate("wikitext2"):
+        folder = assets.fetch("wikitext2")
+        card = assets.get("wikitext2").card()
+        return Prose("WikiText-2", read(folder / "valid.txt"), read(folder / "test.txt"),
+                     card, is_the_courses=False)  # fmt: skip
+    text = _python_topics()
+    middle = text.index("\n\n", len(text) // 2)
+    card = (
+        "Topics of the Python language reference\n"
+        "  source   pydoc_data.topics, part of every Python (its text differs a little "
+        "from version to version)\n  licence  PSF-2.0"
+    )
+    return Prose("Python's documentation", text[:middle], text[middle:].strip(), card)
+
+
+def last_words(n: int | None = None) -> tuple[str, list[Passage]]:
+    """Passages whose last word is to be guessed, and where they are from.
+
+    LAMBADA (Paperno et al. 2016, arXiv:1606.06031) where it is and in profile ``full``;
+    else sentences of the held-out half of Python's documentation, each with what stands
+    before it in its paragraph.
+
+    Args:
+        n: at most so many, evenly spread.
+
+    Raises:
+        AssetError, DataError: as ``load``; a line of LAMBADA that is no passage.
+    """
+    if settings.load().profile == "full" or assets.locate("lambada"):
+        name, found = "LAMBADA", _lambada(assets.fetch("lambada"))
+    else:
+        name, found = "Python's documentation", sentences_of(load().held_out)
+    if n is not None and n < len(found):
+        found = [found[i * len(found) // n] for i in range(n)]
+    return name, found
+
+
+def calibration_ids(tokenizer, text: str, sequences: int, tokens: int) -> torch.Tensor:
+    """Token ids (sequences, tokens), evenly spread over a text.
+
+    Raises:
+        DataError: the text is too short for it.
+    """
+    ids = token_ids(tokenizer, text)
+    if len(ids) < sequences * tokens:
+        raise DataError(
+            f"{sequences} × {tokens} calibration tokens wanted, but the text has "
+            f"{len(ids)}: use fewer, or a longer text."
+        )
+    starts = torch.linspace(0, len(ids) - tokens, sequences).long()
+    return torch.stack([ids[start : start + tokens] for start in starts])
+
+
+def windows(tokenizer, text: str, n: int, tokens: int) -> torch.Tensor:
+    """The first n·tokens ids of a text as windows (n, tokens) without overlap.
+
+    Raises:
+        DataError: the text is too short for it.
+    """
+    ids = token_ids(tokenizer, text)
+    if len(ids) < n * tokens:
+        raise DataError(
+            f"{n} windows of {tokens} tokens wanted, but the text has {len(ids)}."
+        )
+    return ids[: n * tokens].view(n, tokens)
+
+
+def token_ids(tokenizer, text: str) -> torch.Tensor:
+    """int64 (tokens,), without special tokens.
+
+    Raises:
+        DataError: empty text.
+    """
+    if not text.strip():
+        raise DataError("The text is empty: there is nothing to read.")
+    found = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return torch.tensor(found)
+
+
+def read(path: Path) -> str:
+    """A UTF-8 text; WikiText's headings and blank lines are dropped.
+
+    Raises:
+        DataError: missing, empty or not UTF-8.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} can't be read ({error}).") from error
+    kept = [line for line in lines if line.strip() and not _HEADING.match(line)]
+    if not kept:
+        raise DataError(f"{path} is empty.")
+    return "\n".join(kept)
+
+
+def sentences_of(text: str) -> list[Passage]:
+    """A paragraph's beginning up to a word that ends a sentence, one a paragraph.
+
+    The first such word is taken that has enough words before it, the text being read
+    without line breaks.
+    """
+    found = []
+    for paragraph in re.split(r"\n\s*\n", text):
+        flat = " ".join(paragraph.split())
+        for end in _SENTENCE_END.finditer(flat):
+            context = flat[: end.start()].rstrip()
+            if len(re.findall(r"[A-Za-z]+", context)) >= _CONTEXT:
+                found.append(Passage(context, end.group(1)))
+                break
+    return found
+
+
+def _python_topics() -> str:
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise DataError(
+            "This Python comes without its documentation (pydoc_data). Install the "
+            "standard library in full, or put WikiText-2 in "
+            "MICROBUDGET_DATA/text/wikitext2 (valid.txt, test.txt)."
+        ) from error
+    return "\n\n".join(topics[name] for name in sorted(topics))
+
+
+def _lambada(folder: Path) -> list[Passage]:
+    files, found = sorted(folder.rglob("*.jsonl")), []
+    if not files:
+        raise DataError(f"{folder} holds no .jsonl file with LAMBADA's passages.")
+    for number, line in enumerate(files[0].read_text("utf-8").splitlines(), 1):
+        try:
+            context, _, word = json.loads(line)["text"].strip().rpartition(" ")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f'{files[0]}, line {number}: expected {{"text": …}} '
+                f"({type(error).__name__})."
+            ) from error
+        if not context or not word:
+            raise DataError(f"{files[0]}, line {number}: a passage needs two words.")
+        found.append(Passage(context, word))
+    return found

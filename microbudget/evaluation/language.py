@@ -1,0 +1,208 @@
+"""What a language model knows: perplexity, distance to another, a passage's last word.
+
+A *scorer* is a function from token ids (batch, tokens) to logits (batch, tokens,
+vocabulary), so that any engine can be judged by the same code.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from ..errors import DataError, EvaluationError
+
+Scorer = Callable[[torch.Tensor], torch.Tensor]
+_BLOCK = 32  # neighbouring tokens' losses are alike: their means count as one draw
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a model read some windows of text.
+
+    Attributes:
+        losses: float32 (tokens,), −ln p of every token but each window's first.
+        divergence: float32 (tokens,), KL(original ‖ this) in nats; None: no original.
+        agrees: bool (tokens,), the likeliest token is the original's; None: likewise.
+    """
+
+    losses: torch.Tensor
+    divergence: torch.Tensor | None = None
+    agrees: torch.Tensor | None = None
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean loss."""
+        return float(self.losses.double().mean().exp())
+
+    @property
+    def error(self) -> float:
+        """The perplexity's standard error for the choice of text.
+
+        The mean loss' is taken over blocks of 32 tokens, and carried over by the
+        exponential's slope.
+        """
+        return self.perplexity * standard_error(self.losses)
+
+    @property
+    def kl(self) -> float:
+        """Mean KL divergence to the original, nats a token."""
+        return float(_there(self.divergence).double().mean())
+
+    @property
+    def agreement(self) -> float:
+        """Share of tokens where both would have written the same."""
+        return float(_there(self.agrees).double().mean())
+
+    def __str__(self) -> str:
+        text = f"perplexity {self.perplexity:.2f} ± {self.error:.2f}"
+        if self.divergence is not None:
+            text += f", KL {self.kl:.4f} nats, same first choice {self.agreement:.1%}"
+        return text
+
+
+@torch.inference_mode()
+def log_probabilities(
+    scorer: Scorer, windows: torch.Tensor, batch_size: int = 4
+) -> torch.Tensor:
+    """ln p of every word of the vocabulary, as the reference for ``read``.
+
+    Args:
+        windows: token ids (windows, tokens).
+
+    Returns:
+        float32 (windows, tokens − 1, vocabulary), on the CPU: 4 bytes a number, so
+        0.2 GB for a thousand tokens of a vocabulary of 49,152.
+    """
+    _require_windows(windows)
+    parts = [
+        F.log_softmax(scorer(batch)[:, :-1].float(), -1).cpu()
+        for batch in windows.split(batch_size)
+    ]
+    return torch.cat(parts)
+
+
+@torch.inference_mode()
+def read(
+    scorer: Scorer,
+    windows: torch.Tensor,
+    original: torch.Tensor | None = None,
+    batch_size: int = 4,
+) -> Reading:
+    """Read windows that don't overlap; every token but a window's first is predicted.
+
+    Args:
+        windows: token ids (windows, tokens).
+        original: ``log_probabilities`` of the model to compare with.
+
+    Raises:
+        EvaluationError: windows of one token, an original of other windows, or a model
+            that answers with NaN.
+    """
+    _require_windows(windows)
+    if original is not None and original.shape[:2] != (
+        len(windows), windows.shape[1] - 1,
+    ):  # fmt: skip
+        raise EvaluationError("The original's probabilities are of other windows.")
+    losses, divergence, agrees = [], [], []
+    for i, batch in enumerate(windows.split(batch_size)):
+        ours = F.log_softmax(scorer(batch)[:, :-1].float(), -1)  # (batch, t − 1, vocab)
+        wanted = batch[:, 1:, None].to(ours.device)
+        losses.append(-ours.gather(-1, wanted).flatten().cpu())
+        if original is not None:
+            part = original[i * batch_size :][: len(batch)].to(ours.device)
+            kl = (part.exp() * (part - ours)).sum(-1)
+            divergence.append(kl.flatten().cpu())
+            agrees.append((part.argmax(-1) == ours.argmax(-1)).flatten().cpu())
+    found = torch.cat(losses)
+    if not torch.isfinite(found).all():
+        raise EvaluationError("The model answered with NaN or infinity.")
+    if original is None:
+        return Reading(found)
+    return Reading(found, torch.cat(divergence), torch.cat(agrees))
+
+
+def standard_error(losses: torch.Tensor) -> float:
+    """Of a mean over tokens that follow each other, from means of blocks of them."""
+    whole = len(losses) // _BLOCK * _BLOCK
+    if whole < 2 * _BLOCK:
+        raise EvaluationError(f"{len(losses)} tokens are too few: read at least 64.")
+    means = losses[:whole].double().view(-1, _BLOCK).mean(1)
+    return float(means.std() / np.sqrt(len(means)))
+
+
+def perplexity_ratio(a: Reading, b: Reading) -> tuple[float, float]:
+    """a's perplexity over b's on the same tokens, and its standard error.
+
+    Much sharper than two perplexities with an error each: hard text is hard for both.
+    """
+    if a.losses.shape != b.losses.shape:
+        raise EvaluationError("Two readings of the same windows are needed.")
+    difference = a.losses - b.losses
+    ratio = float(difference.double().mean().exp())
+    return ratio, ratio * standard_error(difference)
+
+
+@torch.inference_mode()
+def last_words(
+    scorer: Scorer, tokenizer, passages: Sequence, batch_size: int = 8
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether a model guesses the last word of each passage: as its first, and among
+    its five likeliest choices.
+
+    The whole word counts, not its first piece or letter: every token of the word, given
+    those before it, must be the likeliest (what greedy writing would write), or among
+    the five likeliest.
+
+    Args:
+        passages: with ``context`` and ``word`` (see ``data.prose``).
+
+    Returns:
+        Two arrays of 0 and 1, (passages,).
+
+    Raises:
+        DataError: no passages, or one whose word melts into what is before it.
+    """
+    if not passages:
+        raise DataError("There are no passages.")
+    rows = [_split(tokenizer, passage) for passage in passages]
+    first, five = np.zeros(len(rows)), np.zeros(len(rows))
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
+    for start in range(0, len(order), batch_size):
+        own = order[start : start + batch_size]
+        longest = max(len(rows[i][0]) for i in own)
+        ids = torch.zeros((len(own), longest), dtype=torch.long)
+        for line, i in enumerate(own):  # filled up on the right: nothing sees that
+            ids[line, : len(rows[i][0])] = torch.tensor(rows[i][0])
+        logits = scorer(ids)
+        for line, i in enumerate(own):
+            whole, known = rows[i]
+            there = logits[line, known - 1 : len(whole) - 1]  # (word's tokens, vocab)
+            wanted = torch.tensor(whole[known:], device=there.device)[:, None]
+            best = there.topk(5).indices == wanted
+            first[i], five[i] = best[:, 0].all(), best.any(1).all()
+    return first, five
+
+
+def _split(tokenizer, passage) -> tuple[list[int], int]:
+    """A passage's tokens, and how many of them stand before its last word."""
+    before = tokenizer(passage.context, add_special_tokens=False)["input_ids"]
+    text = f"{passage.context} {passage.word}"
+    whole = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not before or whole[: len(before)] != before or len(whole) == len(before):
+        raise DataError(f"The word can't be told from its context: {text[-60:]!r}.")
+    return whole, len(before)
+
+
+def _require_windows(windows: torch.Tensor) -> None:
+    if windows.ndim != 2 or windows.shape[1] < 2 or not len(windows):
+        raise EvaluationError(
+            f"Windows of at least two tokens are needed, got {tuple(windows.shape)}."
+        )
+
+
+def _there(values: torch.Tensor | None) -> torch.Tensor:
+    if values is None:
+        raise EvaluationError("Nothing to compare with: give read() the original's.")
+    return values

@@ -1,0 +1,1 @@
+"""Weights as small whole numbers: grids, GPTQ, packing, checkpoints, GGUF."""

@@ -1,0 +1,133 @@
+"""GPTQ (Frantar et al. 2023, arXiv:2210.17323): round a column, mend the others.
+
+A layer's error is ‖WX − ŴX‖². Its Hessian for every row of W is H = 2·X·Xᵀ (section
+3.1), the same for all rows. Columns are rounded one after another; what a column loses
+is made up for by the columns that are still to come (equations 2 and 3).
+"""
+
+import math
+
+import torch
+
+from ..errors import QuantizationError
+from .affine import (
+    Quantized,
+    Scheme,
+    columns_to_groups,
+    grid,
+    require_matrix,
+    stored,
+)
+
+_BLOCK = 32  # columns that are finished before the others hear of it (section 3.3)
+_PANEL = 256
+_DAMP_TRIES = 4
+
+
+def hessian(inputs: torch.Tensor) -> torch.Tensor:
+    """H = 2/n · Σ x·xᵀ over all tokens, float32 (in, in).
+
+    It is symmetric: only what stands right of and above the diagonal is computed.
+
+    Args:
+        inputs: (…, in) what the layer is given.
+    """
+    x = inputs.reshape(-1, inputs.shape[-1]).float()  # (tokens, in)
+    h = x.new_zeros(x.shape[1], x.shape[1])
+    for i in range(0, len(h), _PANEL):
+        h[i : i + _PANEL, i:] = x[:, i : i + _PANEL].T @ x[:, i:]
+    return (h.triu() + h.triu(1).T) * (2 / len(x))
+
+
+def inverse_factor(h: torch.Tensor, damping: float) -> torch.Tensor:
+    """The upper triangular U with UᵀU = (H + λ·mean(diag H)·I)⁻¹ (section 3.3, step 3).
+
+    Row j of U, from column j on, is what rounding column j must be spread with.
+
+    Raises:
+        QuantizationError: H isn't finite, or singular even with a thousandfold damping.
+    """
+    if not torch.isfinite(h).all():
+        raise QuantizationError(
+            "The Hessian holds NaN or infinity: some calibration text makes the model "
+            "overflow. Load it in float32, or calibrate on other text."
+        )
+    eye = torch.eye(len(h), device=h.device)
+    for attempt in range(_DAMP_TRIES):
+        damped = h + (10**attempt * damping * h.diagonal().mean()) * eye
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if not failed:
+            inverse = torch.cholesky_inverse(lower)
+            upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+            if not failed and torch.isfinite(upper).all():
+                return upper
+    raise QuantizationError(
+        f"The Hessian ({len(h)} × {len(h)}) is singular, even damped: its inputs are "
+        "(nearly) all zero. Use more and more varied calibration text, or a larger "
+        "damping."
+    )
+
+
+def gptq(weight: torch.Tensor, h: torch.Tensor, scheme: Scheme) -> Quantized:
+    """Quantize a matrix so that its outputs, not its weights, stay near.
+
+    Args:
+        weight: (out, in).
+        h: its Hessian, float32 (in, in), on the weight's device.
+
+    Raises:
+        QuantizationError: as ``require_matrix`` and ``inverse_factor``; shapes that
+            don't fit.
+    """
+    require_matrix(weight, scheme)
+    columns = weight.shape[1]
+    if h.shape != (columns, columns):
+        raise QuantizationError(f"A Hessian {tuple(h.shape)} for {columns} inputs.")
+    w, h = torch.empty(weight.shape[::-1], device=h.device), h.clone()  # (in, out)
+    w.copy_(weight.detach().T)
+    dead = h.diagonal() == 0  # inputs that are always zero: their weights don't matter
+    w[dead] = 0
+    h.diagonal()[dead] = 1
+    groups = columns_to_groups(columns, scheme, w.device)
+    order = torch.arange(columns, device=w.device)
+    scales, zeros = [], []
+    if scheme.act_order:  # grids as the weights are now: groups are not torn apart
+        order = h.diagonal().argsort(descending=True, stable=True)
+        for part in w.split(scheme.group or columns):
+            scale, zero = grid(part.T, scheme)
+            scales.append(scale), zeros.append(zero)
+        w, h = w[order], h[order][:, order]
+    upper = inverse_factor(h, scheme.damping)
+    codes = torch.empty_like(w)
+    group_of, spread = groups[order].tolist(), upper.diagonal().tolist()
+    width = scheme.group or columns
+    for start in range(0, columns, block := _block(scheme)):
+        stop = min(start + block, columns)
+        if not scheme.act_order and group_of[start] == len(scales):  # a group begins
+            scale, zero = grid(w[start : start + width].T, scheme)
+            scales.append(scale), zeros.append(zero)
+        errors = torch.empty_like(w[start:stop])
+        lines = zip(w[start:stop], codes[start:stop], errors, strict=True)
+        for j, (row, code, error) in enumerate(lines, start):  # each (out,)
+            scale, zero = scales[group_of[j]], zeros[group_of[j]]
+            q = (row / scale).round_().clamp_(-zero, scheme.top - zero)
+            torch.add(q, zero, out=code)
+            torch.sub(row, q.mul_(scale), out=error).div_(spread[j])  # equation 2
+            w[j + 1 : stop].addr_(upper[j, j + 1 : stop], error, alpha=-1)
+        w[stop:].addmm_(upper[start:stop, stop:].T, errors, alpha=-1)  # equation 4
+    codes = codes[order.argsort()].T.contiguous()  # (out, in)
+    return stored(codes, torch.stack(scales, 1), torch.stack(zeros, 1), groups, scheme)
+
+
+def output_error(weight: torch.Tensor, rounded: torch.Tensor, h: torch.Tensor) -> float:
+    """½·tr((W − Ŵ)·H·(W − Ŵ)ᵀ): the mean squared error of the outputs, summed over them.
+
+    It is the layer-wise objective of equation 1, divided by the number of tokens.
+    """
+    difference = (weight - rounded).double()
+    return float(0.5 * torch.einsum("oi,ij,oj->", difference, h.double(), difference))
+
+
+def _block(scheme: Scheme) -> int:
+    """A group begins where a block does: its weights have then heard of all errors."""
+    return math.gcd(scheme.group or _BLOCK, _BLOCK)

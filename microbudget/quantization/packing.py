@@ -1,0 +1,62 @@
+"""Whole numbers of a few bits, packed into 32-bit words without gaps.
+
+Little-endian: number i has bits b·i … b·i + b − 1 of the stream. For 2, 4 and 8 bits
+that is 16, 8 and 4 numbers a word; 32 numbers of 3 bits fill 3 words, some of them
+across two. It is the layout of GPTQ checkpoints.
+"""
+
+import math
+
+import torch
+
+from ..errors import QuantizationError
+
+
+def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Pack along the first dimension.
+
+    Args:
+        codes: whole numbers 0 … 2^bits − 1, (n, …); n·bits must be a multiple of 32.
+
+    Returns:
+        int32 (n·bits/32, …).
+
+    Raises:
+        QuantizationError: numbers out of range, or n that fills no whole words.
+    """
+    n = len(codes)
+    if n * bits % 32:
+        step = 32 // math.gcd(bits, 32)
+        raise QuantizationError(f"{n} numbers of {bits} bits: use a multiple of {step}.")
+    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < 2**bits:
+        raise QuantizationError(f"Numbers outside 0 … {2**bits - 1} for {bits} bits.")
+    words = torch.zeros((n * bits // 32, *codes.shape[1:]), dtype=torch.int64,
+                        device=codes.device)  # fmt: skip
+    for phase in range(_phases(bits)):  # numbers that start at the same bit of a word
+        part = codes[phase :: _phases(bits)].long()
+        word, shift = divmod(phase * bits, 32)
+        step = _phases(bits) * bits // 32
+        words[word::step] |= (part << shift) & 0xFFFFFFFF
+        if shift + bits > 32:  # the upper bits stand in the next word
+            words[word + 1 :: step] |= part >> (32 - shift)
+    return torch.where(words >= 2**31, words - 2**32, words).int()
+
+
+def unpack(words: torch.Tensor, bits: int) -> torch.Tensor:
+    """The inverse: int32 (m, …) -> uint8 (m·32/bits, …)."""
+    wide = words.long() & 0xFFFFFFFF
+    phases, n = _phases(bits), len(words) * 32 // bits
+    step = phases * bits // 32
+    codes = torch.empty((n, *words.shape[1:]), dtype=torch.uint8, device=words.device)
+    for phase in range(phases):
+        word, shift = divmod(phase * bits, 32)
+        part = wide[word::step] >> shift
+        if shift + bits > 32:
+            part = part | (wide[word + 1 :: step] << (32 - shift))
+        codes[phase::phases] = (part & (2**bits - 1)).byte()
+    return codes
+
+
+def _phases(bits: int) -> int:
+    """After so many numbers the pattern of bits within words repeats."""
+    return 32 // math.gcd(bits, 32)
