@@ -16,13 +16,20 @@ def full_disk_is_clear(path: Path, error: type[MicrobudgetError]) -> Iterator[No
     """Turn 'no space left' into an ``error`` that says where and what to do."""
     try:
         yield
-    except OSError as cause:
-        if cause.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as cause:  # safetensors has an error of its own for it
+        if not _is_full(cause):
             raise
         raise error(
             f"The disk is full while writing {path}. Free some space (or set "
             "MICROBUDGET_HOME to a folder on another disk) and run it again."
         ) from cause
+
+
+def _is_full(error: Exception) -> bool:
+    codes = (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, OSError):
+        return error.errno in codes
+    return any(f"(os error {code})" in str(error) for code in codes)
 
 
 @contextlib.contextmanager
@@ -62,6 +69,7 @@ def atomic_folder(
     try:
         with full_disk_is_clear(folder, error):
             yield draft
+            os.chmod(draft, 0o755)  # mkdtemp makes it private
         if folder.exists():
             old = draft.with_name(draft.name + ".old")
             os.replace(folder, old)

@@ -30,7 +30,7 @@ from .errors import SettingsError
 PROFILES = ("mini", "full")
 CURRENCY = "EUR"  # of MICROBUDGET_PRICE_PER_HOUR; the default is a small rented VM
 # metrics that are better when lower; every other is better when higher
-LOWER_IS_BETTER = frozenset({"latency_ms", "loss", "wer", "perplexity"})
+LOWER_IS_BETTER = frozenset({"latency_ms", "loss", "wer", "perplexity", "kl"})
 _ON = {"1", "true", "yes", "on"}
 _LOOPBACK = {"localhost", "::1", "0.0.0.0", "::", ""}
 
@@ -178,7 +178,11 @@ def go_quiet_and_offline() -> None:
     for name, value in switches.items():
         os.environ.setdefault(name, value)
     # peft imports bitsandbytes, which then tells that an optional kernel isn't there
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    # and a warning for every int8 matmul; transformers imports torchao, which complains
+    # about kernels for cards that aren't here
+    for name in ("bitsandbytes.backends.cpu.ops", "bitsandbytes.autograd._functions",
+                 "torchao", "torch.utils._pytree"):  # fmt: skip
+        logging.getLogger(name).setLevel(logging.ERROR)
     if is_on("MICROBUDGET_BLOCK_NETWORK"):
         block_network()
 

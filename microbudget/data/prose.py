@@ -60,8 +60,8 @@ def load() -> Prose:
     if settings.load().profile == "full" or assets.locate("wikitext2"):
         folder = assets.fetch("wikitext2")
         card = assets.get("wikitext2").card()
-        return Prose("WikiText-2", read(folder / "valid.txt"), read(folder / "test.txt"),
-                     card, is_the_courses=False)  # fmt: skip
+        texts = read(folder / "valid.txt"), read(folder / "test.txt")
+        return Prose("WikiText-2", *texts, card, is_the_courses=False)
     text = _python_topics()
     middle = text.index("\n\n", len(text) // 2)
     card = (

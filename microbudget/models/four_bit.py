@@ -1,4 +1,4 @@
-"""Weights stored in four bits: bitsandbytes' NF4 (Dettmers et al. 2023, QLoRA)."""
+"""Weights stored by bitsandbytes: NF4 (Dettmers et al. 2023, QLoRA), and int8."""
 
 import torch
 from torch import nn
@@ -8,19 +8,34 @@ from ..compat import transformers
 from ..errors import TrainingError
 
 
-def nf4() -> dict:
-    """Arguments of ``from_pretrained`` for NF4 with double quantization."""
-    device = settings.device()
+def nf4(double: bool = True) -> dict:
+    """Arguments of ``from_pretrained`` for NF4.
+
+    Args:
+        double: double quantization, the scales are stored in eight bits themselves.
+    """
+    fast = settings.fast_bf16(settings.device())
+    return _with_bitsandbytes(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=double,
+        bnb_4bit_compute_dtype=torch.bfloat16 if fast else torch.float32,
+    )
+
+
+def int8() -> dict:
+    """Arguments of ``from_pretrained`` for LLM.int8 (Dettmers et al. 2022).
+
+    Weights and inputs in eight bits a number, rows and columns with a scale each; the
+    few inputs of large magnitude are multiplied in full precision.
+    """
+    return _with_bitsandbytes(load_in_8bit=True)
+
+
+def _with_bitsandbytes(**options) -> dict:
     return {
-        "device_map": {"": device},
-        "quantization_config": transformers.BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=(
-                torch.bfloat16 if settings.fast_bf16(device) else torch.float32
-            ),
-        ),
+        "device_map": {"": settings.device()},
+        "quantization_config": transformers.BitsAndBytesConfig(**options),
     }
 
 

@@ -15,7 +15,7 @@ from ..assets.folders import (
 )
 from ..compat import transformers
 from ..errors import AssetError
-from .four_bit import keep_trainable, nf4
+from .four_bit import int8, keep_trainable, nf4
 
 DEFAULT = "smollm2-135m-instruct"
 
@@ -38,6 +38,8 @@ def load(
     name: str = DEFAULT,
     *,
     four_bit: bool = False,
+    eight_bit: bool = False,
+    double: bool = True,
     dtype: torch.dtype | None = None,
     folder: str | Path | None = None,
 ) -> Llm:
@@ -45,7 +47,9 @@ def load(
 
     Args:
         name: of the catalog.
-        four_bit: linear layers in bitsandbytes' NF4 with double quantization.
+        four_bit: linear layers in bitsandbytes' NF4.
+        eight_bit: linear layers in bitsandbytes' int8.
+        double: NF4's scales are quantized too.
         dtype: of the weights; default: bfloat16 where that is native, else float32.
         folder: a transformers folder of your own, instead.
 
@@ -66,13 +70,13 @@ def load(
         if config.model_type != "llama":
             raise AssetError(f"{folder} holds a {config.model_type}, not a Llama.")
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, 
+            folder, dtype=dtype, use_safetensors=True,
             attn_implementation="eager" if plain else "sdpa",
-            **(nf4() if four_bit else {}),
+            **(nf4(double) if four_bit else int8() if eight_bit else {}),
         )  # fmt: skip
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     require_finite(model, folder.name)
-    if not four_bit:
+    if not (four_bit or eight_bit):
         model.to(device)
     keep_trainable(model).eval().requires_grad_(False)
     model.base_id = f"{name}:{weights_id(folder)}"

@@ -78,10 +78,9 @@ class Quantized:
 
     def rows(self, start: int, stop: int) -> "Quantized":
         """Some of the rows, as a matrix of its own."""
-        return replace(
-            self, codes=self.codes[start:stop], scales=self.scales[start:stop],
-            zeros=self.zeros[start:stop],
-        )  # fmt: skip
+        own = {name: getattr(self, name)[start:stop].clone()
+               for name in ("codes", "scales", "zeros")}  # fmt: skip
+        return replace(self, **own, groups=self.groups.clone())
 
     def to(self, device) -> "Quantized":
         moved = {name: getattr(self, name).to(device)
@@ -93,8 +92,8 @@ def grid(w: torch.Tensor, scheme: Scheme) -> tuple[torch.Tensor, torch.Tensor]:
     """Scale and zero for the last dimension: the range from min to max, with 0 in it.
 
     s = (max − min) / (2^b − 1), z = round(−min / s); symmetric: min = −max and
-    z = 2^(b−1). Zero is exactly representable; the scale is rounded to float16, as it
-    will be stored, before anything is computed with it.
+    z = 2^(b−1). Zero is exactly representable; the scale is rounded up to float16, as
+    it will be stored, before anything is computed with it: the range is never cut.
 
     Args:
         w: float32 (…, n).
@@ -110,15 +109,22 @@ def grid(w: torch.Tensor, scheme: Scheme) -> tuple[torch.Tensor, torch.Tensor]:
         high = torch.maximum(high, -low)
         low = -high
     scale = ((high - low) / scheme.top).clamp(min=_SMALLEST)
-    if scale.numel() and float(scale.max()) > _LARGEST:
+    if scale.numel() and float(scale.max()) >= _LARGEST:
         raise QuantizationError(
             f"These weights span {float((high - low).max()):.1e}: a scale of more than "
             f"{_LARGEST:g} can't be stored in 16 bits. Is this a layer's weight?"
         )
-    scale = scale.half().float()
+    scale = _up_to_half(scale)
     if scheme.symmetric:
         return scale, torch.full_like(scale, 2 ** (scheme.bits - 1))
     return scale, (-low / scale).round().clamp(0, scheme.top)
+
+
+def _up_to_half(scale: torch.Tensor) -> torch.Tensor:
+    """The next float16 that isn't smaller, as float32; for positive numbers."""
+    half = scale.half()
+    following = (half.view(torch.int16) + 1).view(torch.float16)  # one bit up
+    return torch.where(half.float() < scale, following, half).float()
 
 
 def to_codes(w, scale, zero, scheme: Scheme) -> torch.Tensor:

@@ -92,7 +92,7 @@ def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> Llm:
             f"{folder.name} is no GPTQ checkpoint (quantization method: "
             f"{notes.get('quant_method', 'none')})."
         )
-    form, bits = notes.get("checkpoint_format", "gptq"), notes["bits"]
+    form, bits = notes.get("checkpoint_format", "gptq"), notes.get("bits")
     if form not in ("gptq", "gptq_v2") or bits not in (2, 3, 4, 8):
         raise QuantizationError(
             f"{folder.name}: {bits} bits in format {form!r} aren't known here."
@@ -106,6 +106,7 @@ def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> Llm:
         _fill(model, state, bits, form, dtype)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     require_finite(model, folder.name)
+    _require_sound(model, folder.name)
     model.to(settings.device()).eval().requires_grad_(False)
     return Llm(folder.name, model, tokenizer)
 
@@ -154,6 +155,17 @@ def _shifted(qzeros: torch.Tensor, bits: int, by: int) -> torch.Tensor:
     if zeros.min() < 0:
         raise QuantizationError("A zero point of 0 can't be stored in format 'gptq'.")
     return pack(zeros % 2**bits, bits).T.contiguous()
+
+
+def _require_sound(model: nn.Module, name: str) -> None:
+    for path, module in model.named_modules():
+        if not isinstance(module, PackedLinear):
+            continue
+        groups = module.g_idx
+        if not torch.isfinite(module.scales).all():
+            raise QuantizationError(f"{name}: scales of {path} aren't finite.")
+        if int(groups.min()) < 0 or int(groups.max()) >= len(module.scales):
+            raise QuantizationError(f"{name}: {path} names groups that aren't there.")
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:

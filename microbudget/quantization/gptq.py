@@ -31,8 +31,13 @@ def hessian(inputs: torch.Tensor) -> torch.Tensor:
 
     Args:
         inputs: (…, in) what the layer is given.
+
+    Raises:
+        QuantizationError: no inputs at all.
     """
     x = inputs.reshape(-1, inputs.shape[-1]).float()  # (tokens, in)
+    if not len(x):
+        raise QuantizationError("No calibration inputs have arrived at this layer.")
     h = x.new_zeros(x.shape[1], x.shape[1])
     for i in range(0, len(h), _PANEL):
         h[i : i + _PANEL, i:] = x[:, i : i + _PANEL].T @ x[:, i:]
@@ -87,7 +92,8 @@ def gptq(weight: torch.Tensor, h: torch.Tensor, scheme: Scheme) -> Quantized:
     w.copy_(weight.detach().T)
     dead = h.diagonal() == 0  # inputs that are always zero: their weights don't matter
     w[dead] = 0
-    h.diagonal()[dead] = 1
+    alive = h.diagonal()[~dead]
+    h.diagonal()[dead] = alive.mean() if len(alive) else 1.0
     groups = columns_to_groups(columns, scheme, w.device)
     order = torch.arange(columns, device=w.device)
     scales, zeros = [], []

@@ -8,7 +8,6 @@ keys and values; gate and up) share one Hessian and are rounded together.
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -17,24 +16,11 @@ from torch import nn
 
 from ..errors import QuantizationError
 from ..progress import bar
-from . import resume
+from . import flow, resume
 from .affine import Quantized, Scheme, require_matrix, round_to_nearest
 from .gptq import gptq, hessian
 
 _ENOUGH = 2  # calibration tokens that a layer should have for every input
-
-
-@dataclass
-class _Arrived:
-    """What the first layer is called with."""
-
-    hidden: torch.Tensor
-    rest: tuple
-    named: dict
-
-
-class _Stop(Exception):
-    """The model's forward pass has come as far as it is needed."""
 
 
 def quantize(
@@ -57,14 +43,16 @@ def quantize(
         calibration: token ids (sequences, tokens), on the device to compute on.
         folder: finished layers are kept there; a run that was interrupted goes on from
             them. Emptied when all is done.
-        on_layer: called with name, weight as it was, and result of every linear map.
+        on_layer: called with name, weight as it was, and result of every linear map
+            that is quantized now (not of those that an earlier run finished).
 
     Returns:
         The name of every linear map -> its weights in whole numbers.
 
     Raises:
         QuantizationError: too little calibration text, too little memory for it, no
-            such layers, weights that can't be quantized, a folder of another run.
+            such layers or layers that are called with different masks or positions,
+            weights that can't be quantized, a folder of another run.
     """
     path, layers = find_layers(model)
     names = {id(m): n for n, m in model.named_modules() if type(m) is nn.Linear}
@@ -72,23 +60,25 @@ def quantize(
         for linear in linears(layer):
             require_matrix(linear.weight, scheme, names[id(linear)])
     _require_enough(calibration, layers)
-    kept = resume.Kept(folder, _run_id(model, calibration, scheme))
+    kept = resume.Kept(folder, _run_id(model, calibration, scheme) if folder else "")
+    model.eval()
     device, done = calibration.device, {}
     with torch.no_grad():
-        arrived = _inputs_of_first(model, layers[0], calibration)
+        flow.require_alike(model, layers, calibration)
+        arrived = flow.inputs_of_first(model, layers[0], calibration)
         _require_memory(layers[0], arrived, calibration)
         for i, layer in enumerate(bar(layers, "GPTQ", unit="layer")):
-            home = next(layer.parameters()).device
+            home = next(iter([p.device for p in layer.parameters()]), device)
             layer.to(device)
             earlier = kept.read(i, device)
             if earlier is None:
-                shared = _who_shares_inputs(layer, arrived)
+                shared = _who_shares_inputs(layer, arrived, names)
                 found, hooks = {}, []
                 for group in shared:
                     hook = _quantize_when_called(group, names, scheme, found, on_layer)
                     hooks.append(group[0].register_forward_pre_hook(hook))
                 try:
-                    arrived.hidden = _call(layer, arrived)
+                    arrived.hidden = flow.call(layer, arrived)
                 finally:
                     for hook in hooks:
                         hook.remove()
@@ -97,7 +87,7 @@ def quantize(
                 found = earlier
                 for linear in linears(layer):
                     _put(linear, found[names[id(linear)]])
-                arrived.hidden = _call(layer, arrived)
+                arrived.hidden = flow.call(layer, arrived)
             layer.to(home)
             done |= {name: matrix.to(home) for name, matrix in found.items()}
     kept.clear()
@@ -148,46 +138,7 @@ def named_linears(
     return ((n, m) for n, m in model.named_modules() if id(m) in inside)
 
 
-def _inputs_of_first(model, first: nn.Module, calibration) -> _Arrived:
-    """Run the model up to its first layer and catch what that is called with."""
-    caught = []
-
-    def catch(module, arguments, named):
-        caught.append(_Arrived(arguments[0], arguments[1:], named))
-        raise _Stop
-
-    hook = first.register_forward_pre_hook(catch, with_kwargs=True)
-    home = next(model.parameters()).device
-    try:
-        model(calibration.to(home), use_cache=False)
-    except _Stop:
-        pass
-    finally:
-        hook.remove()
-    (arrived,) = caught
-    arrived.hidden, arrived.rest, arrived.named = _moved(
-        (arrived.hidden, arrived.rest, arrived.named), calibration.device
-    )
-    return arrived
-
-
-def _call(layer: nn.Module, arrived: _Arrived, rows: int | None = None):
-    """What the layer makes of the first ``rows`` sequences (default: of all)."""
-    n = len(arrived.hidden)
-
-    def first(value):
-        if rows and isinstance(value, torch.Tensor) and value.ndim and len(value) == n:
-            return value[:rows]
-        if isinstance(value, tuple):
-            return tuple(first(inner) for inner in value)
-        return value
-
-    named = {key: first(value) for key, value in arrived.named.items()}
-    out = layer(first(arrived.hidden), *first(arrived.rest), **named)
-    return out[0] if isinstance(out, tuple) else out
-
-
-def _who_shares_inputs(layer: nn.Module, arrived: _Arrived) -> list[list[nn.Linear]]:
+def _who_shares_inputs(layer, arrived: flow.Arrived, names) -> list[list[nn.Linear]]:
     """Linear maps that are called with the very same tensor, in the order of calling."""
     seen: dict[int, list[nn.Linear]] = {}
     alive = []  # a tensor that is gone may leave its identity to another
@@ -198,13 +149,18 @@ def _who_shares_inputs(layer: nn.Module, arrived: _Arrived) -> list[list[nn.Line
 
     hooks = [m.register_forward_pre_hook(note) for m in linears(layer)]
     try:
-        _call(layer, arrived, rows=1)
+        flow.call(layer, arrived, rows=1)
     finally:
         for hook in hooks:
             hook.remove()
     called = [linear for group in seen.values() for linear in group]
-    if len(called) != len(set(map(id, called))):
-        raise QuantizationError("A linear map is used twice in a layer: unsupported.")
+    unused = {id(linear) for linear in linears(layer)} - set(map(id, called))
+    if len(called) != len(set(map(id, called))) or unused:
+        first = next((names[i] for i in unused), names[id(called[0])])
+        raise QuantizationError(
+            f"Every linear map of a layer must be used once a pass; {first} isn't, or "
+            "another is used twice. Such layers can't be calibrated here."
+        )
     return list(seen.values())
 
 
@@ -237,6 +193,8 @@ def _require_enough(calibration: torch.Tensor, layers: nn.ModuleList) -> None:
             f"{tuple(calibration.shape)} of {calibration.dtype}."
         )
     widest = max(linear.in_features for linear in linears(layers))
+    if not calibration.numel():
+        raise QuantizationError("There is no calibration text.")
     if calibration.numel() < _ENOUGH * widest:
         raise QuantizationError(
             f"{calibration.numel()} calibration tokens for layers with {widest} inputs: "
@@ -244,7 +202,7 @@ def _require_enough(calibration: torch.Tensor, layers: nn.ModuleList) -> None:
         )
 
 
-def _require_memory(layer: nn.Module, arrived: _Arrived, calibration) -> None:
+def _require_memory(layer: nn.Module, arrived: flow.Arrived, calibration) -> None:
     """Predict what the widest moment of a layer needs, before it happens."""
     needed = activation_bytes(layer, arrived.hidden, calibration.shape[1])
     if calibration.is_cuda:
@@ -269,20 +227,9 @@ def activation_bytes(layer: nn.Module, hidden: torch.Tensor, tokens: int) -> int
     outputs = sum(linear.out_features for linear in linears(layer))
     heads = getattr(getattr(layer, "self_attn", None), "config", None)
     heads = getattr(heads, "num_attention_heads", hidden.shape[-1] // 64)
-    widest = max(linear.in_features for linear in linears(layer))
+    widest = max((linear.in_features for linear in linears(layer)), default=0)
     activations = rows * (outputs + 4 * hidden.shape[-1] + 2 * heads * tokens)
     return activations * hidden.element_size() + 4 * (4 * widest**2 + rows * widest)
-
-
-def _moved(value, device):
-    """Tensors in nested tuples and dicts, on a device."""
-    if isinstance(value, torch.Tensor):
-        return value.to(device)
-    if isinstance(value, tuple):
-        return tuple(_moved(inner, device) for inner in value)
-    if isinstance(value, dict):
-        return {key: _moved(inner, device) for key, inner in value.items()}
-    return value
 
 
 def _run_id(model: nn.Module, calibration: torch.Tensor, scheme: Scheme) -> str:
@@ -291,5 +238,5 @@ def _run_id(model: nn.Module, calibration: torch.Tensor, scheme: Scheme) -> str:
     digest.update(calibration.cpu().numpy().tobytes())
     for name, p in model.named_parameters():
         digest.update(f"{name}{tuple(p.shape)}{p.dtype}".encode())
-        digest.update(str(p.detach().double().sum().item()).encode())
+        digest.update(p.detach().cpu().contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()

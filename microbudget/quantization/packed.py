@@ -10,8 +10,10 @@ import math
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.profiler import record_function
 
 from ..errors import QuantizationError
+from ..evaluation.hotspots import DEQUANTIZE
 from .affine import Quantized
 from .packing import pack, unpack
 
@@ -61,7 +63,8 @@ class PackedLinear(nn.Module):
         return Quantized(codes, self.scales.T, zeros, self.g_idx, self.bits)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (…, in) -> (…, out)
-        weight = self.matrix().dequantize().to(x.dtype)
+        with record_function(DEQUANTIZE):
+            weight = self.matrix().dequantize().to(x.dtype)
         return F.linear(x, weight, None if self.bias is None else self.bias.to(x.dtype))
 
     def extra_repr(self) -> str:
@@ -80,7 +83,10 @@ def pack_model(model: nn.Module, matrices: dict[str, Quantized]) -> nn.Module:
             linear = model.get_submodule(name)
         except AttributeError as error:
             raise QuantizationError(f"The model has no {name!r}.") from error
-        if not isinstance(linear, nn.Linear) or linear.weight.shape != matrix.codes.shape:
+        if (
+            not isinstance(linear, nn.Linear)
+            or linear.weight.shape != matrix.codes.shape
+        ):
             raise QuantizationError(
                 f"{name} is a {type(linear).__name__}, not a linear map of shape "
                 f"{tuple(matrix.codes.shape)}."

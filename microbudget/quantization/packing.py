@@ -27,7 +27,9 @@ def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
     n = len(codes)
     if n * bits % 32:
         step = 32 // math.gcd(bits, 32)
-        raise QuantizationError(f"{n} numbers of {bits} bits: use a multiple of {step}.")
+        raise QuantizationError(
+            f"{n} numbers of {bits} bits: use a multiple of {step}."
+        )
     if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < 2**bits:
         raise QuantizationError(f"Numbers outside 0 … {2**bits - 1} for {bits} bits.")
     words = torch.zeros((n * bits // 32, *codes.shape[1:]), dtype=torch.int64,

@@ -1,6 +1,6 @@
 """Finished layers of a long quantization, kept so that it can be interrupted."""
 
-import shutil
+import contextlib
 from dataclasses import fields
 from pathlib import Path
 
@@ -23,7 +23,7 @@ class Kept:
         self.run_id = run_id
 
     def write(self, layer: int, found: dict[str, Quantized]) -> None:
-        if self.folder is None:
+        if self.folder is None or not found:
             return
         tensors = {
             f"{name}|{part}": getattr(matrix, part).cpu().contiguous()
@@ -65,8 +65,13 @@ class Kept:
         return {name: Quantized(**own, bits=bits) for name, own in parts.items()}
 
     def clear(self) -> None:
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the layers, and the folder unless something else is in it."""
+        if self.folder is None:
+            return
+        for path in self.folder.glob("layer-*.safetensors"):
+            path.unlink()
+        with contextlib.suppress(OSError):  # not empty, or never made
+            self.folder.rmdir()
 
     def _path(self, layer: int) -> Path:
         return self.folder / f"layer-{layer:03d}.safetensors"

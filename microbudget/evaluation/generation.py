@@ -1,0 +1,85 @@
+"""Reading a prompt and writing an answer are two speeds: compute and memory."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch.profiler import record_function
+
+from ..errors import EvaluationError
+from .timers import synchronise
+
+SAMPLING = "sampling"  # the profiler's name for choosing the next token
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Of one answer.
+
+    Attributes:
+        prompt_tokens, prefill_s: the prompt, read at once.
+        new_tokens, decode_s: the answer, written token by token.
+    """
+
+    prompt_tokens: int
+    prefill_s: float
+    new_tokens: int
+    decode_s: float
+
+    @property
+    def prefill(self) -> float:
+        """Tokens a second."""
+        return self.prompt_tokens / max(self.prefill_s, 1e-9)
+
+    @property
+    def decode(self) -> float:
+        """Tokens a second."""
+        return self.new_tokens / max(self.decode_s, 1e-9)
+
+    def __str__(self) -> str:
+        return (
+            f"reads {self.prefill:,.0f} tokens/s ({self.prompt_tokens}), writes "
+            f"{self.decode:,.1f} tokens/s ({self.new_tokens})"
+        )
+
+
+@torch.inference_mode()
+def measure(model, ids: torch.Tensor, new_tokens: int = 16, repeats: int = 3) -> Speed:
+    """Median speeds of a transformers model: one prompt, greedy answers.
+
+    One answer before is not counted. The prompt's pass brings the first token; the
+    tokens after it are timed.
+
+    Args:
+        ids: int64 (1, tokens), the prompt.
+
+    Raises:
+        EvaluationError: no prompt, or fewer than two new tokens.
+    """
+    if ids.ndim != 2 or not ids.shape[1] or new_tokens < 2:
+        raise EvaluationError("A prompt and at least two new tokens are needed.")
+    runs = [_once(model, ids, new_tokens) for _ in range(repeats + 1)][1:]
+    prefill, decode = torch.tensor(runs, dtype=torch.float64).median(0).values.tolist()
+    return Speed(ids.shape[1], prefill, new_tokens - 1, decode)
+
+
+def _once(model, ids: torch.Tensor, new_tokens: int) -> tuple[float, float]:
+    """Seconds of the prompt's pass, and of all later ones."""
+    device = str(model.device)
+    ids = ids.to(model.device)
+    synchronise(device)
+    started = time.perf_counter()
+    out = model(ids, use_cache=True, logits_to_keep=1)
+    token = _likeliest(out.logits)
+    synchronise(device)
+    read = time.perf_counter()
+    for _ in range(new_tokens - 1):
+        out = model(token, use_cache=True, past_key_values=out.past_key_values)
+        token = _likeliest(out.logits)
+    synchronise(device)
+    return read - started, time.perf_counter() - read
+
+
+def _likeliest(logits: torch.Tensor) -> torch.Tensor:
+    with record_function(SAMPLING):
+        return logits[:, -1:].argmax(-1)  # (batch, 1)

@@ -1,0 +1,41 @@
+"""How fast could it be? Bytes that must be read, against how fast memory gives them.
+
+Writing one token needs every weight once (Williams et al. 2009, the roofline model):
+tokens a second ≤ bandwidth / bytes of weights. Reading a prompt uses each weight for
+all its tokens, and is bound by arithmetic instead.
+"""
+
+import torch
+from torch import nn
+
+from .timers import measure_latency
+
+_BYTES = 512 * 2**20  # far more than any cache
+
+
+def memory_bandwidth(device: str = "cpu", size: int = _BYTES) -> float:
+    """Bytes a second when all threads read a large tensor once; the best of five.
+
+    The best, not the median: it is an upper bound that is wanted.
+    """
+    data = torch.ones(size // 4, device=device)
+    timing = measure_latency(data.sum, warmup=1, repeats=5, device=device)
+    return data.nbytes / min(timing.seconds)
+
+
+def bytes_a_token(model: nn.Module) -> int:
+    """Bytes of weights that writing one token reads: all but embeddings' other rows.
+
+    An embedding that is also the head (tied) is read whole, as the head.
+    """
+    stored = {t.data_ptr(): t.nbytes for t in [*model.parameters(), *model.buffers()]}
+    head = model.get_output_embeddings()
+    rows = model.get_input_embeddings().weight
+    if head is None or head.weight is not rows:
+        stored.pop(rows.data_ptr(), None)
+    return sum(stored.values())
+
+
+def decode_bound(bytes_read: int, bandwidth: float) -> float:
+    """Tokens a second that memory allows."""
+    return bandwidth / bytes_read

@@ -1,0 +1,175 @@
+"""A Llama in transformers' layout -> a GGUF file in float16.
+
+The names and the order of rows are llama.cpp's. Its rotary embedding turns neighbouring
+pairs of a head, transformers' turns the first half against the second: the rows of
+queries and keys are put into its order.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+from ..errors import QuantizationError
+from ..files import atomic_path
+from ..models.llm import Llm
+
+_NAMES = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+_OUTER = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+}
+_F16_LARGEST = 65504.0
+
+
+def write_f16(llm: Llm, path: str | os.PathLike) -> Path:
+    """Write a model and its tokenizer; matrices in float16, vectors in float32.
+
+    Raises:
+        QuantizationError: no Llama, a tokenizer that llama.cpp doesn't have, weights
+            that float16 can't hold, a full disk. Nothing half-written is left.
+    """
+    path, config = Path(path), llm.model.config
+    if config.model_type != "llama":
+        raise QuantizationError(
+            f"A {config.model_type} can't be written: only Llamas are known here. Use "
+            "llama.cpp's own convert_hf_to_gguf.py."
+        )
+    tokenizer = _tokenizer(llm.tokenizer)  # complains before anything is written
+    with atomic_path(path, QuantizationError) as temporary:
+        writer = gguf.GGUFWriter(temporary, "llama")
+        _write_metadata(writer, llm, tokenizer)
+        for name, array in _tensors(llm.model):
+            writer.add_tensor(name, array)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return path
+
+
+def gguf_name(name: str) -> str:
+    """transformers' name of a Llama's tensor -> llama.cpp's.
+
+    Raises:
+        QuantizationError: it has no counterpart.
+    """
+    if name in _OUTER:
+        return _OUTER[name]
+    _, _, layer, rest = name.split(".", 3)
+    part, _, kind = rest.rpartition(".")
+    if part not in _NAMES:
+        raise QuantizationError(f"llama.cpp has no place for the tensor {name!r}.")
+    return f"blk.{layer}.{_NAMES[part]}.{kind}"
+
+
+def to_llama_cpp_rows(weight: np.ndarray, heads: int) -> np.ndarray:
+    """Rows of queries or keys, (heads·d, …): halves of a head -> neighbouring pairs."""
+    half = len(weight) // heads // 2
+    paired = weight.reshape(heads, 2, half, *weight.shape[1:]).swapaxes(1, 2)
+    return paired.reshape(weight.shape)
+
+
+def _tensors(model):
+    config = model.config
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        array = tensor.detach().float().cpu().numpy()
+        if not np.isfinite(array).all() or np.abs(array).max() > _F16_LARGEST:
+            raise QuantizationError(
+                f"{name} holds NaN, infinity or numbers beyond float16's range: load "
+                "the model again, or train it again with a smaller learning rate."
+            )
+        for part, n in heads.items():
+            if part in name:
+                array = to_llama_cpp_rows(array, n)
+        dtype = np.float32 if array.ndim == 1 else np.float16
+        yield gguf_name(name), array.astype(dtype)
+
+
+def _write_metadata(writer: gguf.GGUFWriter, llm: Llm, tokenizer: dict) -> None:
+    config = llm.model.config
+    rope = (config.rope_parameters or {}).get("rope_theta", 10_000.0)
+    head_size = getattr(config, "head_dim", None)
+    head_size = head_size or config.hidden_size // config.num_attention_heads
+    writer.add_type(gguf.GGUFType.MODEL)
+    writer.add_name(llm.name)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_rope_freq_base(rope)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_rope_dimension_count(head_size)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(tokenizer["pre"])
+    writer.add_token_list(tokenizer["tokens"])
+    writer.add_token_types(tokenizer["types"])
+    writer.add_token_merges(tokenizer["merges"])
+    writer.add_add_space_prefix(False)
+    writer.add_add_bos_token(False)
+    ids = {"bos": writer.add_bos_token_id, "eos": writer.add_eos_token_id,
+           "unk": writer.add_unk_token_id, "pad": writer.add_pad_token_id}  # fmt: skip
+    for kind, add in ids.items():
+        if (token := getattr(llm.tokenizer, f"{kind}_token_id", None)) is not None:
+            add(token)
+    if llm.tokenizer.chat_template:
+        writer.add_chat_template(llm.tokenizer.chat_template)
+
+
+def _tokenizer(tokenizer) -> dict:
+    """Tokens by id, their types, merges, and llama.cpp's name for how words are split.
+
+    Raises:
+        QuantizationError: not a byte-level BPE, or one that splits words otherwise than
+            those known here: llama.cpp would read other tokens than the model learnt.
+    """
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    model, splitting = content["model"], json.dumps(content["pre_tokenizer"])
+    if model["type"] != "BPE" or "ByteLevel" not in splitting:
+        raise QuantizationError(
+            f"A {model['type']} tokenizer can't be written: only byte-level BPE is "
+            "known here. Use llama.cpp's own convert_hf_to_gguf.py."
+        )
+    # where no token holds several digits, splitting them beforehand changes nothing
+    alone = not any(len(t) > 1 and re.search("[0-9]", t) for t in model["vocab"])
+    alone = alone or '"individual_digits": true' in splitting
+    pre = "smollm" if alone else "gpt-2"
+    if '"Split"' in splitting:
+        raise QuantizationError(
+            "This tokenizer splits words by an expression that isn't known here. Use "
+            "llama.cpp's own convert_hf_to_gguf.py."
+        )
+    vocabulary = dict(model["vocab"])
+    added = {token["id"]: token for token in content["added_tokens"]}
+    vocabulary |= {token["content"]: i for i, token in added.items()}
+    tokens = sorted(vocabulary, key=vocabulary.get)
+    if [vocabulary[t] for t in tokens] != list(range(len(tokens))):
+        raise QuantizationError("The tokenizer's ids have gaps.")
+    kinds = [gguf.TokenType.NORMAL] * len(tokens)
+    for i, token in added.items():
+        special = token["special"]
+        kinds[i] = gguf.TokenType.CONTROL if special else gguf.TokenType.USER_DEFINED
+    merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
+    return {"pre": pre, "tokens": tokens, "types": kinds, "merges": merges}

@@ -1,0 +1,59 @@
+"""PyTorch's own road: torchao's weights in int8, for any model, on any device."""
+
+import warnings
+
+from torch import nn
+
+from ..errors import QuantizationError
+from .layerwise import linears
+
+
+def int8_weights(model: nn.Module) -> nn.Module:
+    """Weights of all linear maps in int8, a scale a row; arithmetic as before. In place.
+
+    Raises:
+        QuantizationError: there is no plain linear map to quantize.
+    """
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    return _with_torchao(model, Int8WeightOnlyConfig())
+
+
+def int8_dynamic(model: nn.Module) -> nn.Module:
+    """Weights and inputs in int8, the inputs' scales found at every call. In place.
+
+    Only fast once compiled (``torch.compile``, which needs a C++ compiler on a CPU).
+    """
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig
+
+    return _with_torchao(model, Int8DynamicActivationInt8WeightConfig())
+
+
+def int4_weights(model: nn.Module, group: int = 64) -> nn.Module:
+    """Packed 4-bit weights with torchao's kernel for GPUs. In place.
+
+    Raises:
+        QuantizationError: on a CPU, where torchao has no packed 4 bits any more, or a
+            model that isn't in bfloat16.
+    """
+    import torch
+    from torchao.quantization import Int4WeightOnlyConfig
+
+    weight = next(model.parameters())
+    if not weight.is_cuda or weight.dtype != torch.bfloat16:
+        raise QuantizationError(
+            "torchao packs 4-bit weights on a GPU and in bfloat16 only (0.18 has no "
+            "kernel for CPUs). Use GPTQ, bitsandbytes' NF4 or GGUF here."
+        )
+    return _with_torchao(model, Int4WeightOnlyConfig(group_size=group))
+
+
+def _with_torchao(model: nn.Module, config) -> nn.Module:
+    from torchao.quantization import quantize_
+
+    if not any(True for _ in linears(model)):
+        raise QuantizationError("No plain linear map to quantize: is it done already?")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what torchao will rename next
+        quantize_(model, config)
+    return model

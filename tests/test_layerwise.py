@@ -1,0 +1,419 @@
+"""Whole models, layer by layer; runs that are interrupted; checkpoints."""
+
+import copy
+import errno
+import json
+from functools import cache
+from types import SimpleNamespace
+
+import pytest
+import tokenizers
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from microbudget.compat import transformers
+from microbudget.errors import AssetError, QuantizationError
+from microbudget.models.llm import Llm
+from microbudget.quantization import checkpoint, layerwise
+from microbudget.quantization.affine import BITS, Scheme, bits_a_weight
+from microbudget.quantization.gptq import gptq, hessian
+from microbudget.quantization.packed import PackedLinear, pack_model
+from microbudget.quantization.packing import unpack
+
+COMMON = {"vocab_size": 96, "hidden_size": 64, "num_hidden_layers": 2,
+          "num_attention_heads": 2, "max_position_embeddings": 64,
+          "initializer_range": 0.2}  # fmt: skip
+THREE, FOUR = Scheme(3, 32), Scheme(4, 32)
+
+
+def llama(**options):
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{
+        **COMMON, "intermediate_size": 96, "num_key_value_heads": 1,
+        "tie_word_embeddings": True, **options,
+    }))  # fmt: skip
+
+
+def mistral():
+    return transformers.MistralForCausalLM(transformers.MistralConfig(
+        **COMMON, intermediate_size=96, num_key_value_heads=1, sliding_window=4,
+    ))  # fmt: skip
+
+
+def bert():
+    config = transformers.BertConfig(**COMMON, intermediate_size=96)
+    return transformers.BertModel(config, add_pooling_layer=False)
+
+
+def neox():
+    config = transformers.GPTNeoXConfig(**COMMON, intermediate_size=96)
+    return transformers.GPTNeoXForCausalLM(config)
+
+
+MAKERS = {"llama": (llama, 14), "mistral": (mistral, 14), "bert": (bert, 12),
+          "neox": (neox, 8)}  # fmt: skip
+
+
+def in_halves(model):
+    """Weights that float16, in which checkpoints are, can hold."""
+    model.eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.copy_(parameter.half())
+    return model
+
+
+@cache
+def _made(kind: str):
+    torch.manual_seed(0)
+    return in_halves(MAKERS[kind][0]())
+
+
+def tiny(kind: str = "llama"):
+    return copy.deepcopy(_made(kind))
+
+
+def calibration(sequences: int = 16, tokens: int = 20) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(7)
+    return torch.randint(0, 96, (sequences, tokens), generator=generator)
+
+
+def outputs(model) -> torch.Tensor:
+    """(layers, sequences, tokens, hidden): what each layer makes of calibration."""
+    with torch.inference_mode():
+        found = model(calibration(), output_hidden_states=True, use_cache=False)
+    return torch.stack(found.hidden_states[1:])
+
+
+def same(a: dict, b: dict) -> bool:
+    parts = ("codes", "scales", "zeros", "groups")
+    return a.keys() == b.keys() and all(
+        torch.equal(getattr(a[n], part), getattr(b[n], part))
+        for n in a
+        for part in parts
+    )
+
+
+@pytest.mark.parametrize("scheme", [THREE, Scheme(4, None, True, True)], ids=str)
+@pytest.mark.parametrize("kind", MAKERS)
+def test_only_the_layers_linear_maps_change(kind, scheme):
+    model, called = tiny(kind), {}
+    before = copy.deepcopy(model.state_dict())
+    found = layerwise.quantize(
+        model, calibration(), scheme, on_layer=lambda n, w, q: called.update({n: w + 0})
+    )
+    _, layers = layerwise.find_layers(model)
+    assert set(found) == set(called) == {
+        n for n, _ in layerwise.named_linears(model, layers)
+    }  # fmt: skip
+    assert len(found) == MAKERS[kind][1]
+    for name, tensor in model.state_dict().items():
+        linear, _, part = name.rpartition(".")
+        if part == "weight" and linear in found:
+            assert torch.equal(tensor, found[linear].dequantize()), name
+            assert torch.equal(called[linear], before[name]), name
+        else:
+            assert torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_every_map_is_gptq_on_its_own_inputs(kind):
+    """One Hessian for queries, keys and values is what each alone would get."""
+    model, inputs = tiny(kind), {}
+    before = copy.deepcopy(model.state_dict())
+    found = layerwise.quantize(model, calibration(), THREE)
+    for name in found:  # all maps before one are rounded when it is its turn
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda _, given, name=name: inputs.update({name: given[0]})
+        )
+    outputs(model)
+    for name, matrix in found.items():
+        alone = gptq(before[f"{name}.weight"], hessian(inputs[name]), THREE)
+        agree = torch.isclose(alone.dequantize(), matrix.dequantize())
+        assert agree.double().mean() > 0.98, name  # sums in another order
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_outputs_stay_nearer_than_with_rounding(kind):
+    plain, mended, rounded = tiny(kind), tiny(kind), tiny(kind)
+    layerwise.quantize(mended, calibration(), THREE)
+    assert len(layerwise.round_model(rounded, THREE)) == MAKERS[kind][1]
+    errors = [(outputs(m) - outputs(plain)).square().mean() for m in (mended, rounded)]
+    assert errors[0] < 0.9 * errors[1]
+
+
+def test_no_hook_stays():
+    model = tiny()
+    layerwise.quantize(model, calibration(), THREE)
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+def interrupted(folder, scheme=THREE) -> None:
+    """A run that ends in the second layer."""
+
+    def stop(name, *_):
+        if ".layers.1.mlp" in name:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        layerwise.quantize(tiny(), calibration(), scheme, folder=folder, on_layer=stop)
+
+
+def test_an_interrupted_run_goes_on(tmp_path):
+    whole, resumed, called = tiny(), tiny(), []
+    expected = layerwise.quantize(whole, calibration(), THREE)
+    interrupted(tmp_path / "kept")
+    assert [p.name for p in (tmp_path / "kept").iterdir()] == ["layer-000.safetensors"]
+    found = layerwise.quantize(
+        resumed, calibration(), THREE, folder=tmp_path / "kept",
+        on_layer=lambda name, *_: called.append(name),
+    )  # fmt: skip
+    assert same(found, expected)
+    assert called
+    assert all(".layers.1." in name for name in called)  # the first wasn't done again
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor), name
+    assert not (tmp_path / "kept").exists()
+
+
+def test_another_runs_folder_is_not_taken(tmp_path):
+    interrupted(tmp_path)
+    other = tiny()
+    other.lm_head.weight.data[0, 0] += 1
+    for model, text, scheme in (
+        (tiny(), calibration(), FOUR),
+        (tiny(), calibration(), Scheme(3, 32, damping=0.02)),
+        (tiny(), calibration(17), THREE),
+        (other, calibration(), THREE),
+    ):
+        with pytest.raises(QuantizationError, match="layers of another run"):
+            layerwise.quantize(model, text, scheme, folder=tmp_path)
+
+
+def test_a_damaged_layer_is_said_to_be(tmp_path):
+    interrupted(tmp_path)
+    file = tmp_path / "layer-000.safetensors"
+    for content in (file.read_bytes()[:-100], b"no such format"):
+        file.write_bytes(content)
+        with pytest.raises(QuantizationError, match=r"layer-000.*damaged.*start anew"):
+            layerwise.quantize(tiny(), calibration(), THREE, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (calibration(3), "60 calibration tokens.*96 inputs: give at least 192"),
+        (calibration().float(), r"must be token ids.*torch\.float32"),
+        (calibration().flatten(), r"got \(320,\) of torch\.int64"),
+    ],
+)
+def test_calibration_text_that_wont_do(text, says):
+    with pytest.raises(QuantizationError, match=says):
+        layerwise.quantize(tiny(), text, THREE)
+
+
+def test_models_without_layers():
+    with pytest.raises(QuantizationError, match=r"No list of layers .*Sequential"):
+        layerwise.quantize(nn.Sequential(nn.Linear(64, 64)), calibration(), THREE)
+    packed = tiny()
+    pack_model(packed, layerwise.round_model(packed, THREE))
+    with pytest.raises(QuantizationError, match="not quantized already"):
+        layerwise.round_model(packed, THREE)
+
+
+@pytest.mark.parametrize(
+    "act", [lambda m: layerwise.quantize(m, calibration(), THREE),
+            lambda m: layerwise.round_model(m, THREE)]
+)  # fmt: skip
+def test_the_damaged_map_is_named(act):
+    model = tiny()
+    model.model.layers[1].mlp.up_proj.weight[3, 5] = float("nan")
+    with pytest.raises(QuantizationError, match=r"layers\.1\.mlp\.up_proj: NaN"):
+        act(model)
+
+
+def test_a_group_wider_than_a_map_is_named():
+    with pytest.raises(QuantizationError, match=r"q_proj: 64 inputs are fewer"):
+        layerwise.quantize(tiny(), calibration(), Scheme(group=128))
+
+
+def test_too_little_memory_is_known_beforehand(monkeypatch):
+    model, short = tiny(), SimpleNamespace(available=1000)
+    before = copy.deepcopy(model.state_dict())
+    monkeypatch.setattr(layerwise.psutil, "virtual_memory", lambda: short)
+    with pytest.raises(QuantizationError, match=r"320 tokens would need .* are free"):
+        layerwise.quantize(model, calibration(), THREE)
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+
+
+def tokenizer():
+    words = {f"w{i}": i for i in range(96)}
+    own = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0"))
+    own.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=own, unk_token="w0", eos_token="w1"
+    )
+
+
+def saved(folder, scheme=FOUR, model=None):
+    """(model with rounded weights, its matrices), and the folder written."""
+    model = model or tiny()
+    matrices = layerwise.round_model(model, scheme)
+    checkpoint.save(Llm("tiny", model, tokenizer()), matrices, scheme, folder)
+    return model, matrices
+
+
+def logits(model) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(calibration()).logits
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_a_checkpoint_brings_the_model_back(tmp_path, bits, symmetric):
+    model, matrices = saved(tmp_path / "m", Scheme(bits, 32, symmetric))
+    found = checkpoint.load(tmp_path / "m")
+    assert torch.equal(logits(found.model), logits(model))
+    assert found.name == "m"
+    assert not found.model.training
+    assert found.tokenizer("w5 w95")["input_ids"] == [5, 95]
+    packed = {n: m.matrix() for n, m in found.model.named_modules()
+              if isinstance(m, PackedLinear)}  # fmt: skip
+    assert same(packed, matrices)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_the_files_follow_the_format(tmp_path, symmetric):
+    """q, z and s read from the words by hand, as GPTQModel's documentation has them."""
+    _, matrices = saved(tmp_path, Scheme(4, None, symmetric))
+    config = json.loads((tmp_path / "config.json").read_text())
+    notes = config["quantization_config"]
+    assert notes == json.loads((tmp_path / "quantize_config.json").read_text())
+    assert notes["quant_method"] == "gptq"
+    assert notes["checkpoint_format"] == ("gptq" if symmetric else "gptq_v2")
+    assert (notes["bits"], notes["group_size"], notes["sym"]) == (4, -1, symmetric)
+    assert notes["desc_act"] is notes["lm_head"] is False
+    assert (config["model_type"], config["dtype"]) == ("llama", "float16")
+    state = load_file(tmp_path / "model.safetensors")
+    assert "lm_head.weight" not in state  # tied
+    for name, matrix in matrices.items():
+        shifts, zeros = range(0, 32, 4), state[f"{name}.qzeros"]
+        codes = torch.stack([state[f"{name}.qweight"] >> s & 15 for s in shifts], 1)
+        zeros = torch.stack([zeros >> s & 15 for s in shifts], 2).flatten(1)
+        if symmetric:
+            assert (zeros == 7).all()  # minus one
+            assert (unpack(state[f"{name}.qzeros"].T.contiguous(), 4) == 7).all()
+        groups, scales = state[f"{name}.g_idx"].long(), state[f"{name}.scales"].float()
+        w = scales[groups] * (codes.flatten(0, 1) - zeros[groups] - int(symmetric))
+        assert torch.equal(w.T, matrix.dequantize()), name
+
+
+def test_calibrated_packed_and_in_bfloat16(tmp_path):
+    """The whole way: GPTQ, packed in memory, saved from there, loaded in half."""
+    model, scheme = tiny(), Scheme(4, 32, act_order=True)
+    matrices = layerwise.quantize(model, calibration(), scheme)
+    expected = logits(model)
+    pack_model(model, matrices)
+    assert torch.equal(logits(model), expected)
+    checkpoint.save(Llm("tiny", model, tokenizer()), matrices, scheme, tmp_path / "m")
+    assert torch.equal(logits(checkpoint.load(tmp_path / "m").model), expected)
+    half = checkpoint.load(tmp_path / "m", torch.bfloat16).model
+    assert half.model.embed_tokens.weight.dtype == torch.bfloat16
+    assert (logits(half).float() - expected).square().mean() < 0.01 * expected.var()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_biases_and_a_head_of_its_own(tmp_path, tied):
+    torch.manual_seed(0)
+    model = llama(attention_bias=True, mlp_bias=True, tie_word_embeddings=tied)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            nn.init.normal_(parameter)
+    model, _ = saved(tmp_path / "m", model=in_halves(model))
+    assert torch.equal(logits(checkpoint.load(tmp_path / "m").model), logits(model))
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_the_file_is_as_small_as_predicted(tmp_path, bits):
+    torch.manual_seed(0)
+    model = llama(hidden_size=256, intermediate_size=512, num_hidden_layers=1)
+    model, matrices = saved(tmp_path, Scheme(bits, 64), model)
+    size = (tmp_path / "model.safetensors").stat().st_size
+    assert size == pytest.approx(checkpoint.predicted_bytes(model, matrices), rel=0.01)
+    state = load_file(tmp_path / "model.safetensors")
+    words = sum(t.nbytes for n, t in state.items() if n.endswith("qweight"))
+    weights = sum(m.codes.numel() for m in matrices.values())
+    assert words == 2 * weights * bits / 16  # float16 has two bytes a weight
+    with_grids = words + sum(
+        t.nbytes for n, t in state.items() if n.endswith(("qzeros", "scales"))
+    )
+    assert 8 * with_grids / weights == pytest.approx(
+        bits_a_weight([*matrices.values()])
+    )
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_missing_file_is_named(tmp_path, file):
+    saved(tmp_path)
+    (tmp_path / file).unlink()
+    with pytest.raises(AssetError, match=f"holds no {file}: it is no GPTQ checkpoint"):
+        checkpoint.load(tmp_path)
+
+
+def test_damaged_files(tmp_path):
+    saved(tmp_path / "m")
+    path = tmp_path / "m" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(AssetError, match=r"m can't be loaded .*Delete the"):
+        checkpoint.load(tmp_path / "m")
+    (tmp_path / "m" / "config.json").write_text("{")
+    with pytest.raises(AssetError, match="m can't be loaded"):
+        checkpoint.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (None, r"is no GPTQ checkpoint \(quantization method: none\)"),
+        (
+            {"quant_method": "awq"},
+            r"is no GPTQ checkpoint \(quantization method: awq\)",
+        ),
+        ({"checkpoint_format": "marlin"}, "4 bits in format 'marlin' aren't known"),
+        ({"bits": 5}, "5 bits in format 'gptq_v2' aren't known"),
+    ],
+)
+def test_folders_of_another_kind(tmp_path, change, says):
+    saved(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    notes = config.pop("quantization_config")
+    if change:
+        config["quantization_config"] = notes | change
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(QuantizationError, match=says):
+        checkpoint.load(tmp_path)
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    saved(tmp_path / "old")
+    before = (tmp_path / "old" / "model.safetensors").read_bytes()
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    for name in ("old", "new"):
+        with pytest.raises(QuantizationError, match="The disk is full"):
+            saved(tmp_path / name)
+    assert [p.name for p in tmp_path.iterdir()] == ["old"]
+    assert (tmp_path / "old" / "model.safetensors").read_bytes() == before
+
+
+def test_models_that_cant_be_saved(tmp_path):
+    model = tiny()
+    model.model.embed_tokens.weight[0, 0] = 1e6  # infinite in float16
+    model.model.norm.weight[0] = float("inf")
+    with pytest.raises(QuantizationError, match=r"model\.\w+.*not finite"):
+        saved(tmp_path / "m", model=model)
+    for bits in set(BITS) - {2, 3, 4, 8}:
+        with pytest.raises(QuantizationError, match=f"q_proj: {bits} bits can't be"):
+            saved(tmp_path / "m", Scheme(bits, 32))
+    assert not list(tmp_path.iterdir())

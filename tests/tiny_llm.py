@@ -1,0 +1,68 @@
+"""A tiny Llama with a byte-level BPE: real architecture, real tokenizer, no download."""
+
+from functools import cache
+
+import tokenizers
+import torch
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from microbudget.compat import transformers
+from microbudget.models.llm import Llm
+
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+VOCABULARY = 384
+SENTENCES = (
+    "The small model reads the whole prompt and writes one token after another.",
+    "A heavy book lay on the table, and the old cat slept beside it all day.",
+    "Weights are numbers; rounding them to fewer bits makes the model smaller.",
+    "In the morning the river was quiet, and the boats were still at the bridge.",
+)
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@cache
+def tokenizer(individual_digits: bool = True):
+    """Splits words as SmolLM2's does; all 256 bytes are tokens of their own."""
+    own = tokenizers.Tokenizer(models.BPE())
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    digits = pre_tokenizers.Digits(individual_digits=individual_digits)
+    own.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
+    own.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=[*SPECIAL], show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )  # fmt: skip
+    own.train_from_iterator(SENTENCES * 2, trainer)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=own, bos_token=SPECIAL[1], eos_token=SPECIAL[2],
+        pad_token=SPECIAL[2], unk_token=SPECIAL[0], chat_template=TEMPLATE,
+    )  # fmt: skip
+
+
+def llama(seed: int = 0, hidden: int = 256, layers: int = 2, **options):
+    """Weights that float16 holds exactly; two heads share keys and values."""
+    torch.manual_seed(seed)
+    config = transformers.LlamaConfig(**{
+        "vocab_size": VOCABULARY, "hidden_size": hidden, "num_hidden_layers": layers,
+        "intermediate_size": 2 * hidden, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 512,
+        "tie_word_embeddings": True, "initializer_range": 0.1,
+        "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, **options,
+    })  # fmt: skip
+    model = transformers.LlamaForCausalLM(config).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.copy_(parameter.half())
+    return model
+
+
+def llm(seed: int = 0, **options) -> Llm:
+    return Llm("tiny", llama(seed, **options), tokenizer())
+
+
+def ids(tokens: int = 24, batch: int = 2, seed: int = 1) -> torch.Tensor:
+    """Token ids (batch, tokens) of nothing in particular, without special tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(3, VOCABULARY, (batch, tokens), generator=generator)
