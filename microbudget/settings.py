@@ -174,6 +174,7 @@ def go_quiet_and_offline() -> None:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "DO_NOT_TRACK": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        "KINETO_LOG_LEVEL": "99",  # torch's profiler would print when it starts
     }
     for name, value in switches.items():
         os.environ.setdefault(name, value)

@@ -1,4 +1,4 @@
-"""llama.cpp in this process, through the prebuilt wheel ``cyllama``: run and quantize."""
+"""llama.cpp in this process, by the prebuilt wheel ``cyllama``: run and quantize."""
 
 import os
 import time

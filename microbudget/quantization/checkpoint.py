@@ -63,8 +63,8 @@ def save(
     config |= {"dtype": "float16", "quantization_config": _settings_of(scheme)}
     with atomic_folder(folder, QuantizationError) as draft:
         save_file(state, draft / "model.safetensors", {"format": "pt"})
-        for file, content in (("config.json", config),
-                              ("quantize_config.json", _settings_of(scheme))):  # fmt: skip
+        texts = {"config.json": config, "quantize_config.json": _settings_of(scheme)}
+        for file, content in texts.items():
             (draft / file).write_text(json.dumps(content, indent=2, sort_keys=True))
         llm.tokenizer.save_pretrained(draft)
         if getattr(model, "generation_config", None) is not None:
@@ -192,9 +192,8 @@ def _fill(model: nn.Module, state: dict, bits: int, form: str, dtype) -> None:
     missing, strange = model.load_state_dict(state, strict=False, assign=True)
     missing = set(missing) - {"lm_head.weight"}
     if missing or strange:
-        raise QuantizationError(
-            f"The weights don't fit the architecture: {sorted({*missing, *strange})[:3]}."
-        )
+        wrong = sorted({*missing, *strange})
+        raise QuantizationError(f"The weights don't fit the architecture: {wrong[:3]}.")
     model.tie_weights()
     for module in model.modules():  # not in the file: computed from the configuration
         if hasattr(module, "inv_freq"):

@@ -45,7 +45,7 @@ def inputs_of_first(model, first: nn.Module, calibration) -> Arrived:
 
 
 def require_alike(model, layers: nn.ModuleList, calibration) -> None:
-    """Raise unless all layers get the same masks and positions: one sequence shows it."""
+    """Raise unless all layers get the same masks and positions, by one sequence."""
     seen: list[tuple] = []
 
     def note(layer, arguments, named):

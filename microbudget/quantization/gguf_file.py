@@ -163,8 +163,8 @@ class _Reader:
             kind = gguf.GGMLQuantizationType(kind)
         except ValueError as error:
             raise QuantizationError(
-                f"{self.path.name}: tensor {name!r} has type {kind}, which the installed "
-                "gguf package doesn't know: a newer program wrote it, or it is damaged."
+                f"{self.path.name}: tensor {name!r} has type {kind}, which the "
+                "installed gguf package doesn't know: a newer program wrote it, or it is damaged."
             ) from error
         block, bytes_a_block = gguf.GGML_QUANT_SIZES[kind]
         if 0 in shape or shape[-1] % block:
@@ -173,8 +173,8 @@ class _Reader:
         end = start + offset + size
         if end > self.size:
             raise QuantizationError(
-                f"{self.path.name} is truncated: it has {self.size:,} bytes, and tensor "
-                f"{name!r} ends at {end:,}. {_FRESH}"
+                f"{self.path.name} is truncated: it has {self.size:,} bytes, and "
+                f"tensor {name!r} ends at {end:,}. {_FRESH}"
             )
         return Tensor(name, shape, kind.name, start + offset, size)
 

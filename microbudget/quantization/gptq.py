@@ -126,9 +126,9 @@ def gptq(weight: torch.Tensor, h: torch.Tensor, scheme: Scheme) -> Quantized:
 
 
 def output_error(weight: torch.Tensor, rounded: torch.Tensor, h: torch.Tensor) -> float:
-    """½·tr((W − Ŵ)·H·(W − Ŵ)ᵀ): the mean squared error of the outputs, summed over them.
+    """½·tr((W − Ŵ)·H·(W − Ŵ)ᵀ): squared errors of the outputs, summed over them.
 
-    It is the layer-wise objective of equation 1, divided by the number of tokens.
+    It is the layer-wise objective of equation 1, a mean over tokens.
     """
     difference = (weight - rounded).double()
     return float(0.5 * torch.einsum("oi,ij,oj->", difference, h.double(), difference))

@@ -54,7 +54,7 @@ def quantize(
             such layers or layers that are called with different masks or positions,
             weights that can't be quantized, a folder of another run.
     """
-    path, layers = find_layers(model)
+    _, layers = find_layers(model)
     names = {id(m): n for n, m in model.named_modules() if type(m) is nn.Linear}
     for layer in layers:
         for linear in linears(layer):
@@ -139,7 +139,7 @@ def named_linears(
 
 
 def _who_shares_inputs(layer, arrived: flow.Arrived, names) -> list[list[nn.Linear]]:
-    """Linear maps that are called with the very same tensor, in the order of calling."""
+    """Linear maps that are called with the very same tensor, in the order of calls."""
     seen: dict[int, list[nn.Linear]] = {}
     alive = []  # a tensor that is gone may leave its identity to another
 
@@ -197,8 +197,8 @@ def _require_enough(calibration: torch.Tensor, layers: nn.ModuleList) -> None:
         raise QuantizationError("There is no calibration text.")
     if calibration.numel() < _ENOUGH * widest:
         raise QuantizationError(
-            f"{calibration.numel()} calibration tokens for layers with {widest} inputs: "
-            f"give at least {_ENOUGH * widest}, else the Hessian says little."
+            f"{calibration.numel()} calibration tokens for layers with {widest} "
+            f"inputs: give at least {_ENOUGH * widest}, else the Hessian says little."
         )
 
 

@@ -9,7 +9,7 @@ from .layerwise import linears
 
 
 def int8_weights(model: nn.Module) -> nn.Module:
-    """Weights of all linear maps in int8, a scale a row; arithmetic as before. In place.
+    """Weights of linear maps in int8, a scale a row; arithmetic as before. In place.
 
     Raises:
         QuantizationError: there is no plain linear map to quantize.
