@@ -41,3 +41,47 @@ _FINE_TUNING = {
 def fine_tuning() -> FineTuning:
     """The sizes of this profile."""
     return _FINE_TUNING[settings.load().profile]
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """Sizes of the notebook that quantizes a language model.
+
+    Attributes:
+        model: the language model's name in the catalog.
+        others: more of its family, from small to large.
+        float32: compute in float32, also where bfloat16 is faster.
+        calibrate: sequences and tokens of calibration text.
+        windows: windows and tokens that models are judged by.
+        passages: whose last word is to be guessed.
+        probe: tokens by which one layer at a time is judged.
+    """
+
+    model: str
+    others: tuple[str, ...]
+    float32: bool
+    calibrate: tuple[int, int]
+    windows: tuple[int, int]
+    passages: int
+    probe: int
+
+
+_SMALL = "smollm2-135m-instruct"
+_QUANTIZATION = {
+    "mini": Quantization(_SMALL, (), True, (12, 256), (4, 160), 32, 64),
+    "full on cpu": Quantization(
+        _SMALL, ("smollm2-360m-instruct",), True, (32, 256), (16, 512), 300, 256
+    ),
+    "full on cuda": Quantization(
+        "smollm2-1.7b-instruct", (_SMALL, "smollm2-360m-instruct"), False,
+        (128, 512), (32, 512), 1000, 512,
+    ),
+}  # fmt: skip
+
+
+def quantization() -> Quantization:
+    """The sizes of this profile, and of this device in profile ``full``."""
+    profile = settings.load().profile
+    if profile == "full":
+        profile += " on cuda" if settings.device().startswith("cuda") else " on cpu"
+    return _QUANTIZATION[profile]

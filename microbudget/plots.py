@@ -175,3 +175,37 @@ def sound(samples, mel, seconds: float) -> np.ndarray:
     axes[1].set_ylabel("mel band")
     figure.tight_layout(pad=0.3)
     return axes
+
+
+def heat(values: np.ndarray, rows: Sequence[str], x: str, label: str) -> Axes:
+    """A table of numbers as colours, a line a row.
+
+    Args:
+        values: (rows, columns).
+    """
+    _, axis = plt.subplots(figsize=(7, 0.3 * len(rows) + 1))
+    image = axis.imshow(values, aspect="auto", cmap="YlGnBu")
+    axis.set_yticks(range(len(rows)), rows, fontsize=9)
+    axis.set_xlabel(x)
+    axis.figure.colorbar(image, label=label)
+    return axis
+
+
+def points(
+    values: Mapping[str, tuple[float, float]],
+    x: str,
+    y: str,
+    colours: Mapping[str, str] | None = None,
+) -> Axes:
+    """One named point a name, at (x, y)."""
+    _, axis = plt.subplots(figsize=(7, 4.2))
+    for name, (across, up) in values.items():
+        colour = (colours or {}).get(name, GOOD)
+        axis.plot(across, up, "o", color=colour)
+        axis.annotate(name, (across, up), (5, 4), textcoords="offset points",
+                      fontsize=9, color=colour)  # fmt: skip
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    axis.grid(alpha=0.3)
+    axis.margins(x=0.12, y=0.1)
+    return axis

@@ -1,5 +1,6 @@
-"""A tiny Llama with a byte-level BPE: real architecture, real tokenizer, no download."""
+"""A tiny Llama with a byte-level BPE: real architecture, real tokenizer, no files."""
 
+import itertools
 from functools import cache
 
 import tokenizers
@@ -16,6 +17,7 @@ SENTENCES = (
     "A heavy book lay on the table, and the old cat slept beside it all day.",
     "Weights are numbers; rounding them to fewer bits makes the model smaller.",
     "In the morning the river was quiet, and the boats were still at the bridge.",
+    "for i in range(10):\n    if i > 3:\n        total = total  +  i\n\n\nprint(total)",
 )
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
@@ -62,7 +64,32 @@ def llm(seed: int = 0, **options) -> Llm:
     return Llm("tiny", llama(seed, **options), tokenizer())
 
 
+def parrot(prompt: str, answer: str, own=None) -> Llm:
+    """After a prompt's last token it writes an answer, and ends; always, and surely.
+
+    Args:
+        answer: in which no token stands twice.
+    """
+    own = own or tokenizer()
+    chain = [ids_of(own, prompt)[-1], *ids_of(own, answer), own.eos_token_id]
+    assert len(set(chain)) == len(chain)
+    model = llama(hidden=64, layers=1, vocab_size=len(own), tie_word_embeddings=False)
+    layer = model.model.layers[0]
+    for linear in (layer.self_attn.o_proj, layer.mlp.down_proj, model.lm_head):
+        linear.weight.zero_()
+    rows = model.model.embed_tokens.weight
+    rows.copy_(torch.randn_like(rows).half())
+    for now, then in itertools.pairwise(chain):
+        model.lm_head.weight[then] = rows[now]
+    return Llm("parrot", model, own)
+
+
 def ids(tokens: int = 24, batch: int = 2, seed: int = 1) -> torch.Tensor:
     """Token ids (batch, tokens) of nothing in particular, without special tokens."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(3, VOCABULARY, (batch, tokens), generator=generator)
+
+
+def ids_of(tokenizer, text: str) -> list[int]:
+    """Tokens without those that a tokenizer puts around a text."""
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]

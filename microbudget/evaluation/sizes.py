@@ -48,6 +48,31 @@ def bytes_on_disk(path: str | os.PathLike) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
+def stored_bytes(model) -> int:
+    """Bytes that a torch module takes on disk: its state dictionary, really written.
+
+    For models whose library has a file format of its own, or none. Plain float32
+    tensors (embeddings, norms) are written in 16 bits, as checkpoints have them; what a
+    library quantized, and its scales, as they are.
+    """
+    import tempfile
+
+    import torch
+
+    dense = {n for n, p in model.named_parameters(remove_duplicate=False)
+             if type(p.data) is torch.Tensor and p.dtype == torch.float32}  # fmt: skip
+    halves: dict[int, torch.Tensor] = {}  # a shared tensor once
+    state = dict(model.state_dict())
+    for name in dense:
+        tensor = state[name]
+        if tensor.data_ptr() not in halves:
+            halves[tensor.data_ptr()] = tensor.half()
+        state[name] = halves[tensor.data_ptr()]
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(state, Path(folder) / "state.pt")
+        return bytes_on_disk(Path(folder) / "state.pt")
+
+
 def bits_per_weight(size: int, weights: int) -> float:
     """Bits on disk per weight of the whole model, embeddings included.
 

@@ -164,7 +164,8 @@ class _Reader:
         except ValueError as error:
             raise QuantizationError(
                 f"{self.path.name}: tensor {name!r} has type {kind}, which the "
-                "installed gguf package doesn't know: a newer program wrote it, or it is damaged."
+                "installed gguf package doesn't know: a newer program wrote it, or "
+                "it is damaged."
             ) from error
         block, bytes_a_block = gguf.GGML_QUANT_SIZES[kind]
         if 0 in shape or shape[-1] % block:

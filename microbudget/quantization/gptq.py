@@ -104,6 +104,7 @@ def gptq(weight: torch.Tensor, h: torch.Tensor, scheme: Scheme) -> Quantized:
             scales.append(scale), zeros.append(zero)
         w, h = w[order], h[order][:, order]
     upper = inverse_factor(h, scheme.damping)
+    lower = upper.T.contiguous()
     codes = torch.empty_like(w)
     group_of, spread = groups[order].tolist(), upper.diagonal().tolist()
     width = scheme.group or columns
@@ -115,11 +116,13 @@ def gptq(weight: torch.Tensor, h: torch.Tensor, scheme: Scheme) -> Quantized:
         errors = torch.empty_like(w[start:stop])
         lines = zip(w[start:stop], codes[start:stop], errors, strict=True)
         for j, (row, code, error) in enumerate(lines, start):  # each (out,)
+            if j > start:  # what the block's columns before have left to this one
+                known = errors[: j - start].T
+                row = torch.addmv(row, known, lower[j, start:j], alpha=-1)
             scale, zero = scales[group_of[j]], zeros[group_of[j]]
             q = (row / scale).round_().clamp_(-zero, scheme.top - zero)
             torch.add(q, zero, out=code)
             torch.sub(row, q.mul_(scale), out=error).div_(spread[j])  # equation 2
-            w[j + 1 : stop].addr_(upper[j, j + 1 : stop], error, alpha=-1)
         w[stop:].addmm_(upper[start:stop, stop:].T, errors, alpha=-1)  # equation 4
     codes = codes[order.argsort()].T.contiguous()  # (out, in)
     return stored(codes, torch.stack(scales, 1), torch.stack(zeros, 1), groups, scheme)

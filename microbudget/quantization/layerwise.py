@@ -105,6 +105,13 @@ def round_model(model: nn.Module, scheme: Scheme) -> dict[str, Quantized]:
     return done
 
 
+def put(model: nn.Module, matrices: dict[str, Quantized]) -> nn.Module:
+    """Write quantized maps, by name, into a model that holds plain ones; in place."""
+    for name, matrix in matrices.items():
+        _put(model.get_submodule(name), matrix)
+    return model
+
+
 def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """The name and list of a transformer's layers: the ModuleList that holds most.
 

@@ -46,15 +46,15 @@ def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
 
 def unpack(words: torch.Tensor, bits: int) -> torch.Tensor:
     """The inverse: int32 (m, …) -> uint8 (m·32/bits, …)."""
-    wide = words.long() & 0xFFFFFFFF
     phases, n = _phases(bits), len(words) * 32 // bits
     step = phases * bits // 32
     codes = torch.empty((n, *words.shape[1:]), dtype=torch.uint8, device=words.device)
     for phase in range(phases):
         word, shift = divmod(phase * bits, 32)
-        part = wide[word::step] >> shift
+        part = words[word::step] >> shift  # the sign comes along, and is masked
         if shift + bits > 32:
-            part = part | (wide[word + 1 :: step] << (32 - shift))
+            low = 32 - shift
+            part = (part & (2**low - 1)) | (words[word + 1 :: step] << low)
         codes[phase::phases] = (part & (2**bits - 1)).byte()
     return codes
 

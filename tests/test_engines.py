@@ -1,0 +1,317 @@
+"""Ollama and llama.cpp behind one interface, against a server that really generates."""
+
+import socket
+import sys
+
+import pytest
+import tiny_llm
+from ollama_server import OllamaServer
+
+from microbudget import engines
+from microbudget.engines import llama_cpp, ollama
+from microbudget.errors import EngineError, QuantizationError
+from microbudget.quantization import gguf_convert
+
+pytest.importorskip("cyllama")
+PROMPT = "The small model"
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    return gguf_convert.write_f16(tiny_llm.llm(hidden=64), path)
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    (tmp_path / "blobs").mkdir()
+    server = OllamaServer(tmp_path / "blobs")
+    monkeypatch.setenv("OLLAMA_HOST", server.url)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def nobody(monkeypatch) -> str:
+    """An address where nothing listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setenv("OLLAMA_HOST", address)
+    return address
+
+
+@pytest.fixture
+def model(server, path):
+    return ollama.Model.create(path, "tiny")
+
+
+def text_of(model, prompt: str = PROMPT, *args) -> str:
+    return "".join(model.stream(prompt, *args))
+
+
+def test_the_server_is_found(server, monkeypatch):
+    assert ollama.version() == "ollama 0.12.3"
+    assert ollama.is_running()
+    assert ollama.models() == {}
+    monkeypatch.delenv("OLLAMA_HOST")
+    assert ollama.version(server.url) == "ollama 0.12.3"
+
+
+def test_a_file_becomes_a_model_and_answers(server, path):
+    size = path.stat().st_size
+    with ollama.Model.create(path, "tiny") as model:
+        assert ollama.models() == {"tiny:latest": size}
+        assert (model.name, model.size, model.speed) == ("tiny", size, None)
+        pieces = list(model.stream(PROMPT, 20))
+        assert len(pieces) > 1
+        with llama_cpp.Model(path) as here:
+            assert "".join(pieces) == text_of(here, PROMPT, 20)
+            assert model.speed.prompt_tokens == here.speed.prompt_tokens
+        assert model.speed.new_tokens == 20
+        assert model.speed.prefill_s > 0 < model.speed.decode_s
+        assert "writes" in str(model.speed)
+    assert ollama.models() == {}
+
+
+def test_the_prompt_is_sent_as_it_is(model, server):
+    """The template is around it already, and nothing but the temperature chooses."""
+    text_of(model, "<|im_start|>user\nhi<|im_end|>\n", 3, 0.5, 7)
+    (body,) = server.asked("POST", "/api/generate")
+    assert body["raw"] is body["stream"] is True
+    assert body["prompt"] == "<|im_start|>user\nhi<|im_end|>\n"
+    assert body["options"] == {"num_predict": 3, "temperature": 0.5, "seed": 7,
+                               "repeat_penalty": 1, "top_k": 0, "top_p": 1}  # fmt: skip
+
+
+@pytest.mark.parametrize("engine", ["ollama", "llama.cpp"])
+def test_sampling_is_reproducible(server, path, engine):
+    with engines.load(path, engine=engine) as model:
+        first, again = (text_of(model, PROMPT, 12, 1.0, 3) for _ in range(2))
+        others = {text_of(model, PROMPT, 12, 1.0, seed) for seed in range(4, 8)}
+        assert first == again
+        assert len(others | {first}) > 1
+        assert text_of(model, PROMPT, 12) == text_of(model, PROMPT, 12, 0.0, 9)
+
+
+def test_only_what_was_made_here_is_deleted(model, server):
+    with ollama.Model("tiny") as visitor:
+        assert text_of(visitor)
+        assert visitor.size == model.size
+    assert ollama.models()
+    assert ollama.Model("none").size == 0
+    model.close()
+    assert not ollama.models()
+    model.close()  # twice is no error
+    assert len(server.asked("DELETE", "/api/delete")) == 1
+
+
+def test_an_exception_deletes_the_model(server, path):
+    with pytest.raises(ZeroDivisionError), ollama.Model.create(path, "tiny"):
+        assert server.models
+        _ = 1 / 0
+    assert not server.models
+
+
+def test_an_answer_nobody_wants_is_dropped(model):
+    pieces = model.stream(PROMPT, 20)
+    assert next(pieces)
+    pieces.close()
+    assert text_of(model, PROMPT, 20)  # the next one is whole
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny:latest"])
+def test_a_name_that_is_taken(model, server, path, name, tmp_path):
+    with pytest.raises(EngineError, match=rf"'{name}' already.*`ollama rm {name}`"):
+        ollama.Model.create(path, name)
+    ollama.Model.create(path, "tiny:other")
+    llm = tiny_llm.llm(hidden=64, layers=1)
+    other = gguf_convert.write_f16(llm, tmp_path / "other.gguf")
+    replaced = ollama.Model.create(other, name, replace=True)
+    assert replaced.size == other.stat().st_size < model.size
+    replaced.close()
+    assert [*server.models] == ["tiny:other"]
+
+
+def test_a_model_that_isnt_there(model, server):
+    server.models.clear()
+    with pytest.raises(EngineError, match=r"refused \(404\): model 'tiny' not found"):
+        text_of(model)
+
+
+def test_nobody_there(nobody, path):
+    for ask in (ollama.version, ollama.models, lambda: ollama.Model("tiny"),
+                lambda: ollama.Model.create(path, "tiny")):  # fmt: skip
+        with pytest.raises(EngineError, match=f"No Ollama server at {nobody}.*serve"):
+            ask()
+    assert not ollama.is_running()
+
+
+@pytest.mark.parametrize("version", ["0.5.4", "0.1.32", "0.5.5-rc1"])
+def test_a_server_too_old(server, path, version):
+    server.version = version
+    assert not ollama.is_running()
+    with pytest.raises(EngineError, match=r"0\.5\.5 or newer is needed.*Update it"):
+        ollama.Model.create(path, "tiny")
+    assert not server.asked("POST", "/api/create")
+
+
+@pytest.mark.parametrize(
+    "version",
+    ["0.5.5", "0.0.0", "0.13.0-rc2",
+     pytest.param("0.12.3-4-gabc1234", marks=pytest.mark.xfail(
+         strict=True, reason="what git describe says isn't PEP 440"))],
+)  # fmt: skip
+def test_servers_new_enough(server, version):
+    server.version = version
+    assert ollama.is_running()
+
+
+def test_a_stuck_server(model, server, monkeypatch):
+    monkeypatch.setattr(ollama, "_ASK_S", 0.3)
+    monkeypatch.setattr(ollama, "_SLOW_S", 0.3)
+    hasty = ollama.Model("tiny")
+    server.delay = 3.0
+    assert not ollama.is_running()
+    for act in (ollama.models, lambda: text_of(hasty)):
+        with pytest.raises(EngineError, match="did not answer in time: it is busy or"):
+            act()
+    server.delay, server.stall = 0.0, 3.0
+    pieces = hasty.stream(PROMPT)
+    assert next(pieces)
+    with pytest.raises(EngineError, match="did not answer in time"):
+        list(pieces)
+
+
+@pytest.mark.parametrize("cut", ["socket", "done"])
+def test_a_stream_that_breaks_off(model, server, cut):
+    server.cut = cut
+    pieces = model.stream(PROMPT)
+    assert next(pieces)
+    with pytest.raises(EngineError, match=r"broke off.*log.*run this again"):
+        list(pieces)
+    assert model.speed is None
+    server.cut = ""
+    assert text_of(model)
+
+
+def test_an_error_in_the_stream(model, server):
+    server.error_line = "an error was encountered while running the model: CUDA"
+    with pytest.raises(EngineError, match=r"refused .*running the model: CUDA"):
+        text_of(model)
+
+
+def test_errors_of_the_server(model, server, path):
+    for api in ("/api/generate", "/api/create"):
+        server.fail[api] = (500, "llama runner process has terminated")
+    says = r"refused \(500\): llama runner process"
+    with pytest.raises(EngineError, match=says):
+        text_of(model)
+    with pytest.raises(EngineError, match=says):
+        ollama.Model.create(path, "another")
+    assert [*server.models] == ["tiny:latest"]
+
+
+dictless = pytest.mark.xfail(strict=True, reason="the client expects objects")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"<html>Welcome</html>", b"", b"{", b"{}", pytest.param(b"[]", marks=dictless),
+     pytest.param(b"3", marks=dictless)],
+)  # fmt: skip
+def test_another_kind_of_server(server, content):
+    model = ollama.Model("tiny")
+    server.raw = dict.fromkeys(
+        ["/api/version", "/api/tags", "/api/generate"], content + b"\n"
+    )
+    assert not ollama.is_running()
+    with pytest.raises(EngineError, match=r"no Ollama server.*Set OLLAMA_HOST"):
+        ollama.version()
+    for act in (ollama.models, lambda: text_of(model)):
+        with pytest.raises(EngineError):
+            act()
+
+
+def test_a_damaged_file_is_never_sent(server, path, tmp_path):
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(path.read_bytes()[:-5000])
+    for file, says in (
+        (cut, "is truncated"),
+        (tmp_path / "none.gguf", "can't be read"),
+    ):
+        for engine in ("ollama", "llama.cpp"):
+            with pytest.raises(QuantizationError, match=says):
+                engines.load(file, engine=engine)
+    assert not server.requests
+
+
+def test_a_create_that_fails_halfway(server, path):
+    server.raw["/api/create"] = b'{"status": "pulling"}'
+    with pytest.raises(EngineError, match="did not create 'tiny': pulling"):
+        ollama.Model.create(path, "tiny")
+
+
+@pytest.mark.xfail(strict=True, reason="asks for the size after it was made")
+def test_a_model_that_cant_be_listed_isnt_left_behind(server, path, monkeypatch):
+    real, asked = ollama.models, []
+
+    def models(host=None):
+        asked.append(host)
+        if len(asked) > 1:
+            raise EngineError("the server is stuck")
+        return real(host)
+
+    monkeypatch.setattr(ollama, "models", models)
+    with pytest.raises(EngineError):
+        ollama.Model.create(path, "tiny")
+    assert not server.models
+
+
+@pytest.mark.xfail(strict=True, raises=ValueError, reason="the client is made outside")
+def test_an_address_that_is_none(monkeypatch):
+    monkeypatch.setenv("OLLAMA_HOST", "http://localhost:port")
+    assert not ollama.is_running()
+
+
+@pytest.mark.parametrize("prompt", ["", " \n"])
+@pytest.mark.parametrize("engine", ["ollama", "llama.cpp"])
+def test_empty_prompts(server, path, engine, prompt):
+    with (
+        engines.load(path, engine=engine) as model,
+        pytest.raises(EngineError, match="The prompt is empty"),
+    ):
+        text_of(model, prompt)
+
+
+def test_ollama_where_it_runs_else_in_process(server, path):
+    with engines.load(path) as model:
+        assert (model.engine, model.name) == ("ollama", "microbudget-tiny")
+        assert [*server.models] == ["microbudget-tiny:latest"]
+    with engines.load(path, "named") as model:
+        assert model.name == "named"
+    assert not server.models
+    server.version = "0.1.0"
+    with engines.load(path) as model:
+        assert (model.engine, model.name) == ("llama.cpp in process", "tiny")
+    with pytest.raises(EngineError, match="or newer is needed"):
+        engines.load(path, engine="ollama")
+    with pytest.raises(EngineError, match="engine='vllm': use 'auto', 'ollama' or"):
+        engines.load(path, engine="vllm")
+
+
+def test_what_is_available(server):
+    found = engines.available()
+    assert found["ollama"] == "ollama 0.12.3"
+    assert found["llama.cpp"].startswith("cyllama 0.")
+
+
+def test_what_isnt_available(nobody, path, monkeypatch):
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "cyllama.llama", None)
+        llama_cpp._library.cache_clear()
+        found = engines.available()
+        with pytest.raises(EngineError, match="pip install cyllama"):
+            engines.load(path)
+    assert found["ollama"].startswith("No Ollama server at")
+    assert "pip install cyllama" in found["llama.cpp"]

@@ -1,0 +1,202 @@
+"""A model as GGUF: llama.cpp reads the same tokens and computes torch's logits."""
+
+import errno
+
+import gguf
+import numpy as np
+import pytest
+import tiny_llm
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from microbudget import assets
+from microbudget.compat import transformers
+from microbudget.engines import llama_cpp
+from microbudget.errors import EngineError, QuantizationError
+from microbudget.models import llm as llms
+from microbudget.models.llm import Llm
+from microbudget.quantization import gguf_convert, gguf_file
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("gguf") / "m.gguf"
+    return gguf_convert.write_f16(tiny_llm.llm(hidden=64), path)
+
+
+@pytest.fixture
+def cpp():
+    return pytest.importorskip("cyllama")
+
+
+def tiny(**options) -> Llm:
+    return tiny_llm.llm(hidden=64, layers=1, **options)
+
+
+def farthest(llm: Llm, path, tokens: int = 60) -> float:
+    """The largest difference of llama.cpp's logits to torch's, in their deviations."""
+    gguf_convert.write_f16(llm, path)
+    ids = tiny_llm.ids(tokens)
+    with torch.inference_mode(), llama_cpp.Model(path) as theirs:
+        wanted = llm.model(ids).logits
+        return float((theirs.scorer(ids) - wanted).abs().max() / wanted.std())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"hidden": 256}, {"tie_word_embeddings": False},
+        {"num_key_value_heads": 1},
+        {"num_attention_heads": 8, "num_key_value_heads": 8},
+        {"attention_bias": True, "mlp_bias": True}, {"rms_norm_eps": 0.1},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_llama_cpp_computes_the_same_logits(cpp, tmp_path, options):
+    """Wrong rows of queries or keys would put them whole deviations apart."""
+    llm = tiny_llm.llm(**{"hidden": 64, **options})
+    for name, parameter in llm.model.named_parameters():
+        if name.endswith("bias") or "norm" in name:
+            torch.nn.init.normal_(parameter, 1.0, 0.3)
+    assert farthest(llm, tmp_path / "m.gguf") < 0.03
+
+
+def test_rows_of_queries_and_keys_matter(cpp, tmp_path, monkeypatch):
+    """The check before would notice."""
+    monkeypatch.setattr(gguf_convert, "to_llama_cpp_rows", lambda weight, heads: weight)
+    assert farthest(tiny_llm.llm(hidden=64), tmp_path / "m.gguf") > 0.3
+
+
+@pytest.mark.xfail(strict=True, reason="written without a word, and computed wrongly")
+@pytest.mark.parametrize(
+    "options",
+    [{"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}},
+     {"hidden_act": "gelu"}],
+    ids=str,
+)  # fmt: skip
+def test_what_the_file_cant_say_is_refused(cpp, tmp_path, options):
+    """The same logits, or no file."""
+    try:
+        assert farthest(tiny(**options), tmp_path / "m.gguf") < 0.03
+    except QuantizationError:
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.xfail(strict=True, raises=EngineError, reason="llama.cpp can't load it")
+@pytest.mark.parametrize("options", [{"head_dim": 32}, {"vocab_size": 400}], ids=str)
+def test_shapes_of_another_kind(cpp, tmp_path, options):
+    """Heads that don't fill the hidden size; an embedding longer than the tokens."""
+    try:
+        assert farthest(tiny(**options), tmp_path / "m.gguf") < 0.03
+    except QuantizationError:
+        assert not list(tmp_path.iterdir())
+
+
+@given(
+    st.integers(1, 4), st.integers(1, 8),
+    st.sampled_from([(), (3,)]), st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_reordering_rows_loses_none(heads, half, rest, seed):
+    shape = (2 * heads * half, *rest)
+    weight = np.random.default_rng(seed).permutation(np.prod(shape)).reshape(shape)
+    found = gguf_convert.to_llama_cpp_rows(weight, heads)
+    assert sorted(found.ravel()) == sorted(weight.ravel())
+    back = found.reshape(heads, half, 2, *rest).swapaxes(1, 2).reshape(shape)
+    assert (back == weight).all()
+
+
+def test_reordered_rows_by_hand():
+    found = gguf_convert.to_llama_cpp_rows(np.arange(12), 2)
+    assert found.tolist() == [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]
+
+
+def test_the_tensors_are_the_models(path):
+    llm, file = tiny_llm.llm(hidden=64), gguf_file.read(path)
+    state = llm.model.state_dict()
+    del state["lm_head.weight"]  # tied
+    shapes = {gguf_convert.gguf_name(n): tuple(t.shape) for n, t in state.items()}
+    assert {t.name: t.shape for t in file.tensors} == shapes
+    assert all((t.type == "F32") == (len(t.shape) == 1) for t in file.tensors)
+    for name, weight in state.items():
+        if "q_proj" in name or "k_proj" in name:
+            continue
+        data = file.data(gguf_convert.gguf_name(name))
+        found = data.view(np.float32 if weight.ndim == 1 else np.float16)
+        assert (found.reshape(weight.shape) == weight.numpy()).all(), name  # exact
+
+
+def test_what_the_file_says_of_the_model(path):
+    said = gguf_file.read(path).metadata
+    model = {"block_count": 2, "embedding_length": 64, "feed_forward_length": 128,
+             "attention.head_count": 4, "attention.head_count_kv": 2,
+             "context_length": 512, "vocab_size": 384}  # fmt: skip
+    assert {name: said[f"llama.{name}"] for name in model} == model
+    assert said["tokenizer.ggml.bos_token_id"] == 1
+    assert said["tokenizer.ggml.eos_token_id"] == 2
+    assert said["tokenizer.ggml.unknown_token_id"] == 0
+    assert said["tokenizer.chat_template"] == tiny_llm.TEMPLATE
+    assert said["tokenizer.ggml.token_type"].count(gguf.TokenType.CONTROL) == 3
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 7e4])
+def test_weights_that_float16_cant_hold(tmp_path, value):
+    llm = tiny()
+    llm.model.model.layers[0].mlp.up_proj.weight[3, 5] = value
+    with pytest.raises(QuantizationError, match=r"0\.mlp\.up_proj.*beyond float16's"):
+        gguf_convert.write_f16(llm, tmp_path / "m.gguf")
+    assert not list(tmp_path.iterdir())
+
+
+def test_models_of_another_kind(tmp_path):
+    config = transformers.BertConfig(hidden_size=32, num_attention_heads=2,
+                                     num_hidden_layers=1, vocab_size=99)  # fmt: skip
+    bert = Llm("bert", transformers.BertModel(config), tiny_llm.tokenizer())
+    with pytest.raises(QuantizationError, match="A bert can't be written"):
+        gguf_convert.write_f16(bert, tmp_path / "m.gguf")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.b.c.weight", "model.layers.0.self_attn.q_norm.weight",
+     pytest.param("classifier.weight", marks=pytest.mark.xfail(
+         strict=True, raises=ValueError, reason="expects four parts"))],
+)  # fmt: skip
+def test_tensors_without_a_counterpart(name):
+    with pytest.raises(QuantizationError, match=f"no place for the tensor '{name}'"):
+        gguf_convert.gguf_name(name)
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "old.gguf").write_bytes(b"before")
+    monkeypatch.setattr(gguf.GGUFWriter, "write_tensors_to_file", full)
+    for name in ("old.gguf", "new.gguf"):
+        with pytest.raises(QuantizationError, match="The disk is full"):
+            gguf_convert.write_f16(tiny(), tmp_path / name)
+    assert [p.name for p in tmp_path.iterdir()] == ["old.gguf"]
+    assert (tmp_path / "old.gguf").read_bytes() == b"before"
+
+
+@pytest.mark.slow
+def test_the_courses_model(cpp, tmp_path):
+    if assets.locate(llms.DEFAULT) is None:
+        pytest.skip("the small LLM isn't here")
+    llm = llms.load(dtype=torch.float32)
+    path = gguf_convert.write_f16(llm, tmp_path / "smol.gguf")
+    file = gguf_file.read(path)
+    assert file.weights == 134_515_008
+    assert len(file.tensors) == 272
+    assert file.bits == pytest.approx(16, abs=0.3)
+    assert file.metadata["tokenizer.ggml.pre"] == "smollm"
+    text = "The capital of France is Paris, and the capital of Italy is Rome."
+    ids = torch.tensor([tiny_llm.ids_of(llm.tokenizer, text)])
+    with torch.inference_mode(), llama_cpp.Model(path) as theirs:
+        assert theirs._words.tokenize(text, False, True) == ids[0].tolist()
+        found, wanted = theirs.scorer(ids), llm.model(ids).logits
+    assert (found - wanted).abs().max() < 0.03 * wanted.std()
+    assert (found.argmax(-1) == wanted.argmax(-1)).double().mean() > 0.9

@@ -1,0 +1,296 @@
+"""Text to calibrate on and to be judged by: Python's own, WikiText-2, LAMBADA."""
+
+import json
+import re
+import sys
+
+import pytest
+import tiny_llm
+import torch
+
+from microbudget.assets import texts
+from microbudget.data import prose
+from microbudget.errors import AssetError, DataError
+
+HEADING = " = Robert Boulter = "
+
+
+@pytest.fixture
+def data(home, tmp_path, monkeypatch):
+    """MICROBUDGET_DATA with both texts."""
+    folder = tmp_path / "data"
+    for name, text in {
+        "wikitext2/valid.txt": f"{HEADING}\n \n Robert is an actor . \n = = Life = = \n",
+        "wikitext2/test.txt": " \n The = sign stays . \n Another line . \n",
+        "lambada/x.jsonl": '{"text": "I gave it to the old man"}\n'
+        '{"text": " he said hello "}\n',
+    }.items():
+        path = folder / "text" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setenv("MICROBUDGET_DATA", str(folder))
+    return folder / "text"
+
+
+@pytest.fixture
+def none(home):
+    """No data at all."""
+
+
+def paragraphs(text: str) -> list[str]:
+    return [" ".join(p.split()) for p in re.split(r"\n\s*\n", text) if p.strip()]
+
+
+def test_pythons_documentation(none):
+    found = prose.load()
+    assert found.is_the_courses
+    assert (found.name, prose.load()) == ("Python's documentation", found)  # always
+    assert "PSF-2.0" in found.card
+    for text in (found.calibration, found.held_out):
+        assert len(text) > 100_000
+        assert text == text.strip() != ""
+    assert found.calibration != found.held_out
+
+
+@pytest.mark.xfail(strict=True, reason="topics quote each other: a sixth is in both")
+def test_the_halves_share_no_paragraph(none):
+    found = prose.load()
+    both = set(paragraphs(found.calibration)) & set(paragraphs(found.held_out))
+    assert not both
+
+
+@pytest.mark.xfail(strict=True, reason="likewise")
+def test_no_passages_context_is_in_the_calibration_text(none):
+    flat = " ".join(prose.load().calibration.split())
+    _, passages = prose.last_words()
+    assert not any(passage.context in flat for passage in passages)
+
+
+@pytest.mark.xfail(strict=True, reason="likewise")
+def test_no_passage_twice(none):
+    _, passages = prose.last_words()
+    assert len(set(passages)) == len(passages)
+
+
+def test_no_window_overlaps(none):
+    own, found = tiny_llm.tokenizer(), prose.load()
+    ids = prose.token_ids(own, found.held_out[:5000])
+    parts = prose.windows(own, found.held_out[:5000], 6, 50)
+    assert torch.equal(parts.flatten(), ids[:300])
+    assert own.decode(parts[0]) == found.held_out[: len(own.decode(parts[0]))]
+    with pytest.raises(DataError, match=f"7 windows of 1000.*has {len(ids)}"):
+        prose.windows(own, found.held_out[:5000], 7, 1000)
+
+
+def test_calibration_is_spread_evenly(none):
+    own, text = tiny_llm.tokenizer(), prose.load().calibration[:20_000]
+    ids = prose.token_ids(own, text)
+    found = prose.calibration_ids(own, text, 8, 32)
+    assert (found.shape, found.dtype) == ((8, 32), torch.int64)
+    numbered = prose.calibration_ids(Numbered(), "a " * 10_000, 8, 32)
+    starts = numbered[:, 0]
+    assert (numbered == starts[:, None] + torch.arange(32)).all()
+    assert (starts[0], numbered[-1, -1]) == (0, 9_999)  # from the first to the last
+    steps = starts.diff()
+    assert steps.max() - steps.min() <= 1
+    assert torch.equal(found[0], ids[:32])
+    assert torch.equal(found[-1], ids[-32:])
+
+
+class Numbered:
+    """The n-th word is token n."""
+
+    def __call__(self, text, **_):
+        return {"input_ids": list(range(len(text.split())))}
+
+
+def test_calibration_may_use_a_text_up():
+    found = prose.calibration_ids(Numbered(), "a " * 96, 3, 32)
+    assert torch.equal(found.flatten(), torch.arange(96))
+    assert prose.calibration_ids(Numbered(), "a " * 96, 1, 5).tolist() == [
+        [0, 1, 2, 3, 4]
+    ]
+    says = r"3 × 33 calibration tokens wanted, but the text has 96: use fewer"
+    with pytest.raises(DataError, match=says):
+        prose.calibration_ids(Numbered(), "a " * 96, 3, 33)
+
+
+@pytest.mark.parametrize("text", ["", " \n\t"])
+def test_empty_text(text):
+    own = tiny_llm.tokenizer()
+    for ask in (prose.token_ids, lambda o, t: prose.windows(o, t, 1, 2),
+                lambda o, t: prose.calibration_ids(o, t, 1, 2)):  # fmt: skip
+        with pytest.raises(DataError, match="The text is empty"):
+            ask(own, text)
+
+
+def test_no_special_tokens():
+    own = tiny_llm.tokenizer()
+    ids = prose.token_ids(own, "The small model.")
+    assert own.decode(ids) == "The small model."
+    assert not set(ids.tolist()) & {own.bos_token_id, own.eos_token_id}
+
+
+def test_passages_of_pythons_documentation(none):
+    name, found = prose.last_words()
+    assert name == "Python's documentation"
+    assert len(found) > 100
+    held_out = paragraphs(prose.load().held_out)
+    for passage in found:
+        assert re.fullmatch("[a-z]{4,}", passage.word)
+        assert len(passage.context.split()) >= 20
+        assert passage.context == passage.context.strip()
+        text = f"{passage.context} {passage.word}."
+        assert any(p.startswith(text) for p in held_out), text
+    assert prose.last_words() == (name, found)
+
+
+def test_fewer_passages_are_spread_evenly(none):
+    _, found = prose.last_words()
+    _, few = prose.last_words(10)
+    assert few == [found[i * len(found) // 10] for i in range(10)]
+    assert prose.last_words(10**6)[1] == found
+
+
+def words(n: int) -> str:
+    return " ".join(f"word{'abcdefghij'[i % 10]}" for i in range(n))
+
+
+def test_sentences_by_hand():
+    early = f"It ends. {words(30)} here. Then {words(9)} there. More."
+    text = f"{early}\n\n{words(20)} short.\n \n{words(31)}\nbroken\nline."
+    first, second = prose.sentences_of(text)
+    assert (first.context, first.word) == (f"It ends. {words(30)}", "here")
+    assert (second.context, second.word) == (f"{words(31)} broken", "line")
+
+
+@pytest.mark.parametrize(
+    "end", ["abc.", "Word.", "word", "word,", "word.x", "word. lower", "wor4.", "e.g."]
+)
+def test_no_sentence_ends_there(end):
+    assert prose.sentences_of(f"{words(40)} {end}") == []
+
+
+def test_a_folder_of_ones_own(data):
+    found = prose.load()
+    assert (found.name, found.is_the_courses) == ("WikiText-2", False)
+    assert found.calibration == " Robert is an actor . "
+    assert found.held_out == " The = sign stays . \n Another line . "
+    assert "Wikipedia" in found.card
+    name, passages = prose.last_words()
+    assert name == "LAMBADA"
+    assert passages == [
+        prose.Passage("I gave it to the old", "man"), prose.Passage("he said", "hello")
+    ]  # fmt: skip
+    assert prose.last_words(1)[1] == passages[:1]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("not json", "expected .*JSONDecodeError"),
+        ("", "expected"),
+        ('{"context": "a b"}', r"expected .*KeyError"),
+        ('{"text": 3}', r"expected .*AttributeError"),
+        ("[1]", r"expected .*TypeError"),
+        ('{"text": "word"}', "a passage needs two words"),
+        ('{"text": " "}', "a passage needs two words"),
+    ],
+)
+def test_a_malformed_passage_is_named(data, line, says):
+    path = data / "lambada" / "x.jsonl"
+    path.write_text(f'{{"text": "fine it is"}}\n{line}\n{{"text": "a b"}}\n')
+    with pytest.raises(DataError, match=rf"x\.jsonl, line 2: {says}"):
+        prose.last_words()
+
+
+def test_passages_that_are_missing(data):
+    (data / "lambada" / "x.jsonl").unlink()
+    with pytest.raises(DataError, match=r"lambada holds no \.jsonl file"):
+        prose.last_words()
+
+
+@pytest.mark.xfail(strict=True, reason="only the lines are looked at")
+@pytest.mark.parametrize("content", [b"", b'{"text": "caf\xe9 man"}\n'], ids=repr)
+def test_passages_that_cant_be_read(data, content):
+    (data / "lambada" / "x.jsonl").write_bytes(content)
+    with pytest.raises(DataError):
+        prose.last_words()
+
+
+@pytest.mark.xfail(strict=True, reason="str.splitlines knows more ends than JSON Lines")
+def test_a_line_separator_within_a_passage(data):
+    line = json.dumps({"text": "one\u2028two three"}, ensure_ascii=False)
+    (data / "lambada" / "x.jsonl").write_text(line + "\n", encoding="utf-8")
+    assert prose.last_words()[1][0].word == "three"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(None, "can't be read"), (b"", "is empty"), (b"\xff\xfe\xfa", "can't be read"),
+     (f"\n \n{HEADING}\n".encode(), r"valid\.txt is empty")],
+    ids=["missing", "empty", "not UTF-8", "headings only"],
+)  # fmt: skip
+def test_texts_that_wont_do(data, content, says):
+    path = data / "wikitext2" / "valid.txt"
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(DataError, match=says):
+        prose.load()
+
+
+def test_a_python_without_its_documentation(none, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    for ask in (prose.load, prose.last_words):
+        with pytest.raises(DataError, match=r"without its documentation.*wikitext2"):
+            ask()
+
+
+def test_the_full_profile_wants_the_real_texts(none, monkeypatch):
+    monkeypatch.setenv("MICROBUDGET_PROFILE", "full")
+    monkeypatch.setenv("MICROBUDGET_OFFLINE", "1")
+    for ask in (prose.load, prose.last_words):
+        with pytest.raises(AssetError, match="MICROBUDGET_OFFLINE"):
+            ask()
+
+
+def parquet(folder, name: str, lines: list[str]) -> None:
+    import datasets
+
+    path = folder / "wikitext-2-raw-v1" / f"{name}-00000-of-00001.parquet"
+    path.parent.mkdir(exist_ok=True)
+    datasets.Dataset.from_dict({"text": lines}).to_parquet(str(path))
+
+
+def test_wikitexts_parquet_files_become_texts(tmp_path):
+    lines = ["", f"{HEADING}\n", *[f" Line {i} – é , \t 😀 . \n" for i in range(3000)]]
+    parquet(tmp_path, "validation", lines)
+    parquet(tmp_path, "test", lines[:500])
+    ready = tmp_path / "ready"
+    ready.mkdir()
+    texts.wikitext(tmp_path, ready)
+    assert sorted(p.name for p in ready.iterdir()) == ["test.txt", "valid.txt"]
+    for name, part in (("valid", lines), ("test", lines[:500])):
+        expected = "".join(line.rstrip("\n") + "\n" for line in part)
+        assert (ready / f"{name}.txt").read_text("utf-8") == expected
+    kept = prose.read(ready / "test.txt").split("\n")
+    assert kept == [line.rstrip("\n") for line in lines[2:500]]
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 is what it begins with", None])
+def test_parquet_files_that_are_none(tmp_path, content):
+    parquet(tmp_path, "validation", ["a"] * 100)
+    parquet(tmp_path, "test", ["a"] * 100)
+    (path,) = tmp_path.rglob("test-*.parquet")
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(AssetError, match=r"test.* is no table of lines"):
+        texts.wikitext(tmp_path, tmp_path)
+
+
+def test_a_table_without_text(tmp_path):
+    import datasets
+
+    for name in ("validation", "test"):
+        path = tmp_path / f"{name}-00000-of-00001.parquet"
+        datasets.Dataset.from_dict({"other": ["a"] * 100}).to_parquet(str(path))
+    with pytest.raises(AssetError, match=r"validation-.* is no table of lines"):
+        texts.wikitext(tmp_path, tmp_path)

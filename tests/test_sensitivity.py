@@ -1,0 +1,224 @@
+"""Which weights mind, what decoding must read, where its time goes, torchao's int8."""
+
+import copy
+from functools import partial
+
+import pytest
+import tiny_llm
+import torch
+from torch import nn
+
+from microbudget.errors import QuantizationError
+from microbudget.evaluation import hotspots, language, roofline
+from microbudget.evaluation.generation import measure
+from microbudget.quantization import layerwise, native, packed, sensitivity
+from microbudget.quantization.affine import Scheme, round_to_nearest, sqnr
+
+THREE = Scheme(3, 32)
+KINDS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@pytest.fixture
+def model():
+    return tiny_llm.llama(hidden=64)
+
+
+@torch.inference_mode()
+def logits(model) -> torch.Tensor:
+    return model(tiny_llm.ids()).logits
+
+
+def perplexity(model) -> float:
+    return language.read(lambda ids: model(ids).logits, tiny_llm.ids()).perplexity
+
+
+def unchanged(model, before: dict) -> bool:
+    state = model.state_dict()
+    return before.keys() == state.keys() and all(
+        torch.equal(state[name].view(torch.int32), tensor.view(torch.int32))
+        for name, tensor in before.items()
+    )
+
+
+def test_names_by_layer(model):
+    found = sensitivity.by_layer(model)
+    assert [*found] == [0, 1]
+    for i, names in found.items():
+        assert len(names) == 7
+        assert all(name.startswith(f"model.layers.{i}.") for name in names)
+        assert {name.split(".")[-2] for name in names} == set(KINDS)
+
+
+def test_names_by_kind(model):
+    found = sensitivity.by_kind(model)
+    assert [*found] == [*KINDS, "embeddings"]
+    assert found["embeddings"] == ["model.embed_tokens.weight"]  # the head is the same
+    assert all(len(found[kind]) == 2 for kind in KINDS)
+    assert [*sensitivity.by_kind(model, embeddings=False)] == KINDS
+    layers = sensitivity.by_layer(model)
+    both = {name for kind in KINDS for name in found[kind]}
+    assert both == {name for names in layers.values() for name in names}
+    assert both <= set(dict(model.named_parameters()))
+
+
+def by_hand(model, names, scheme) -> float:
+    other = copy.deepcopy(model)
+    parameters = dict(other.named_parameters())
+    for name in names:
+        weight = parameters[name]
+        weight.copy_(round_to_nearest(weight, scheme).dequantize())
+    return perplexity(other)
+
+
+@pytest.mark.parametrize("split", [sensitivity.by_layer, sensitivity.by_kind])
+def test_one_part_at_a_time_is_by_hand(model, split):
+    before = copy.deepcopy(model.state_dict())
+    parts = split(model)
+    found = sensitivity.one_at_a_time(model, parts, THREE, partial(perplexity, model))
+    assert unchanged(model, before)
+    assert found == {
+        part: by_hand(model, names, THREE) for part, names in parts.items()
+    }
+    assert len(set(found.values())) == len(found)
+    assert perplexity(model) not in found.values()
+
+
+def test_all_at_once_is_a_part_too(model):
+    whole = {
+        "all": [n for names in sensitivity.by_layer(model).values() for n in names]
+    }
+    found = sensitivity.one_at_a_time(
+        model, {"none": [], **whole}, THREE, partial(perplexity, model)
+    )
+    assert found["none"] == perplexity(model)
+    layerwise.round_model(model, THREE)
+    assert found["all"] == perplexity(model)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_weights_come_back_whatever_happens(model, error):
+    before, called = copy.deepcopy(model.state_dict()), []
+
+    def score() -> float:
+        called.append(unchanged(model, before))
+        if len(called) == 2:
+            raise error
+        return 0.0
+
+    with pytest.raises(error):
+        sensitivity.one_at_a_time(model, sensitivity.by_kind(model), THREE, score)
+    assert called == [False, False]
+    assert unchanged(model, before)
+
+
+def test_parts_that_cant_be_rounded(model):
+    names = ["model.layers.0.mlp.up_proj.weight", "model.layers.0.none"]
+    before = copy.deepcopy(model.state_dict())
+    act = partial(sensitivity.one_at_a_time, model, score=float)
+    with pytest.raises(QuantizationError, match=r"has no 'model\.layers\.0\.none'"):
+        act({"a": names}, scheme=THREE)
+    with pytest.raises(QuantizationError, match="matrix"):
+        act({"a": [names[0], "model.norm.weight"]}, scheme=THREE)
+    with pytest.raises(QuantizationError, match="64 inputs are fewer"):
+        act({"a": names[:1]}, scheme=Scheme(3, 128))
+    assert unchanged(model, before)
+
+
+def test_a_bit_is_worth_six_decibels_in_every_map(model):
+    found = {bits: sensitivity.noise(model, Scheme(bits, 32)) for bits in (3, 4, 5, 8)}
+    assert len(found[4]) == 14
+    for name, decibels in found[4].items():
+        assert 5.5 < decibels - found[3][name] < 8
+        assert 5.5 < found[5][name] - decibels < 7
+        assert 17 < found[8][name] - found[5][name] < 20
+    name, linear = "model.layers.1.mlp.up_proj", model.model.layers[1].mlp.up_proj
+    rounded = round_to_nearest(linear.weight, Scheme(4, 32)).dequantize()
+    assert found[4][name] == sqnr(linear.weight, rounded)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_bytes_that_a_token_reads(tied):
+    """All weights once; of an embedding that isn't the head, one row: left out."""
+    model = tiny_llm.llama(hidden=64, tie_word_embeddings=tied)
+    table, buffers = tiny_llm.VOCABULARY * 64, sum(b.nbytes for b in model.buffers())
+    a_layer = 64 * 64 * (2 + 2 * 0.5) + 3 * 64 * 128 + 2 * 64
+    wanted = 4 * (2 * a_layer + 64 + table)
+    assert wanted <= roofline.bytes_a_token(model) <= wanted + buffers
+    assert buffers < 0.01 * wanted
+    half = roofline.bytes_a_token(copy.deepcopy(model).half())
+    assert half == pytest.approx(wanted / 2, rel=0.01)
+
+
+def test_packed_weights_are_fewer_bytes(model):
+    before = roofline.bytes_a_token(model)
+    matrices = layerwise.round_model(model, Scheme(4, 32))
+    packed.pack_model(model, matrices)
+    weights = sum(m.codes.numel() for m in matrices.values())
+    saved = before - roofline.bytes_a_token(model)
+    assert 4 * weights * 0.8 < saved < 4 * weights * 7 / 8
+
+
+def test_a_bound_is_bandwidth_over_bytes(model):
+    assert roofline.decode_bound(500, 1e6) == 2000
+    bandwidth = roofline.memory_bandwidth(size=2**22)
+    assert bandwidth > 0
+    assert roofline.decode_bound(roofline.bytes_a_token(model), bandwidth) > 0
+
+
+def test_where_time_goes(model):
+    ids, calls = tiny_llm.ids(batch=1), []
+    found = hotspots.where_time_goes(
+        lambda: calls.append(measure(model, ids, 3, repeats=1))
+    )
+    assert tuple(found) == hotspots.PARTS
+    assert len(calls) == 2
+    for part in ("matmul", "attention", "sampling", "the rest"):
+        assert found[part] > 0, part
+    assert found["dequantise"] == 0
+
+
+def test_unpacking_has_a_part_of_its_own(model):
+    packed.pack_model(model, layerwise.round_model(model, Scheme(4, 32)))
+    found = hotspots.where_time_goes(lambda: model(tiny_llm.ids()))
+    assert found["dequantise"] > 0 < found["matmul"]
+    assert found["sampling"] == 0
+    alone = hotspots.where_time_goes(lambda: torch.ones(64, 64) @ torch.ones(64, 64))
+    assert alone["matmul"] > 0
+    assert alone["dequantise"] == alone["attention"] == alone["sampling"] == 0
+
+
+@pytest.mark.parametrize(
+    ("quantize", "decibels"), [(native.int8_weights, 30), (native.int8_dynamic, 25)]
+)
+def test_torchaos_eight_bits_stay_near(model, quantize, decibels):
+    before = logits(model)
+    assert quantize(model) is model
+    assert sqnr(before, logits(model)) > decibels
+    assert not torch.equal(before, logits(model))
+
+
+def test_eight_bits_are_a_quarter_of_the_bytes(model):
+    weights = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
+    before = roofline.bytes_a_token(model)
+    assert len(weights) == 15
+    assert before == pytest.approx(sum(w.nbytes for w in weights), rel=0.02)
+    native.int8_weights(model)
+    assert logits(model).isfinite().all()
+
+
+def test_torchao_needs_something_to_quantize(model):
+    with pytest.raises(QuantizationError, match="No plain linear map to quantize"):
+        native.int8_weights(nn.Sequential(nn.Embedding(3, 4)))
+    packed.pack_model(model, layerwise.round_model(model, Scheme(4, 32)))
+    for name in ("lm_head",):
+        setattr(model, name, nn.Identity())
+    with pytest.raises(QuantizationError, match="is it done already"):
+        native.int8_weights(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_torchao_has_no_four_bits_on_a_cpu(model, dtype):
+    before = copy.deepcopy(model.to(dtype).state_dict())
+    with pytest.raises(QuantizationError, match=r"GPU and in bfloat16 only.*Use GPTQ"):
+        native.int4_weights(model)
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
