@@ -49,7 +49,6 @@ class Quantization:
 
     Attributes:
         model: the language model's name in the catalog.
-        others: more of its family, from small to large.
         float32: compute in float32, also where bfloat16 is faster.
         calibrate: sequences and tokens of calibration text.
         windows: windows and tokens that models are judged by.
@@ -58,7 +57,6 @@ class Quantization:
     """
 
     model: str
-    others: tuple[str, ...]
     float32: bool
     calibrate: tuple[int, int]
     windows: tuple[int, int]
@@ -66,15 +64,13 @@ class Quantization:
     probe: int
 
 
-_SMALL = "smollm2-135m-instruct"
 _QUANTIZATION = {
-    "mini": Quantization(_SMALL, (), True, (12, 256), (4, 160), 32, 64),
+    "mini": Quantization("smollm2-135m-instruct", True, (12, 256), (4, 160), 24, 64),
     "full on cpu": Quantization(
-        _SMALL, ("smollm2-360m-instruct",), True, (32, 256), (16, 512), 300, 256
+        "smollm2-360m-instruct", True, (32, 256), (16, 512), 300, 256
     ),
     "full on cuda": Quantization(
-        "smollm2-1.7b-instruct", (_SMALL, "smollm2-360m-instruct"), False,
-        (128, 512), (32, 512), 1000, 512,
+        "smollm2-1.7b-instruct", False, (128, 512), (32, 512), 1000, 512
     ),
 }  # fmt: skip
 

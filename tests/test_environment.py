@@ -15,7 +15,9 @@ from microbudget import __version__, assets
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-DIRECT = [Requirement(t) for t in [*PROJECT["dependencies"], *chain(*EXTRAS.values())]]
+# gptq pins another numpy than the lock has: it is for an environment of its own
+TOGETHER = [texts for name, texts in EXTRAS.items() if name != "gptq"]
+DIRECT = [Requirement(t) for t in [*PROJECT["dependencies"], *chain(*TOGETHER)]]
 LOCKED = [
     Requirement(line)
     for line in (ROOT / "requirements.lock").read_text().splitlines()
@@ -35,6 +37,12 @@ def test_every_dependency_has_bounds_and_a_locked_version_within(requirement):
         (pin,) = lock.specifier
         assert pin.operator == "=="
         assert requirement.specifier.contains(Version(pin.version), prereleases=True)
+
+
+def test_the_reference_for_gptq_is_bounded_too():
+    for requirement in map(Requirement, EXTRAS["gptq"]):
+        operators = {specifier.operator for specifier in requirement.specifier}
+        assert {">=", "<"} <= operators
 
 
 def test_environment_yml_is_thin():
@@ -129,6 +137,8 @@ def test_what_the_notebooks_need_is_in_the_catalog():
         "mb.encoder.": "minilm-l6",
         "mb.text.": "rated-snippets",
         "mb.llm.": "smollm2-135m-instruct",
+        "mb.prose.": "wikitext2",
+        "mb.prose.last_words": "lambada",
     }
     stems = set()
     for path in (ROOT / "notebooks").glob("*.ipynb"):

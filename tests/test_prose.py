@@ -20,7 +20,7 @@ def data(home, tmp_path, monkeypatch):
     """MICROBUDGET_DATA with both texts."""
     folder = tmp_path / "data"
     for name, text in {
-        "wikitext2/valid.txt": f"{HEADING}\n \n Robert is an actor . \n = = Life = = \n",
+        "wikitext2/valid.txt": f"{HEADING}\n \n Robert acts . \n = = Life = = \n",
         "wikitext2/test.txt": " \n The = sign stays . \n Another line . \n",
         "lambada/x.jsonl": '{"text": "I gave it to the old man"}\n'
         '{"text": " he said hello "}\n',
@@ -174,7 +174,7 @@ def test_no_sentence_ends_there(end):
 def test_a_folder_of_ones_own(data):
     found = prose.load()
     assert (found.name, found.is_the_courses) == ("WikiText-2", False)
-    assert found.calibration == " Robert is an actor . "
+    assert found.calibration == " Robert acts . "
     assert found.held_out == " The = sign stays . \n Another line . "
     assert "Wikipedia" in found.card
     name, passages = prose.last_words()

@@ -197,21 +197,19 @@ def test_torchaos_eight_bits_stay_near(model, quantize, decibels):
     assert not torch.equal(before, logits(model))
 
 
-def test_eight_bits_are_a_quarter_of_the_bytes(model):
-    weights = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
+@pytest.mark.xfail(strict=True, reason="torchao's tensors all say they are at 0")
+def test_eight_bits_are_a_quarter_of_the_bytes():
+    model = tiny_llm.llama(hidden=128)
     before = roofline.bytes_a_token(model)
-    assert len(weights) == 15
-    assert before == pytest.approx(sum(w.nbytes for w in weights), rel=0.02)
     native.int8_weights(model)
-    assert logits(model).isfinite().all()
+    assert roofline.bytes_a_token(model) == pytest.approx(before / 4, rel=0.1)
 
 
 def test_torchao_needs_something_to_quantize(model):
     with pytest.raises(QuantizationError, match="No plain linear map to quantize"):
         native.int8_weights(nn.Sequential(nn.Embedding(3, 4)))
     packed.pack_model(model, layerwise.round_model(model, Scheme(4, 32)))
-    for name in ("lm_head",):
-        setattr(model, name, nn.Identity())
+    model.lm_head = nn.Identity()
     with pytest.raises(QuantizationError, match="is it done already"):
         native.int8_weights(model)
 

@@ -114,8 +114,25 @@ def llm_from_gguf(raw: Path, ready: Path) -> None:
             "Run it again to fetch it anew."
         ) from error
     require_finite(model, path.name)
+    _split_digits(tokenizer, path)
     model.half().save_pretrained(ready)
     tokenizer.save_pretrained(ready)
+
+
+def _split_digits(tokenizer, path: Path) -> None:
+    """Digits one by one, before anything else, where the file says so.
+
+    transformers (5.23) leaves that out, and then reads other tokens than the model
+    learnt wherever white space stands before a digit.
+    """
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+
+    from ..quantization import gguf_file
+
+    if gguf_file.read(path).metadata.get("tokenizer.ggml.pre") == "smollm":
+        tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
+            [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
+        )
 
 
 CONVERTERS = {

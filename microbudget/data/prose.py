@@ -14,6 +14,7 @@ from .. import assets, settings
 from ..errors import DataError
 
 _SENTENCE_END = re.compile(r"\b([a-z]{4,})\.(?= [A-Z]|$)")
+_PARAGRAPHS = re.compile(r"\n\s*\n")
 _CONTEXT = 30  # words before the last one, at least
 _HEADING = re.compile(r"^ = .* = $")  # WikiText's
 
@@ -62,14 +63,33 @@ def load() -> Prose:
         card = assets.get("wikitext2").card()
         texts = read(folder / "valid.txt"), read(folder / "test.txt")
         return Prose("WikiText-2", *texts, card, is_the_courses=False)
-    text = _python_topics()
-    middle = text.index("\n\n", len(text) // 2)
+    calibration, held_out = halves(_python_topics())
     card = (
         "Topics of the Python language reference\n"
         "  source   pydoc_data.topics, part of every Python (its text differs a little "
         "from version to version)\n  licence  PSF-2.0"
     )
-    return Prose("Python's documentation", text[:middle], text[middle:].strip(), card)
+    return Prose("Python's documentation", calibration, held_out, card)
+
+
+def halves(text: str) -> tuple[str, str]:
+    """Two halves of a text that share no paragraph, whatever its white space.
+
+    Where the second repeats a paragraph, of the first or its own, that is left out:
+    topics of documentation quote each other.
+    """
+    middle = text.index("\n\n", len(text) // 2)
+    first, second = text[:middle], []
+    seen = {_flat(paragraph) for paragraph in _PARAGRAPHS.split(first)}
+    for paragraph in _PARAGRAPHS.split(text[middle:].strip()):
+        if _flat(paragraph) not in seen:
+            second.append(paragraph)
+        seen.add(_flat(paragraph))
+    return first, "\n\n".join(second)
+
+
+def _flat(paragraph: str) -> str:
+    return " ".join(paragraph.split())
 
 
 def last_words(n: int | None = None) -> tuple[str, list[Passage]]:
@@ -106,7 +126,8 @@ def calibration_ids(tokenizer, text: str, sequences: int, tokens: int) -> torch.
             f"{sequences} × {tokens} calibration tokens wanted, but the text has "
             f"{len(ids)}: use fewer, or a longer text."
         )
-    starts = torch.linspace(0, len(ids) - tokens, sequences).long()
+    last = len(ids) - tokens
+    starts = torch.linspace(0, last, sequences, dtype=torch.float64).long()
     return torch.stack([ids[start : start + tokens] for start in starts])
 
 
@@ -159,8 +180,8 @@ def sentences_of(text: str) -> list[Passage]:
     without line breaks.
     """
     found = []
-    for paragraph in re.split(r"\n\s*\n", text):
-        flat = " ".join(paragraph.split())
+    for paragraph in _PARAGRAPHS.split(text):
+        flat = _flat(paragraph)
         for end in _SENTENCE_END.finditer(flat):
             context = flat[: end.start()].rstrip()
             if len(re.findall(r"[A-Za-z]+", context)) >= _CONTEXT:
@@ -185,7 +206,13 @@ def _lambada(folder: Path) -> list[Passage]:
     files, found = sorted(folder.rglob("*.jsonl")), []
     if not files:
         raise DataError(f"{folder} holds no .jsonl file with LAMBADA's passages.")
-    for number, line in enumerate(files[0].read_text("utf-8").splitlines(), 1):
+    try:
+        lines = files[0].read_text("utf-8").strip("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{files[0]} isn't UTF-8 ({error}).") from error
+    if lines == [""]:
+        raise DataError(f"{files[0]} is empty.")
+    for number, line in enumerate(lines, 1):
         try:
             context, _, word = json.loads(line)["text"].strip().rpartition(" ")
         except (ValueError, KeyError, TypeError, AttributeError) as error:

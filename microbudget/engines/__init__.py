@@ -45,5 +45,6 @@ def load(path: str | Path, name: str = "", engine: str = "auto"):
     if engine == "auto":
         engine = "ollama" if ollama.is_running() else "llama.cpp"
     if engine == "ollama":
-        return ollama.Model.create(path, name or f"microbudget-{Path(path).stem}")
+        own = f"microbudget-{Path(path).stem}"  # one of an earlier run is replaced
+        return ollama.Model.create(path, name or own, replace=not name)
     return llama_cpp.Model(path)

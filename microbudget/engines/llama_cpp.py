@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tokenizers.decoders import ByteLevel
 
 from .. import settings
 from ..errors import EngineError, QuantizationError
@@ -82,6 +83,7 @@ class Model:
 
     Attributes:
         speed: of the last answer.
+        words: size of the vocabulary.
     """
 
     engine = "llama.cpp in process"
@@ -112,6 +114,7 @@ class Model:
                 f"that it knows, and is there memory for it? ({error})"
             ) from error
         self._words = self._model.get_vocab()
+        self.words = self._words.n_vocab
 
     def stream(
         self, prompt: str, max_tokens: int = 64, temperature: float = 0.0, seed: int = 0
@@ -125,6 +128,7 @@ class Model:
         Raises:
             EngineError: an empty prompt, or one that leaves no room in the context.
         """
+        self._require_open()
         ids = self._words.tokenize(prompt, False, True)
         if not ids or not prompt.strip():
             raise EngineError("The prompt is empty.")
@@ -140,8 +144,8 @@ class Model:
         token = sampler.sample(self._context, -1)
         written, shown, read = [], "", time.perf_counter()
         while not self._words.is_eog(token) and len(written) < max_tokens:
-            written.append(token)
-            text = self._words.detokenize(written)
+            written.append(self._words.get_text(token))
+            text = ByteLevel().decode(written)  # llama.cpp's own would eat a space
             if not text.endswith("�"):  # else half a character: wait for the rest
                 yield text[len(shown) :]
                 shown = text
@@ -160,6 +164,9 @@ class Model:
 
     def scorer(self, ids: torch.Tensor) -> torch.Tensor:
         """Logits (batch, tokens, vocabulary) of token ids (batch, tokens)."""
+        self._require_open()
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.words:
+            raise EngineError(f"Token ids must lie in 0 … {self.words - 1}.")
         if ids.shape[1] > self.context:
             raise EngineError(
                 f"{ids.shape[1]} tokens, but a context of {self.context}."
@@ -172,7 +179,7 @@ class Model:
         for place, token in enumerate(ids):
             batch.add(token, place, [0], True)
         self._context.decode(batch)
-        logits = np.empty((len(ids), self._words.n_vocab), np.float32)
+        logits = np.empty((len(ids), self.words), np.float32)
         for place in range(len(ids)):  # lists: row by row, or they fill the memory
             logits[place] = self._context.get_logits_ith(place)
         batch.close()
@@ -189,8 +196,14 @@ class Model:
 
     def close(self) -> None:
         """Free the memory."""
-        self._context.close()
-        self._model.close()
+        if self._model is not None:
+            self._context.close()
+            self._model.close()
+            self._model = self._context = None
+
+    def _require_open(self) -> None:
+        if self._model is None:  # llama.cpp would end the whole process
+            raise EngineError(f"{self.name} is closed: load it again.")
 
     def __enter__(self) -> "Model":
         return self

@@ -4,13 +4,13 @@ A GGUF file reaches it as a blob, named by its sha256, from which a model is cre
 """
 
 import contextlib
-import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import ollama
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from ..errors import EngineError
 from ..evaluation.generation import Speed
@@ -39,19 +39,13 @@ def version(host: str | None = None) -> str:
     Raises:
         EngineError: no server, none that answers in time or in JSON, or one too old.
     """
-    client = ollama.Client(host, timeout=_ASK_S)
+    client = _client(host, _ASK_S)
     with _clear_errors(client):  # the client has no call for this
         answer = client._request_raw("GET", "/api/version").json()
-        try:
-            found = Version(answer["version"])
-        except (KeyError, TypeError, InvalidVersion) as error:
-            raise EngineError(
-                f"What answers at {_address(client)} is no Ollama server: it says "
-                f"{str(answer)[:80]}. Set OLLAMA_HOST to Ollama's address."
-            ) from error
-    if found.is_devrelease or found == Version("0.0.0"):
-        return f"ollama {found}"  # built from source
-    if found < OLDEST:
+        # one that was built from a checkout says 0.12.3-4-gabc1234
+        numbers = re.match(r"\d+\.\d+\.\d+", answer["version"])
+        found = Version(numbers.group())
+    if Version("0.0.0") < found < OLDEST:  # 0.0.0: built from source
         raise EngineError(
             f"The Ollama server is version {found}; {OLDEST} or newer is needed to "
             "create models from local files. Update it from https://ollama.com/download."
@@ -65,7 +59,7 @@ def models(host: str | None = None) -> dict[str, int]:
     Raises:
         EngineError: as ``version``.
     """
-    client = ollama.Client(host, timeout=_SLOW_S)
+    client = _client(host, _SLOW_S)
     with _clear_errors(client):
         return {found.model: int(found.size or 0) for found in client.list().models}
 
@@ -82,8 +76,13 @@ class Model:
 
     def __init__(self, name: str, host: str | None = None, made_here: bool = False):
         self.name, self.speed, self._made_here = name, None, made_here
-        self._client = ollama.Client(host, timeout=_SLOW_S)
-        self.size = models(host).get(_full(name), 0)
+        self._client = _client(host, _SLOW_S)
+        try:
+            self.size = models(host).get(_full(name), 0)
+        except EngineError:
+            with contextlib.suppress(EngineError):
+                self.close()
+            raise
 
     @classmethod
     def create(
@@ -109,7 +108,7 @@ class Model:
                 f"Ollama has a model {name!r} already. Choose another name, pass "
                 f"replace=True, or remove it with `ollama rm {name}`."
             )
-        client = ollama.Client(host, timeout=_SLOW_S)
+        client = _client(host, _SLOW_S)
         with _clear_errors(client):
             digest = client.create_blob(file.path)
             made = client.create(model=name, files={file.path.name: digest})
@@ -189,10 +188,20 @@ def _clear_errors(client: ollama.Client) -> Iterator[None]:
             f"The Ollama server at {address} refused ({error.status_code}): "
             f"{str(error.error)[:200]}"
         ) from error
-    except (json.JSONDecodeError, ValueError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise EngineError(
             f"What answers at {address} is no Ollama server, or a broken one "
             f"({type(error).__name__}). Set OLLAMA_HOST to Ollama's address."
+        ) from error
+
+
+def _client(host: str | None, timeout: float) -> ollama.Client:
+    try:
+        return ollama.Client(host, timeout=timeout)
+    except ValueError as error:
+        raise EngineError(
+            f"OLLAMA_HOST is no address ({error}): set it to something like "
+            "127.0.0.1:11434, or unset it."
         ) from error
 
 

@@ -56,8 +56,10 @@ def measure(model, ids: torch.Tensor, new_tokens: int = 16, repeats: int = 3) ->
     Raises:
         EvaluationError: no prompt, or fewer than two new tokens.
     """
-    if ids.ndim != 2 or not ids.shape[1] or new_tokens < 2:
-        raise EvaluationError("A prompt and at least two new tokens are needed.")
+    if ids.ndim != 2 or not ids.shape[1] or new_tokens < 2 or repeats < 1:
+        raise EvaluationError(
+            "A prompt, at least two new tokens and one repeat are needed."
+        )
     runs = [_once(model, ids, new_tokens) for _ in range(repeats + 1)][1:]
     prefill, decode = torch.tensor(runs, dtype=torch.float64).median(0).values.tolist()
     return Speed(ids.shape[1], prefill, new_tokens - 1, decode)

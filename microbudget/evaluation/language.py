@@ -112,7 +112,8 @@ def read(
         losses.append(-ours.gather(-1, wanted).flatten().cpu())
         if original is not None:
             part = original[i * batch_size :][: len(batch)].to(ours.device)
-            kl = (part.exp() * (part - ours)).sum(-1)
+            terms = part.exp() * (part - ours)
+            kl = terms.masked_fill(part == -torch.inf, 0.0).sum(-1)
             divergence.append(kl.flatten().cpu())
             agrees.append((part.argmax(-1) == ours.argmax(-1)).flatten().cpu())
     found = torch.cat(losses)
@@ -163,6 +164,7 @@ def last_words(
 
     Raises:
         DataError: no passages, or one whose word melts into what is before it.
+        EvaluationError: a model that answers with NaN.
     """
     if not passages:
         raise DataError("There are no passages.")
@@ -179,6 +181,8 @@ def last_words(
         for line, i in enumerate(own):
             whole, known = rows[i]
             there = logits[line, known - 1 : len(whole) - 1]  # (word's tokens, vocab)
+            if torch.isnan(there).any():
+                raise EvaluationError("The model answered with NaN.")
             wanted = torch.tensor(whole[known:], device=there.device)[:, None]
             best = there.topk(5).indices == wanted
             first[i], five[i] = best[:, 0].all(), best.any(1).all()

@@ -8,6 +8,7 @@ all its tokens, and is bound by arithmetic instead.
 import torch
 from torch import nn
 
+from ..errors import EvaluationError
 from .timers import measure_latency
 
 _BYTES = 512 * 2**20  # far more than any cache
@@ -27,8 +28,16 @@ def bytes_a_token(model: nn.Module) -> int:
     """Bytes of weights that writing one token reads: all but embeddings' other rows.
 
     An embedding that is also the head (tied) is read whole, as the head.
+
+    Raises:
+        EvaluationError: tensors of a library's own kind, whose bytes torch doesn't tell.
     """
-    stored = {t.data_ptr(): t.nbytes for t in [*model.parameters(), *model.buffers()]}
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(not t.data_ptr() and t.numel() for t in tensors):
+        raise EvaluationError(
+            "torchao's weights don't tell their bytes: measure a file."
+        )
+    stored = {t.data_ptr(): t.nbytes for t in tensors}
     head = model.get_output_embeddings()
     rows = model.get_input_embeddings().weight
     if head is None or head.weight is not rows:

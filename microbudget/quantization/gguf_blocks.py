@@ -8,6 +8,7 @@ import numpy as np
 from ..errors import QuantizationError
 
 BLOCK = 32
+_LARGEST = 8 * 65504.0  # whose scale still is a float16
 
 
 def q8_0(weights: np.ndarray) -> np.ndarray:
@@ -41,13 +42,15 @@ def q4_0(weights: np.ndarray) -> np.ndarray:
 
 
 def _blocks(weights: np.ndarray) -> np.ndarray:
-    if not weights.size or weights.shape[-1] % BLOCK:
+    columns = weights.shape[-1] if weights.ndim else 0
+    if not weights.size or not columns or columns % BLOCK:
         raise QuantizationError(
-            f"Rows of {weights.shape[-1] if weights.ndim else 0} weights aren't whole "
-            f"blocks of {BLOCK}."
+            f"Rows of {columns} weights aren't whole blocks of {BLOCK}."
         )
-    if not np.isfinite(weights).all():
-        raise QuantizationError("NaN or infinity among the weights.")
+    if not np.abs(weights).max() < _LARGEST:
+        raise QuantizationError(
+            "NaN, infinity or far too large numbers among the weights."
+        )
     return np.ascontiguousarray(weights, dtype=np.float32).reshape(-1, BLOCK)
 
 

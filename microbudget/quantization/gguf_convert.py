@@ -7,7 +7,6 @@ queries and keys are put into its order.
 
 import json
 import os
-import re
 from pathlib import Path
 
 import gguf
@@ -49,7 +48,8 @@ def write_f16(llm: Llm, path: str | os.PathLike) -> Path:
             f"A {config.model_type} can't be written: only Llamas are known here. Use "
             "llama.cpp's own convert_hf_to_gguf.py."
         )
-    tokenizer = _tokenizer(llm.tokenizer)  # complains before anything is written
+    _require_plain(llm.model)
+    tokenizer = _tokenizer(llm.tokenizer, config.vocab_size)
     with atomic_path(path, QuantizationError) as temporary:
         writer = gguf.GGUFWriter(temporary, "llama")
         _write_metadata(writer, llm, tokenizer)
@@ -62,6 +62,23 @@ def write_f16(llm: Llm, path: str | os.PathLike) -> Path:
     return path
 
 
+def _require_plain(model) -> None:
+    """Raise for what would be written without complaint and then computed wrongly."""
+    config = model.config
+    rope = (config.rope_parameters or {}).get("rope_type", "default")
+    packed = [n for n in model.state_dict() if n.endswith(".qweight")]
+    for wrong, what in (
+        (packed, "weights that are packed already: write it from the original"),
+        (rope != "default", f"a rotary embedding of type {rope!r}"),
+        (config.hidden_act != "silu", f"the activation {config.hidden_act!r}"),
+    ):
+        if wrong:
+            raise QuantizationError(
+                f"This model has {what}. Only Llamas of the plain kind are known here; "
+                "for others use llama.cpp's own convert_hf_to_gguf.py."
+            )
+
+
 def gguf_name(name: str) -> str:
     """transformers' name of a Llama's tensor -> llama.cpp's.
 
@@ -70,7 +87,7 @@ def gguf_name(name: str) -> str:
     """
     if name in _OUTER:
         return _OUTER[name]
-    _, _, layer, rest = name.split(".", 3)
+    _, _, layer, rest = [*name.split(".", 3), "", "", ""][:4]
     part, _, kind = rest.rpartition(".")
     if part not in _NAMES:
         raise QuantizationError(f"llama.cpp has no place for the tensor {name!r}.")
@@ -121,6 +138,8 @@ def _write_metadata(writer: gguf.GGUFWriter, llm: Llm, tokenizer: dict) -> None:
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     writer.add_vocab_size(config.vocab_size)
     writer.add_rope_dimension_count(head_size)
+    writer.add_key_length(head_size)
+    writer.add_value_length(head_size)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(tokenizer["pre"])
@@ -138,7 +157,7 @@ def _write_metadata(writer: gguf.GGUFWriter, llm: Llm, tokenizer: dict) -> None:
         writer.add_chat_template(llm.tokenizer.chat_template)
 
 
-def _tokenizer(tokenizer) -> dict:
+def _tokenizer(tokenizer, vocabulary_size: int) -> dict:
     """Tokens by id, their types, merges, and llama.cpp's name for how words are split.
 
     Raises:
@@ -152,14 +171,12 @@ def _tokenizer(tokenizer) -> dict:
             f"A {model['type']} tokenizer can't be written: only byte-level BPE is "
             "known here. Use llama.cpp's own convert_hf_to_gguf.py."
         )
-    # where no token holds several digits, splitting them beforehand changes nothing
-    alone = not any(len(t) > 1 and re.search("[0-9]", t) for t in model["vocab"])
-    alone = alone or '"individual_digits": true' in splitting
-    pre = "smollm" if alone else "gpt-2"
-    if '"Split"' in splitting:
+    pre = "smollm" if '"individual_digits": true' in splitting else "gpt-2"
+    unknown = ('"Split"', '"individual_digits": false', '"add_prefix_space": true')
+    if content["normalizer"] or any(part in splitting for part in unknown):
         raise QuantizationError(
-            "This tokenizer splits words by an expression that isn't known here. Use "
-            "llama.cpp's own convert_hf_to_gguf.py."
+            "This tokenizer changes or splits words in a way that isn't known here: "
+            "llama.cpp would read other tokens. Use its own convert_hf_to_gguf.py."
         )
     vocabulary = dict(model["vocab"])
     added = {token["id"]: token for token in content["added_tokens"]}
@@ -167,7 +184,13 @@ def _tokenizer(tokenizer) -> dict:
     tokens = sorted(vocabulary, key=vocabulary.get)
     if [vocabulary[t] for t in tokens] != list(range(len(tokens))):
         raise QuantizationError("The tokenizer's ids have gaps.")
-    kinds = [gguf.TokenType.NORMAL] * len(tokens)
+    unused = vocabulary_size - len(tokens)  # rows that no token uses
+    if unused < 0:
+        raise QuantizationError(
+            "The tokenizer has more tokens than the model has rows."
+        )
+    kinds = [gguf.TokenType.NORMAL] * len(tokens) + [gguf.TokenType.UNUSED] * unused
+    tokens += [f"[PAD{i}]" for i in range(len(tokens), vocabulary_size)]
     for i, token in added.items():
         special = token["special"]
         kinds[i] = gguf.TokenType.CONTROL if special else gguf.TokenType.USER_DEFINED

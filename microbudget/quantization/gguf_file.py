@@ -74,7 +74,7 @@ class GgufFile:
     @property
     def bits(self) -> float:
         """Bits on disk for each weight: tensors, scales, tokenizer and header."""
-        return 8 * self.size / self.weights
+        return 8 * self.size / max(1, self.weights)
 
     def types(self) -> Counter:
         """Tensor type -> how many tensors have it."""
@@ -187,6 +187,8 @@ class _Reader:
         if kind != _ARRAY:
             raise self.damaged(f"a value of type {kind}")
         inner, n = self.number("I"), self.count("elements")
+        if inner == _ARRAY:
+            raise self.damaged("an array of arrays")
         if inner in _NUMBERS:
             form = f"<{n}{_NUMBERS[inner]}"
             return list(struct.unpack(form, self.take(struct.calcsize(form))))

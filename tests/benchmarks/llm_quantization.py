@@ -1,0 +1,114 @@
+"""Perplexity of the small LLM at 4 and 3 bits: rounding, our GPTQ, and GPTQModel.
+
+    python tests/benchmarks/llm_quantization.py [--tokens 8192] [--seeds 0 1 2]
+
+The same calibration tokens, held-out windows, group, grid and damping for all; every
+model is judged by the same code. GPTQModel takes part where it is installed (an
+environment of its own: `pip install -e .[gptq]`); its checkpoint is read by our loader.
+A seed moves the places that calibration text is taken from. Perplexities with their
+standard error for the choice of text; ratios to the original are paired.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
+
+import torch
+
+import microbudget as mb
+from microbudget.quantization.affine import Scheme
+
+SETTINGS = {
+    "4 bits": Scheme(4, 64),
+    "4 bits, act-order": Scheme(4, 64, act_order=True),
+    "4 bits, symmetric, act-order": Scheme(4, 64, symmetric=True, act_order=True),
+    "3 bits": Scheme(3, 64),
+    "3 bits, act-order": Scheme(3, 64, act_order=True),
+}
+
+
+def calibration(tokenizer, text, tokens, seed, length=256):
+    """Token ids (sequences, length) from random places of a text."""
+    ids = mb.prose.token_ids(tokenizer, text)
+    generator = torch.Generator().manual_seed(seed)
+    places = torch.randint(len(ids) - length, (tokens // length,), generator=generator)
+    return torch.stack([ids[place : place + length] for place in places])
+
+
+def ours(llm, ids, scheme):
+    started = time.perf_counter()
+    mb.layerwise.quantize(llm.model, ids.to(llm.model.device), scheme)
+    return llm, time.perf_counter() - started
+
+
+def gptqmodels(name, ids, scheme):
+    """The same by GPTQModel; None where it isn't installed."""
+    try:
+        from gptqmodel import GPTQModel, QuantizeConfig
+    except ImportError:
+        return None
+    config = QuantizeConfig(
+        bits=scheme.bits, group_size=scheme.group, sym=scheme.symmetric,
+        desc_act=scheme.act_order, damp_percent=scheme.damping,
+        act_group_aware=False,
+    )  # fmt: skip
+    model = GPTQModel.load(str(mb.assets.fetch(name)), config)
+    rows = [
+        {"input_ids": row.tolist(), "attention_mask": [1] * len(row)} for row in ids
+    ]
+    started = time.perf_counter()
+    model.quantize(rows, batch_size=4)
+    took = time.perf_counter() - started
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(folder)
+        return mb.checkpoint.load(Path(folder)), took
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=mb.llm.DEFAULT)
+    parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--windows", type=int, nargs=2, default=(8, 512))
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
+    parser.add_argument("--only", nargs="+", default=tuple(SETTINGS))
+    options = parser.parse_args()
+    torch.set_num_threads(mb.settings.load().threads)
+    llm, prose = mb.llm.load(options.model, dtype=torch.float32), mb.prose.load()
+    windows = mb.prose.windows(llm.tokenizer, prose.held_out, *options.windows)
+    weights = {name: w.clone() for name, w in llm.model.state_dict().items()}
+
+    def judge(label, model, took):
+        reading = mb.language.read(
+            lambda ids: model(ids.to(model.device)).logits, windows, batch_size=1
+        )
+        ratio, error = mb.language.perplexity_ratio(reading, base or reading)
+        print(
+            f"{label:44} perplexity {reading.perplexity:7.3f} ± {reading.error:.3f}, "
+            f"× {ratio:.4f} ± {error:.4f}, {took:6.1f} s",
+            flush=True,
+        )
+        return reading
+
+    base = None
+    base = judge("original", llm.model, 0.0)
+    for name in options.only:
+        scheme = SETTINGS[name]
+        llm.model.load_state_dict(weights)
+        started = time.perf_counter()
+        mb.layerwise.round_model(llm.model, scheme)
+        judge(f"RTN, {name}", llm.model, time.perf_counter() - started)
+        for seed in options.seeds:
+            ids = calibration(llm.tokenizer, prose.calibration, options.tokens, seed)
+            llm.model.load_state_dict(weights)
+            _, took = ours(llm, ids, scheme)
+            judge(f"ours, {name}, seed {seed}", llm.model, took)
+            if theirs := gptqmodels(options.model, ids, scheme):
+                judge(f"GPTQModel, {name}, seed {seed}", theirs[0].model, theirs[1])
+
+
+if __name__ == "__main__":
+    main()
