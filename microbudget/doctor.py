@@ -48,7 +48,7 @@ def examine() -> list[Finding]:
         what = f"torch or torchvision does not import: {error}"
         return [*findings, Finding(PROBLEM, what, _REINSTALL)]
     findings += [_torch(), _torchvision(), _device(), _threads(here), _memory()]
-    findings += [_disk(here), *_assets(here), _network(here)]
+    findings += [_disk(here), *_assets(here), _network(here), *_engines()]
     return findings
 
 
@@ -213,6 +213,21 @@ def _network(here: settings.Settings) -> Finding:
         )
     state = "MICROBUDGET_OFFLINE is set" if here.offline else "fetching is allowed"
     return Finding(OK, f"{state}; after set-up nothing uses the network")
+
+
+def _engines() -> list[Finding]:
+    """What runs GGUF files; notebook 04 needs llama.cpp, Ollama is welcome."""
+    from . import engines
+
+    findings = []
+    for name, state in engines.available().items():
+        if state.startswith("No Ollama server"):
+            findings.append(Finding(OK, f"{name}: not running, and not needed"))
+        elif state.split()[-1][0].isdigit():  # a version
+            findings.append(Finding(OK, f"{name}: {state}"))
+        else:
+            findings.append(Finding(NOTE, f"{name} can't be used", state))
+    return findings
 
 
 def shorten_home(text: str) -> str:

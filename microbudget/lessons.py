@@ -49,7 +49,6 @@ class Quantization:
 
     Attributes:
         model: the language model's name in the catalog.
-        float32: compute in float32, also where bfloat16 is faster.
         calibrate: sequences and tokens of calibration text.
         windows: windows and tokens that models are judged by.
         passages: whose last word is to be guessed.
@@ -57,7 +56,6 @@ class Quantization:
     """
 
     model: str
-    float32: bool
     calibrate: tuple[int, int]
     windows: tuple[int, int]
     passages: int
@@ -65,12 +63,12 @@ class Quantization:
 
 
 _QUANTIZATION = {
-    "mini": Quantization("smollm2-135m-instruct", True, (12, 256), (4, 160), 24, 64),
+    "mini": Quantization("smollm2-135m-instruct", (12, 256), (3, 128), 16, 64),
     "full on cpu": Quantization(
-        "smollm2-360m-instruct", True, (32, 256), (16, 512), 300, 256
+        "smollm2-360m-instruct", (32, 256), (16, 512), 300, 256
     ),
     "full on cuda": Quantization(
-        "smollm2-1.7b-instruct", False, (128, 512), (32, 512), 1000, 512
+        "smollm2-1.7b-instruct", (128, 512), (32, 512), 1000, 512
     ),
 }  # fmt: skip
 

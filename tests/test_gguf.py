@@ -237,14 +237,12 @@ def test_files_that_cant_be_read(tmp_path):
         gguf_file.read(os.fspath(tmp_path))
 
 
-@pytest.mark.xfail(strict=True, raises=RecursionError, reason="no limit to nesting")
 def test_arrays_nested_without_end(tmp_path):
     nested = struct.pack("<IQ", 9, 1) * 3000 + struct.pack("<IQ", 4, 0)
     with pytest.raises(QuantizationError, match="damaged"):
         gguf_file.read(written(tmp_path, header(0, 1, pair(9, nested))))
 
 
-@pytest.mark.xfail(strict=True, raises=ZeroDivisionError, reason="0 weights")
 def test_a_vocabulary_alone_has_no_bits_a_weight(tmp_path):
     """Files without tensors exist: llama.cpp's own ggml-vocab-*.gguf."""
     found = gguf_file.read(written(tmp_path, header()))

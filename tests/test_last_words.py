@@ -119,7 +119,6 @@ def test_passages_that_wont_do():
         language.last_words(sure, melting, [Passage("the", "end")])
 
 
-@pytest.mark.xfail(strict=True, reason="only read() looks whether logits are finite")
 def test_a_model_that_answers_with_nan():
     with pytest.raises(EvaluationError, match="NaN or infinity"):
         language.last_words(

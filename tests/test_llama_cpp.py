@@ -100,13 +100,11 @@ def test_half_a_character_at_the_end_is_left_out(parrot):
         assert "".join(model.stream(PROMPT, n)) == expected
 
 
-@pytest.mark.xfail(strict=True, reason="detokenize strips white space at the beginning")
 @pytest.mark.parametrize("answer", [" the cat.", "\n a", "  +  ."])
 def test_white_space_at_the_beginning_is_part_of_the_answer(parrot, answer):
     assert "".join(parrot(answer).stream(PROMPT)) == answer
 
 
-@pytest.mark.xfail(strict=True, reason="with gpt-2's splitting, detokenize tidies up")
 @pytest.mark.parametrize("answer", ["a ,b", "12 .", "a 's"])
 def test_spaces_before_punctuation_are_part_of_the_answer(parrot, answer):
     own = test_gguf_tokens.changed(test_gguf_tokens.two_digits)
@@ -161,7 +159,6 @@ def test_the_whole_context_can_be_used(model):
     small.close()  # twice is no error
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="cyllama's own error")
 @pytest.mark.parametrize("token", [-3, tiny_llm.VOCABULARY])
 def test_tokens_that_are_none(model, token):
     with pytest.raises(EngineError):
@@ -169,7 +166,6 @@ def test_tokens_that_are_none(model, token):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="the process aborts")
 def test_a_closed_model_says_so(model):
     code = (
         "import sys; from microbudget.engines import llama_cpp\n"
@@ -226,5 +222,5 @@ def test_measuring_a_transformers_model(llm, monkeypatch):
     ("shape", "tokens"), [((1, 0), 16), ((5,), 16), ((1, 5), 1), ((1, 5), 0)]
 )
 def test_nothing_to_measure(llm, shape, tokens):
-    with pytest.raises(EvaluationError, match="prompt and at least two new tokens"):
+    with pytest.raises(EvaluationError, match="prompt, at least two new tokens"):
         generation.measure(llm.model, torch.zeros(shape, dtype=torch.long), tokens)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..errors import AssetError
+from ..errors import AssetError, MicrobudgetError
 
 _FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
@@ -25,7 +25,7 @@ def damage_is_clear(folder: Path) -> Iterator[None]:
     """Turn what safetensors, json and transformers raise into one clear AssetError."""
     try:
         yield
-    except AssetError:
+    except MicrobudgetError:
         raise
     except Exception as error:
         raise AssetError(

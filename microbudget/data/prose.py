@@ -206,6 +206,8 @@ def _lambada(folder: Path) -> list[Passage]:
     files, found = sorted(folder.rglob("*.jsonl")), []
     if not files:
         raise DataError(f"{folder} holds no .jsonl file with LAMBADA's passages.")
+    if len(files) > 1:
+        raise DataError(f"{folder} holds {len(files)} .jsonl files: leave one there.")
     try:
         lines = files[0].read_text("utf-8").strip("\n").split("\n")
     except UnicodeDecodeError as error:

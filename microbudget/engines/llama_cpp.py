@@ -129,7 +129,11 @@ class Model:
             EngineError: an empty prompt, or one that leaves no room in the context.
         """
         self._require_open()
-        ids = self._words.tokenize(prompt, False, True)
+        self.speed = None
+        keys = self.file.metadata
+        bpe = keys.get("tokenizer.ggml.model") == "gpt2"
+        begin = bool(keys.get("tokenizer.ggml.add_bos_token", not bpe))
+        ids = self._words.tokenize(prompt, begin, True)
         if not ids or not prompt.strip():
             raise EngineError("The prompt is empty.")
         if len(ids) + max_tokens > self.context:
@@ -139,28 +143,31 @@ class Model:
             )
         sampler = self._sampler(temperature, seed)
         self._context.kv_cache_clear()
-        started = time.perf_counter()
-        self._context.decode(self._library.llama_batch_get_one(ids))
-        token = sampler.sample(self._context, -1)
-        written, shown, read = [], "", time.perf_counter()
+        token, prefill_s = self._next(sampler, ids)
+        written, shown, passes, decode_s = [], "", 0, 0.0
         while not self._words.is_eog(token) and len(written) < max_tokens:
-            written.append(self._words.get_text(token))
-            text = ByteLevel().decode(written)  # llama.cpp's own would eat a space
+            written.append(token)
+            text = self._text(written) if bpe else self._words.detokenize(written)
             if not text.endswith("�"):  # else half a character: wait for the rest
                 yield text[len(shown) :]
                 shown = text
             if len(written) == max_tokens:
                 break
-            one = self._library.llama_batch_get_one(
-                [token], len(ids) + len(written) - 1
-            )
-            self._context.decode(one)
-            token = sampler.sample(self._context, -1)
-        # the prompt's pass has already brought the first token
-        self.speed = Speed(
-            len(ids), read - started, max(0, len(written) - 1),
-            time.perf_counter() - read,
-        )  # fmt: skip
+            token, seconds = self._next(sampler, [token], len(ids) + len(written) - 1)
+            passes, decode_s = passes + 1, decode_s + seconds
+        self.speed = Speed(len(ids), prefill_s, passes, decode_s)
+
+    def _next(self, sampler, ids: list[int], place: int = 0) -> tuple[int, float]:
+        """Read tokens, choose the next one; seconds that it took."""
+        self._require_open()
+        started = time.perf_counter()
+        self._context.decode(self._library.llama_batch_get_one(ids, place))
+        token = sampler.sample(self._context, -1)
+        return token, time.perf_counter() - started
+
+    def _text(self, tokens: list[int]) -> str:
+        """Byte-level tokens as text; llama.cpp's own detokenizer would eat spaces."""
+        return ByteLevel().decode([self._words.get_text(token) for token in tokens])
 
     def scorer(self, ids: torch.Tensor) -> torch.Tensor:
         """Logits (batch, tokens, vocabulary) of token ids (batch, tokens)."""

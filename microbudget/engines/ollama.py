@@ -12,6 +12,7 @@ import httpx
 import ollama
 from packaging.version import Version
 
+from .. import settings
 from ..errors import EngineError
 from ..evaluation.generation import Speed
 from ..quantization import gguf_file
@@ -127,7 +128,8 @@ class Model:
         if not prompt.strip():
             raise EngineError("The prompt is empty.")
         options = {"num_predict": max_tokens, "temperature": temperature, "seed": seed,
-                   "repeat_penalty": 1.0, "top_k": 0, "top_p": 1.0}  # fmt: skip
+                   "repeat_penalty": 1.0, "top_k": 0, "top_p": 1.0,
+                   "num_thread": settings.load().threads}  # fmt: skip
         last = None
         with _clear_errors(self._client):
             for part in self._client.generate(
@@ -143,7 +145,8 @@ class Model:
             )
         self.speed = Speed(
             last.prompt_eval_count or 0, (last.prompt_eval_duration or 0) / 1e9,
-            last.eval_count or 0, (last.eval_duration or 0) / 1e9,
+            # the first came with the prompt, as with the other engines
+            max(0, (last.eval_count or 0) - 1), (last.eval_duration or 0) / 1e9,
         )  # fmt: skip
 
     def close(self) -> None:

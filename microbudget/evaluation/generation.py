@@ -60,13 +60,18 @@ def measure(model, ids: torch.Tensor, new_tokens: int = 16, repeats: int = 3) ->
         raise EvaluationError(
             "A prompt, at least two new tokens and one repeat are needed."
         )
-    runs = [_once(model, ids, new_tokens) for _ in range(repeats + 1)][1:]
+    runs = [write(model, ids, new_tokens) for _ in range(repeats + 1)][1:]
     prefill, decode = torch.tensor(runs, dtype=torch.float64).median(0).values.tolist()
     return Speed(ids.shape[1], prefill, new_tokens - 1, decode)
 
 
-def _once(model, ids: torch.Tensor, new_tokens: int) -> tuple[float, float]:
-    """Seconds of the prompt's pass, and of all later ones."""
+@torch.inference_mode()
+def write(model, ids: torch.Tensor, new_tokens: int) -> tuple[float, float]:
+    """Write greedily once: seconds of the prompt's pass, and of all later ones.
+
+    Args:
+        ids: int64 (1, tokens), the prompt.
+    """
     device = str(model.device)
     ids = ids.to(model.device)
     synchronise(device)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from .generation import SAMPLING
@@ -31,6 +32,8 @@ def where_time_goes(function: Callable[[], object], device: str = "cpu") -> dict
         function()
     found: Counter = Counter()
     for event in profiler.events():
+        if event.device_type != DeviceType.CPU:  # kernels: their callers count them
+            continue
         own = event.self_device_time_total if on_gpu else event.self_cpu_time_total
         found[_part(event)] += own / 1e3
     return {part: found[part] for part in PARTS}

@@ -181,8 +181,8 @@ def last_words(
         for line, i in enumerate(own):
             whole, known = rows[i]
             there = logits[line, known - 1 : len(whole) - 1]  # (word's tokens, vocab)
-            if torch.isnan(there).any():
-                raise EvaluationError("The model answered with NaN.")
+            if not torch.isfinite(there).all():
+                raise EvaluationError("The model answered with NaN or infinity.")
             wanted = torch.tensor(whole[known:], device=there.device)[:, None]
             best = there.topk(5).indices == wanted
             first[i], five[i] = best[:, 0].all(), best.any(1).all()

@@ -30,10 +30,11 @@ def bytes_a_token(model: nn.Module) -> int:
     An embedding that is also the head (tied) is read whole, as the head.
 
     Raises:
-        EvaluationError: tensors of a library's own kind, whose bytes torch doesn't tell.
+        EvaluationError: a library's own tensors, whose bytes torch doesn't tell.
     """
     tensors = [*model.parameters(), *model.buffers()]
-    if any(not t.data_ptr() and t.numel() for t in tensors):
+    own = any(getattr(t, "quant_state", None) is not None for t in tensors)
+    if own or any(not t.data_ptr() and t.numel() for t in tensors):
         raise EvaluationError(
             "torchao's weights don't tell their bytes: measure a file."
         )

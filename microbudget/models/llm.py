@@ -14,7 +14,7 @@ from ..assets.folders import (
     weights_id,
 )
 from ..compat import transformers
-from ..errors import AssetError
+from ..errors import AssetError, SettingsError
 from .four_bit import int8, keep_trainable, nf4
 
 DEFAULT = "smollm2-135m-instruct"
@@ -56,6 +56,8 @@ def load(
     Raises:
         AssetError: it can't be had, files are missing or damaged, or it is no Llama.
     """
+    if four_bit and eight_bit:
+        raise SettingsError("four_bit and eight_bit: choose one.")
     card = "" if folder else assets.get(name).card()
     name = Path(folder).name if folder else name
     folder = Path(folder) if folder else assets.fetch(name)

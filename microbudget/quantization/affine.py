@@ -93,7 +93,8 @@ def grid(w: torch.Tensor, scheme: Scheme) -> tuple[torch.Tensor, torch.Tensor]:
 
     s = (max − min) / (2^b − 1), z = round(−min / s); symmetric: min = −max and
     z = 2^(b−1). Zero is exactly representable; the scale is rounded up to float16, as
-    it will be stored, before anything is computed with it: the range is never cut.
+    it will be stored, before anything is computed with it. No weight is farther than
+    half a step from the grid: a symmetric one ends half a step below the largest.
 
     Args:
         w: float32 (…, n).

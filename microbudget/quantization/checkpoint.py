@@ -37,10 +37,19 @@ def save(
         llm: its model holds plain linear maps or packed ones; it isn't changed.
 
     Raises:
-        QuantizationError: shapes that can't be packed, an embedding that isn't finite,
-            a full disk. Nothing half-written is left.
+        QuantizationError: shapes that can't be packed, matrices of other bits than the
+            scheme's, an embedding that isn't finite, a folder with something else in
+            it, a full disk. Nothing half-written is left.
     """
     folder, model = Path(folder), llm.model
+    _require_own(folder)
+    packed = [n for n, m in model.named_modules() if isinstance(m, PackedLinear)]
+    wrong = [n for n, m in matrices.items() if m.bits != scheme.bits]
+    if wrong or set(packed) - set(matrices):
+        raise QuantizationError(
+            f"These matrices aren't all of the model's packed ones, or not of "
+            f"{scheme.bits} bits: {(wrong or packed)[0]}."
+        )
     for name, matrix in matrices.items():
         try:
             require_packable(*reversed(matrix.codes.shape), matrix.bits)
@@ -49,9 +58,9 @@ def save(
     v2 = not scheme.symmetric
     state = {}
     for name, tensor in _dense(model, matrices).items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise QuantizationError(f"{name} holds numbers that are not finite.")
         state[name] = tensor.half().cpu().contiguous()
+        if not torch.isfinite(state[name]).all():
+            raise QuantizationError(f"{name} is not finite, or too large for float16.")
     for name, matrix in matrices.items():
         packed = PackedLinear.of(matrix.to("cpu"))
         for part in _MAPS:
@@ -133,6 +142,18 @@ def _dense(model: nn.Module, matrices: dict) -> dict[str, torch.Tensor]:
     packed = [n for n, m in model.named_modules() if isinstance(m, PackedLinear)]
     skip |= {f"{name}.{part}" for name in packed for part in _MAPS}
     return {n: t for n, t in model.state_dict().items() if n not in skip}
+
+
+def _require_own(folder: Path) -> None:
+    """Raise if writing would remove something that is no checkpoint."""
+    if not folder.exists():
+        return
+    empty = folder.is_dir() and not any(folder.iterdir())
+    if not empty and not (folder / "quantize_config.json").is_file():
+        raise QuantizationError(
+            f"{folder} is there already and is no GPTQ checkpoint: it would be "
+            "replaced. Choose another folder."
+        )
 
 
 def _settings_of(scheme: Scheme) -> dict:

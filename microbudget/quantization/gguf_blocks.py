@@ -48,9 +48,7 @@ def _blocks(weights: np.ndarray) -> np.ndarray:
             f"Rows of {columns} weights aren't whole blocks of {BLOCK}."
         )
     if not np.abs(weights).max() < _LARGEST:
-        raise QuantizationError(
-            "NaN, infinity or far too large numbers among the weights."
-        )
+        raise QuantizationError("NaN or infinity among the weights, or nearly.")
     return np.ascontiguousarray(weights, dtype=np.float32).reshape(-1, BLOCK)
 
 

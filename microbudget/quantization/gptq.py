@@ -1,8 +1,8 @@
 """GPTQ (Frantar et al. 2023, arXiv:2210.17323): round a column, mend the others.
 
-A layer's error is ‖WX − ŴX‖². Its Hessian for every row of W is H = 2·X·Xᵀ (section
-3.1), the same for all rows. Columns are rounded one after another; what a column loses
-is made up for by the columns that are still to come (equations 2 and 3).
+A layer's error is ‖WX − ŴX‖² (equation 1). Its Hessian for every row of W is
+H = 2·X·Xᵀ (section 3), the same for all rows. Columns are rounded one after another;
+what a column loses is made up for by those still to come (equations 2 and 3).
 """
 
 import math
@@ -19,8 +19,11 @@ from .affine import (
     stored,
 )
 
-_BLOCK = 32  # columns that are finished before the others hear of it (section 3.3)
+_BLOCK = (
+    32  # columns that are finished before the others hear of it (section 4, step 2)
+)
 _PANEL = 256
+_Grid = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 _DAMP_TRIES = 4
 
 
@@ -45,7 +48,7 @@ def hessian(inputs: torch.Tensor) -> torch.Tensor:
 
 
 def inverse_factor(h: torch.Tensor, damping: float) -> torch.Tensor:
-    """The upper triangular U with UᵀU = (H + λ·mean(diag H)·I)⁻¹ (section 3.3, step 3).
+    """The upper triangular U with UᵀU = (H + λ·mean(diag H)·I)⁻¹ (section 4, step 3).
 
     Row j of U, from column j on, is what rounding column j must be spread with.
 
@@ -60,12 +63,12 @@ def inverse_factor(h: torch.Tensor, damping: float) -> torch.Tensor:
     eye = torch.eye(len(h), device=h.device)
     for attempt in range(_DAMP_TRIES):
         damped = h + (10**attempt * damping * h.diagonal().mean()) * eye
-        lower, failed = torch.linalg.cholesky_ex(damped)
+        # with rows and columns in reverse order, H = L·Lᵀ gives U = L⁻¹ in reverse
+        lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
         if not failed:
-            inverse = torch.cholesky_inverse(lower)
-            upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
-            if not failed and torch.isfinite(upper).all():
-                return upper
+            inverse = torch.linalg.solve_triangular(lower, eye, upper=False)
+            if torch.isfinite(inverse).all():
+                return inverse.flip(0, 1)
     raise QuantizationError(
         f"The Hessian ({len(h)} × {len(h)}) is singular, even damped: its inputs are "
         "(nearly) all zero. Use more and more varied calibration text, or a larger "
@@ -96,12 +99,11 @@ def gptq(weight: torch.Tensor, h: torch.Tensor, scheme: Scheme) -> Quantized:
     h.diagonal()[dead] = alive.mean() if len(alive) else 1.0
     groups = columns_to_groups(columns, scheme, w.device)
     order = torch.arange(columns, device=w.device)
-    scales, zeros = [], []
+    grids: list[_Grid] = []
     if scheme.act_order:  # grids as the weights are now: groups are not torn apart
         order = h.diagonal().argsort(descending=True, stable=True)
         for part in w.split(scheme.group or columns):
-            scale, zero = grid(part.T, scheme)
-            scales.append(scale), zeros.append(zero)
+            grids.append(_grid_of(part, scheme))
         w, h = w[order], h[order][:, order]
     upper = inverse_factor(h, scheme.damping)
     lower = upper.T.contiguous()
@@ -110,22 +112,28 @@ def gptq(weight: torch.Tensor, h: torch.Tensor, scheme: Scheme) -> Quantized:
     width = scheme.group or columns
     for start in range(0, columns, block := _block(scheme)):
         stop = min(start + block, columns)
-        if not scheme.act_order and group_of[start] == len(scales):  # a group begins
-            scale, zero = grid(w[start : start + width].T, scheme)
-            scales.append(scale), zeros.append(zero)
+        if not scheme.act_order and group_of[start] == len(grids):  # a group begins
+            grids.append(_grid_of(w[start : start + width], scheme))
         errors = torch.empty_like(w[start:stop])
         lines = zip(w[start:stop], codes[start:stop], errors, strict=True)
         for j, (row, code, error) in enumerate(lines, start):  # each (out,)
             if j > start:  # what the block's columns before have left to this one
                 known = errors[: j - start].T
                 row = torch.addmv(row, known, lower[j, start:j], alpha=-1)
-            scale, zero = scales[group_of[j]], zeros[group_of[j]]
-            q = (row / scale).round_().clamp_(-zero, scheme.top - zero)
+            scale, zero, low, high = grids[group_of[j]]
+            q = (row / scale).round_().clamp_(low, high)
             torch.add(q, zero, out=code)
             torch.sub(row, q.mul_(scale), out=error).div_(spread[j])  # equation 2
         w[stop:].addmm_(upper[start:stop, stop:].T, errors, alpha=-1)  # equation 4
     codes = codes[order.argsort()].T.contiguous()  # (out, in)
-    return stored(codes, torch.stack(scales, 1), torch.stack(zeros, 1), groups, scheme)
+    scales, zeros = (torch.stack([g[part] for g in grids], 1) for part in (0, 1))
+    return stored(codes, scales, zeros, groups, scheme)
+
+
+def _grid_of(part: torch.Tensor, scheme: Scheme) -> _Grid:
+    """Of a group (columns, out): scale, zero, and how far from zero codes may be."""
+    scale, zero = grid(part.T, scheme)
+    return scale, zero, -zero, scheme.top - zero
 
 
 def output_error(weight: torch.Tensor, rounded: torch.Tensor, h: torch.Tensor) -> float:

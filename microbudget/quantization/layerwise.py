@@ -8,6 +8,7 @@ keys and values; gate and up) share one Hessian and are rounded together.
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -41,8 +42,8 @@ def quantize(
     Args:
         model: any transformer whose layers stand in an ``nn.ModuleList``.
         calibration: token ids (sequences, tokens), on the device to compute on.
-        folder: finished layers are kept there; a run that was interrupted goes on from
-            them. Emptied when all is done.
+        folder: finished layers are kept there, and removed when all is done. A run
+            that was interrupted (the model is then as it was before) goes on from them.
         on_layer: called with name, weight as it was, and result of every linear map
             that is quantized now (not of those that an earlier run finished).
 
@@ -63,13 +64,13 @@ def quantize(
     kept = resume.Kept(folder, _run_id(model, calibration, scheme) if folder else "")
     model.eval()
     device, done = calibration.device, {}
-    with torch.no_grad():
+    with torch.no_grad(), _restored_unless_finished(layers):
         flow.require_alike(model, layers, calibration)
         arrived = flow.inputs_of_first(model, layers[0], calibration)
         _require_memory(layers[0], arrived, calibration)
         for i, layer in enumerate(bar(layers, "GPTQ", unit="layer")):
             home = next(iter([p.device for p in layer.parameters()]), device)
-            layer.to(device)
+            layer.to(device)  # back home also when interrupted
             earlier = kept.read(i, device)
             if earlier is None:
                 shared = _who_shares_inputs(layer, arrived, names)
@@ -92,6 +93,26 @@ def quantize(
             done |= {name: matrix.to(home) for name, matrix in found.items()}
     kept.clear()
     return done
+
+
+@contextmanager
+def _restored_unless_finished(layers: nn.ModuleList) -> Iterator[None]:
+    """Put weights and devices back if the block is interrupted or fails.
+
+    Keeps a copy of the maps' weights in main memory meanwhile.
+    """
+    homes = [[(p, p.device) for p in layer.parameters()] for layer in layers]
+    before = [(linear, linear.weight.detach().to("cpu", copy=True))
+              for linear in linears(layers)]  # fmt: skip
+    try:
+        yield
+    except BaseException:
+        for linear, weight in before:
+            linear.weight.data.copy_(weight)
+        for layer, places in zip(layers, homes, strict=True):
+            if places:
+                layer.to(places[0][1])
+        raise
 
 
 def round_model(model: nn.Module, scheme: Scheme) -> dict[str, Quantized]:
@@ -214,6 +235,8 @@ def _require_memory(layer: nn.Module, arrived: flow.Arrived, calibration) -> Non
     needed = activation_bytes(layer, arrived.hidden, calibration.shape[1])
     if calibration.is_cuda:
         free, _ = torch.cuda.mem_get_info(calibration.device)
+        free += torch.cuda.memory_reserved(calibration.device)  # kept by torch, unused:
+        free -= torch.cuda.memory_allocated(calibration.device)
     else:
         free = psutil.virtual_memory().available
     if needed > free:

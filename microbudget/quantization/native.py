@@ -38,6 +38,7 @@ def int4_weights(model: nn.Module, group: int = 64) -> nn.Module:
     """
     import torch
     from torchao.quantization import Int4WeightOnlyConfig
+    from torchao.quantization.quantize_.workflows import Int4PackingFormat
 
     weight = next(model.parameters())
     if not weight.is_cuda or weight.dtype != torch.bfloat16:
@@ -45,7 +46,9 @@ def int4_weights(model: nn.Module, group: int = 64) -> nn.Module:
             "torchao packs 4-bit weights on a GPU and in bfloat16 only (0.18 has no "
             "kernel for CPUs). Use GPTQ, bitsandbytes' NF4 or GGUF here."
         )
-    return _with_torchao(model, Int4WeightOnlyConfig(group_size=group))
+    tiled = Int4PackingFormat.TILE_PACKED_TO_4D  # tinygemm's, which torch has
+    config = Int4WeightOnlyConfig(group_size=group, int4_packing_format=tiled)
+    return _with_torchao(model, config)
 
 
 def _with_torchao(model: nn.Module, config) -> nn.Module:
@@ -53,7 +56,15 @@ def _with_torchao(model: nn.Module, config) -> nn.Module:
 
     if not any(True for _ in linears(model)):
         raise QuantizationError("No plain linear map to quantize: is it done already?")
+    head = getattr(
+        model, "get_output_embeddings", lambda: None
+    )()  # often the embedding
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what torchao will rename next
-        quantize_(model, config)
+        try:
+            quantize_(
+                model, config, lambda m, _: type(m) is nn.Linear and m is not head
+            )
+        except (ImportError, AssertionError) as error:
+            raise QuantizationError(f"torchao can't do this here: {error}") from error
     return model

@@ -5,8 +5,6 @@ Every call unpacks and dequantizes the whole matrix in plain torch: this saves m
 not time. Fast kernels for the same layout are GPTQModel's.
 """
 
-import math
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -15,7 +13,7 @@ from torch.profiler import record_function
 from ..errors import QuantizationError
 from ..evaluation.hotspots import DEQUANTIZE
 from .affine import Quantized
-from .packing import pack, unpack
+from .packing import fill, pack, unpack
 
 
 class PackedLinear(nn.Module):
@@ -99,7 +97,7 @@ def require_packable(inputs: int, outputs: int, bits: int) -> None:
     """Raise a QuantizationError unless rows and columns fill whole words."""
     if bits not in (2, 3, 4, 8):
         raise QuantizationError(f"{bits} bits can't be packed: use 2, 3, 4 or 8.")
-    step = 32 // math.gcd(bits, 32)
+    step = fill(bits)
     if inputs % step or outputs % step:
         raise QuantizationError(
             f"A map from {inputs} to {outputs} can't be packed in {bits} bits: both "

@@ -34,10 +34,10 @@ def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
         raise QuantizationError(f"Numbers outside 0 … {2**bits - 1} for {bits} bits.")
     words = torch.zeros((n * bits // 32, *codes.shape[1:]), dtype=torch.int64,
                         device=codes.device)  # fmt: skip
-    for phase in range(_phases(bits)):  # numbers that start at the same bit of a word
-        part = codes[phase :: _phases(bits)].long()
+    for phase in range(fill(bits)):  # numbers that start at the same bit of a word
+        part = codes[phase :: fill(bits)].long()
         word, shift = divmod(phase * bits, 32)
-        step = _phases(bits) * bits // 32
+        step = fill(bits) * bits // 32
         words[word::step] |= (part << shift) & 0xFFFFFFFF
         if shift + bits > 32:  # the upper bits stand in the next word
             words[word + 1 :: step] |= part >> (32 - shift)
@@ -46,7 +46,11 @@ def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
 
 def unpack(words: torch.Tensor, bits: int) -> torch.Tensor:
     """The inverse: int32 (m, …) -> uint8 (m·32/bits, …)."""
-    phases, n = _phases(bits), len(words) * 32 // bits
+    if 32 % bits == 0:  # none across two words: all at once
+        shifts = torch.arange(0, 32, bits, dtype=torch.int32, device=words.device)
+        shifts = shifts.view(-1, *[1] * (words.ndim - 1))
+        return ((words[:, None] >> shifts) & (2**bits - 1)).byte().flatten(0, 1)
+    phases, n = fill(bits), len(words) * 32 // bits
     step = phases * bits // 32
     codes = torch.empty((n, *words.shape[1:]), dtype=torch.uint8, device=words.device)
     for phase in range(phases):
@@ -59,6 +63,6 @@ def unpack(words: torch.Tensor, bits: int) -> torch.Tensor:
     return codes
 
 
-def _phases(bits: int) -> int:
-    """After so many numbers the pattern of bits within words repeats."""
+def fill(bits: int) -> int:
+    """So many numbers fill whole words; then the pattern of bits repeats."""
     return 32 // math.gcd(bits, 32)
