@@ -63,7 +63,7 @@ class Quantization:
 
 
 _QUANTIZATION = {
-    "mini": Quantization("smollm2-135m-instruct", (12, 256), (3, 128), 16, 64),
+    "mini": Quantization("smollm2-135m-instruct", (12, 256), (4, 128), 16, 64),
     "full on cpu": Quantization(
         "smollm2-360m-instruct", (32, 256), (16, 512), 300, 256
     ),
