@@ -112,12 +112,14 @@ class OllamaServer:
             for piece in pieces:
                 yield {**common, "response": piece, "done": False}
             speed = model.speed
-        # Ollama counts the token that came with the prompt as part of the answer
+        # passes after the prompt's: the last one brought a token, or the end
+        cut = speed.new_tokens == options.get("num_predict", 16) - 1
+        written = speed.new_tokens + cut
         yield {**common, "response": "", "done": True, "done_reason": "stop",
                "total_duration": ns(time.perf_counter() - began),
                "load_duration": ns(load), "prompt_eval_count": speed.prompt_tokens,
                "prompt_eval_duration": ns(speed.prefill_s),
-               "eval_count": speed.new_tokens + 1,
+               "eval_count": written,
                "eval_duration": ns(speed.decode_s)}  # fmt: skip
 
     def tag(self, name: str) -> dict:
