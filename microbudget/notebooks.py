@@ -115,10 +115,28 @@ def _save(executed: Path, target: Path) -> None:
     notebook = nbformat.read(executed, as_version=4)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = _merged(cell.outputs)
     notebook.metadata.pop("widgets", None)
     notebook.metadata["language_info"] = {"name": "python"}
     notebook.metadata[HASH] = sources_sha256(notebook)
     _write(notebook, target)
+
+
+def _merged(outputs: list) -> list:
+    """What was printed piece by piece as one output; some viewers show each on a line."""
+    merged: list = []
+    for output in outputs:
+        last = merged[-1] if merged else None
+        if (
+            last is not None
+            and output.output_type == last.output_type == "stream"
+            and output.name == last.name
+        ):
+            last.text += output.text
+        else:
+            merged.append(output)
+    return merged
 
 
 def _write(notebook: nbformat.NotebookNode, path: Path) -> None:

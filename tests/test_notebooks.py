@@ -172,6 +172,22 @@ def test_a_notebook_runs_without_a_network_and_stays_untouched(tmp_path, monkeyp
     assert counts == list(range(1, len(counts) + 1))
 
 
+def test_pieces_of_one_stream_become_one_output():
+    def printed(text, name="stdout"):
+        return nbformat.v4.new_output("stream", name=name, text=text)
+
+    picture = nbformat.v4.new_output("display_data", data={"text/plain": "x"})
+    outputs = [
+        printed("a"),
+        printed("b"),
+        picture,
+        printed("c"),
+        printed("d", "stderr"),
+    ]
+    merged = notebooks._merged(outputs)
+    assert [o.get("text") for o in merged] == ["ab", None, "c", "d"]
+
+
 def test_a_failing_notebook_fails_the_run(tmp_path, monkeypatch):
     root = tmp_path / "root"
     (root / "notebooks").mkdir(parents=True)

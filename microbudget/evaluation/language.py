@@ -56,7 +56,8 @@ class Reading:
         return float(_there(self.agrees).double().mean())
 
     def __str__(self) -> str:
-        text = f"perplexity {self.perplexity:.2f} ± {self.error:.2f}"
+        places = 2 if self.perplexity < 1000 else 0
+        text = f"perplexity {self.perplexity:,.{places}f} ± {self.error:,.{places}f}"
         if self.divergence is not None:
             text += f", KL {self.kl:.4f} nats, same first choice {self.agreement:.1%}"
         return text
