@@ -124,7 +124,7 @@ def _save(executed: Path, target: Path) -> None:
 
 
 def _merged(outputs: list) -> list:
-    """What was printed piece by piece as one output; some viewers show each on a line."""
+    """What was printed piece by piece, as one output: some viewers break the line."""
     merged: list = []
     for output in outputs:
         last = merged[-1] if merged else None
