@@ -175,6 +175,23 @@ def test_an_interrupted_run_goes_on(tmp_path):
     assert not (tmp_path / "kept").exists()
 
 
+def test_an_interrupted_run_leaves_the_model_as_it_was(tmp_path):
+    """So that the same model can go on: the same cell is run again."""
+    model, expected = tiny(), layerwise.quantize(tiny(), calibration(), THREE)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    def stop(name, *_):
+        if ".layers.1.mlp" in name:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        layerwise.quantize(model, calibration(), THREE, folder=tmp_path, on_layer=stop)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    again = layerwise.quantize(model, calibration(), THREE, folder=tmp_path)
+    assert same(again, expected)
+
+
 def test_another_runs_folder_is_not_taken(tmp_path):
     interrupted(tmp_path)
     other = tiny()
