@@ -27,7 +27,7 @@ def test_gptqmodel_and_transformers_read_our_checkpoint(tmp_path, bits, symmetri
     with torch.inference_mode():
         wanted = llm.model(ids).logits
         model = gptqmodel.GPTQModel.load(
-            str(tmp_path / "ours"), device="cpu", backend="torch", dtype=torch.float32
+            str(tmp_path / "ours"), device="cpu", backend="torch", dtype=torch.float16
         )
         found = model.model(ids).logits.float()
     noise = (found - wanted).square().mean() / wanted.square().mean()
