@@ -79,3 +79,26 @@ def quantization() -> Quantization:
     if profile == "full":
         profile += " on cuda" if settings.device().startswith("cuda") else " on cpu"
     return _QUANTIZATION[profile]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """How the sentence classifier is fine-tuned that several notebooks start from.
+
+    Attributes:
+        sentences: to learn from.
+        epochs: passes through them.
+        lr: learning rate.
+    """
+
+    sentences: int
+    epochs: int
+    lr: float
+
+
+_REFERENCE = {"mini": Reference(1200, 1, 1e-4), "full": Reference(6000, 3, 2e-5)}
+
+
+def reference() -> Reference:
+    """The recipe of this profile."""
+    return _REFERENCE[settings.load().profile]

@@ -1,0 +1,186 @@
+"""Simulated int8 becomes real: oneDNN's int8 kernels, as torch has them for CPUs.
+
+The operators are those that ``torchao``'s PT2E road lowers to; called directly they
+need no compiler. In a chain convolution → ReLU → convolution the first writes the codes
+that the second reads: rounding to [0, high] is the ReLU, and no float is stored.
+"""
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..errors import QuantizationError
+from ..models.mobilenet import SamePadConv2d
+from .simulated import Simulated
+
+_PASSED = (nn.ReLU, nn.ReLU6, nn.Identity, nn.Dropout)
+
+
+def available() -> bool:
+    """Whether this torch has oneDNN's int8 convolutions, and they compute here."""
+    try:
+        x = torch.zeros(1, 1, 1, 1, dtype=torch.uint8)
+        _convolve(x, *_packed(torch.ones(1, 1, 1, 1), None, nn.Conv2d(1, 1, 1), 1.0, 0))
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False
+    return True
+
+
+def adds_exactly() -> bool:
+    """Whether sums of products stay exact with 8-bit weights.
+
+    Processors before VNNI add two products in 16 bits first, which overflows: weights
+    then get 7 bits (PyTorch's ``reduce_range`` does so to the inputs).
+    """
+    conv = nn.Conv2d(64, 1, 1)
+    weight = torch.full((1, 64, 1, 1), 127.0)
+    x = torch.full((1, 64, 1, 1), 255, dtype=torch.uint8)
+    x = x.contiguous(memory_format=torch.channels_last)
+    found = _convolve(x, *_packed(weight, torch.ones(1), conv, 1.0, 0))
+    return float(found.flatten()[0]) == 64 * 127 * 255.0
+
+
+class Int8Map(nn.Module):
+    """A convolution (or linear map) on codes: uint8 in, uint8 or float32 out.
+
+    Args:
+        simulated: calibrated, 8-bit inputs, a scale a channel or one in all.
+        following: the map that reads this one's output; None: floats come out.
+    """
+
+    def __init__(self, simulated: Simulated, following: Simulated | None):
+        super().__init__()
+        if simulated.dynamic or simulated.input_bits != 8 or simulated.bits > 8:
+            raise QuantizationError(
+                "An int8 kernel wants calibrated inputs of 8 bits, weights of at most 8."
+            )
+        inner = simulated.inner
+        self.linear = isinstance(inner, nn.Linear)
+        conv = _as_convolution(inner) if self.linear else inner
+        self.pads = isinstance(conv, SamePadConv2d)
+        x = simulated.input_mapping()
+        self.scale, self.zero = float(x.scale), int(x.zero)
+        weight = simulated.weight_mapping()
+        scales = weight.scale.flatten().expand(conv.out_channels).contiguous()
+        codes = weight.quantize(inner.weight.detach()).reshape(conv.weight.shape)
+        self.packed = _packed(
+            codes.float(), scales, conv, self.scale, self.zero, conv.bias
+        )
+        self.writes = None
+        if following is not None:
+            y = following.input_mapping()
+            self.writes = float(y.scale), int(y.zero)
+
+    def quantize(self, x: torch.Tensor) -> torch.Tensor:
+        """float32 -> uint8 codes."""
+        quantized = torch.quantize_per_tensor(x, self.scale, self.zero, torch.quint8)
+        return quantized.int_repr()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        codes = x if x.dtype == torch.uint8 else self.quantize(x)
+        if self.linear:
+            codes = codes[:, :, None, None]
+        elif self.pads:  # 'same' padding, with the code of 0.0
+            height, width = codes.shape[-2:]
+            codes = F.pad(codes, (width % 2, 1, height % 2, 1), value=self.zero)
+        codes = codes.contiguous(memory_format=torch.channels_last)
+        y = _convolve(codes, *self.packed, writes=self.writes)
+        return y.flatten(1) if self.linear else y
+
+
+def convert(model: nn.Module) -> nn.Module:
+    """A copy of a calibrated simulated model that computes in int8.
+
+    Raises:
+        QuantizationError: not calibrated, other than 8-bit inputs, no kernel here.
+    """
+    if not available():
+        raise QuantizationError(
+            "This torch has no int8 convolution for this processor (it comes with "
+            "oneDNN, on x86). The simulated model has the same accuracy."
+        )
+    model = copy.deepcopy(model).cpu().eval()
+    _convert_children(model)
+    return model
+
+
+def _convert_children(parent: nn.Module) -> None:
+    for name, child in list(parent.named_children()):
+        if isinstance(child, Simulated):
+            setattr(parent, name, Int8Map(child, None))
+        elif isinstance(child, nn.Sequential):
+            setattr(parent, name, _chain(child))
+        else:
+            _convert_children(child)
+
+
+def _chain(sequence: nn.Sequential) -> nn.Sequential:
+    """Maps that follow each other, with nothing but activations between, joined."""
+    flat, out, i = list(_flat(sequence)), [], 0
+    while i < len(flat):
+        module = flat[i]
+        if not isinstance(module, Simulated):
+            _convert_children(module)
+            out.append(module)
+            i += 1
+            continue
+        after = i + 1
+        while after < len(flat) and isinstance(flat[after], _PASSED):
+            after += 1
+        follows = after < len(flat) and isinstance(flat[after], Simulated)
+        if follows and _is_in_the_range(flat[i + 1 : after], flat[after]):
+            out.append(Int8Map(module, flat[after]))
+            i = after
+        else:
+            out.append(Int8Map(module, None))
+            i += 1
+    return nn.Sequential(*out)
+
+
+def _is_in_the_range(between: list[nn.Module], following: Simulated) -> bool:
+    """Whether clipping to the following map's range does what the activations do."""
+    low, high = following.input_mapping().range
+    if any(isinstance(m, nn.ReLU6) for m in between):
+        return float(low) == 0 and float(high) <= 6.001
+    if any(isinstance(m, nn.ReLU) for m in between):
+        return float(low) == 0
+    return True
+
+
+def _flat(sequence: nn.Sequential):
+    for child in sequence:
+        if isinstance(child, nn.Sequential):
+            yield from _flat(child)
+        else:
+            yield child
+
+
+def _as_convolution(linear: nn.Linear) -> nn.Conv2d:
+    conv = nn.Conv2d(linear.in_features, linear.out_features, 1)
+    conv.weight = nn.Parameter(linear.weight.detach()[:, :, None, None])
+    conv.bias = linear.bias
+    return conv
+
+
+def _packed(codes, scales, conv: nn.Conv2d, x_scale: float, x_zero: int, bias=None):
+    """The weights in oneDNN's own layout, with all that the kernel wants to know."""
+    padding = [0, 0] if isinstance(conv, SamePadConv2d) else list(conv.padding)
+    shape = [list(conv.stride), padding, list(conv.dilation), conv.groups]
+    scales = torch.ones(len(codes)) if scales is None else scales
+    weight = torch.ops.onednn.qconv_prepack(
+        codes.to(torch.int8), scales, x_scale, x_zero, *shape, None
+    )
+    zeros = torch.zeros(len(codes), dtype=torch.long)
+    bias = None if bias is None else bias.detach().float()
+    return weight, scales, zeros, bias, shape, x_scale, x_zero
+
+
+def _convolve(x, weight, scales, zeros, bias, shape, x_scale, x_zero, writes=None):
+    scale, zero = writes or (1.0, 0)
+    dtype = torch.uint8 if writes else torch.float32
+    return torch.ops.onednn.qconv2d_pointwise.default(
+        x, x_scale, x_zero, weight, scales, zeros, bias, *shape, scale, zero, dtype,
+        "none", [], "",
+    )  # fmt: skip

@@ -1,0 +1,158 @@
+"""Simulated quantization: a model computed in floats that can only take few values.
+
+What accuracy few bits will have, without their speed: a float multiplication by rounded
+numbers takes as long as any other. The same modules, with the ranges of their inputs
+found, are post-training static quantization; trained further, quantization-aware
+training (Jacob et al. 2018, section 3); with ranges looked for at every call, dynamic.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import nn
+
+from ..errors import QuantizationError
+from ..progress import bar
+from .mapping import affine, extent, of_weight
+from .ranges import METHODS
+
+KINDS = (nn.Conv2d, nn.Linear)
+_KEPT = 4096  # numbers of an activation that calibration keeps from each batch
+
+
+class Simulated(nn.Module):
+    """A convolution or linear map whose weights and inputs are on grids.
+
+    Attributes:
+        inner: the map itself, with float weights that may learn.
+        bits, input_bits: of weights and inputs; 0: left as they are.
+        keep: dimensions of the weight that have scales of their own.
+        low, high: buffers, the range of the inputs; NaN before calibration.
+    """
+
+    def __init__(self, inner, bits: int, input_bits: int, keep, dynamic: bool):
+        super().__init__()
+        self.inner, self.bits, self.input_bits = inner, bits, input_bits
+        self.keep, self.dynamic = tuple(keep), dynamic
+        self.register_buffer("low", torch.tensor(float("nan")))
+        self.register_buffer("high", torch.tensor(float("nan")))
+        self.seen: list[torch.Tensor] | None = None  # a list while calibrating
+
+    def weight_mapping(self):
+        return of_weight(self.inner.weight, self.bits, self.keep)
+
+    def input_mapping(self):
+        """Of the calibrated range.
+
+        Raises:
+            QuantizationError: not calibrated yet.
+        """
+        if torch.isnan(self.low):
+            raise QuantizationError(
+                "The inputs' range isn't known: run simulated.calibrate(model, …) on "
+                "some data first, or use dynamic=True."
+            )
+        return affine(self.low, self.high, self.input_bits)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.seen is not None:
+            self.seen.append(_some(x))
+            return self.inner(x)
+        if self.input_bits:
+            mapping = (
+                affine(*extent(x.detach()), self.input_bits)
+                if self.dynamic
+                else self.input_mapping()
+            )
+            x = mapping.simulate(x)
+        if not self.bits:
+            return self.inner(x)
+        weight = self.weight_mapping().simulate(self.inner.weight)
+        return torch.func.functional_call(self.inner, {"weight": weight}, (x,))
+
+
+def simulate(
+    model: nn.Module,
+    bits: int | Mapping[str, int] = 8,
+    input_bits: int = 8,
+    *,
+    per_channel: bool = True,
+    dynamic: bool = False,
+) -> nn.Module:
+    """A copy of ``model`` with every convolution and linear map simulated.
+
+    Fold batch-norms first (``models.vision.fold_batchnorm``): they would be extra work.
+
+    Args:
+        bits: of the weights; or name of a map -> bits, for mixed precision.
+        input_bits: of the activations that go into each map; 0: floats.
+        per_channel: a scale for every output channel, else one a weight.
+        dynamic: inputs' ranges are taken from each batch, without calibration.
+
+    Raises:
+        QuantizationError: nothing to quantize, a name that isn't there.
+    """
+    model = copy.deepcopy(model)
+    found = {n: m for n, m in model.named_modules() if isinstance(m, KINDS)}
+    if not found:
+        raise QuantizationError("There is no convolution or linear map to quantize.")
+    if isinstance(bits, Mapping) and (strange := set(bits) ^ set(found)):
+        raise QuantizationError(
+            f"bits must name every map once: {sorted(strange)[:3]}."
+        )
+    for name, module in found.items():
+        own = bits[name] if isinstance(bits, Mapping) else bits
+        keep = (0,) if per_channel else ()
+        new = Simulated(module, own, input_bits, keep, dynamic)
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, new)
+    return model
+
+
+def parts(model: nn.Module) -> dict[str, Simulated]:
+    """The simulated maps by name."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, Simulated)}
+
+
+@torch.no_grad()
+def calibrate(
+    model: nn.Module, batches: Iterable[torch.Tensor], method: str = "min-max"
+) -> nn.Module:
+    """Find the inputs' ranges from calibration data, in place.
+
+    Args:
+        batches: inputs of the model; never those it will be judged by.
+        method: a name in ``ranges.METHODS``.
+
+    Raises:
+        QuantizationError: an unknown method, no data, a map that no data reached.
+    """
+    if method not in METHODS:
+        raise QuantizationError(f"method={method!r}: use one of {list(METHODS)}.")
+    maps = parts(model)
+    model.eval()
+    try:
+        for module in maps.values():
+            module.seen = []
+        for batch in bar(batches, "calibration", unit="batch"):
+            model(batch)
+        for name, module in maps.items():
+            if not module.seen:
+                raise QuantizationError(f"No calibration data reached {name}.")
+            seen = torch.cat(module.seen)
+            low, high = METHODS[method](seen, bits=module.input_bits or 8)
+            module.low.fill_(low)
+            module.high.fill_(high)
+    finally:
+        for module in maps.values():
+            module.seen = None
+    return model
+
+
+def _some(x: torch.Tensor) -> torch.Tensor:
+    """Numbers of a batch, evenly spread, with its smallest and largest among them."""
+    flat = x.detach().flatten().float()
+    low, high = extent(flat)
+    step = max(1, len(flat) // _KEPT)
+    return torch.cat([flat[::step], low, high])
