@@ -1,8 +1,49 @@
-"""How much a notebook does in a profile: a taste on a laptop, the whole in ``full``."""
+"""How much a notebook does in a profile: a taste on a laptop, the whole in ``full``.
+
+A laptop whose processor has no bfloat16 needs twice the time for the same work: the
+longest notebooks give it less, so that the course still fits into a morning.
+"""
 
 from dataclasses import dataclass
 
 from . import settings
+
+
+def _here(sizes: dict):
+    """The entry of this profile, or of a slow laptop where there is one for it."""
+    profile, slow = settings.load().profile, "mini, no bf16"
+    if profile == "mini" and slow in sizes:
+        profile = profile if settings.fast_bf16(settings.device()) else slow
+    return sizes[profile]
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Sizes of the notebook that distils Whisper.
+
+    Attributes:
+        clips: to learn from. steps: of the student's training, 16 clips each.
+        short_steps: of the two short trainings that are compared.
+        judged, validated: clips to be judged by, and to watch the training by.
+    """
+
+    clips: int
+    steps: int
+    short_steps: int
+    judged: int
+    validated: int
+
+
+_LISTENING = {
+    "mini": Listening(800, 400, 80, 64, 48),
+    "mini, no bf16": Listening(360, 200, 50, 40, 24),
+    "full": Listening(800, 400, 80, 64, 48),
+}
+
+
+def listening() -> Listening:
+    """The sizes of this profile."""
+    return _here(_LISTENING)
 
 
 @dataclass(frozen=True)
@@ -32,6 +73,9 @@ _FINE_TUNING = {
     "mini": FineTuning(
         352, 160, 320, 1, (("qv", 1), ("qv", 64), ("qkvof", 8)), 240, 56
     ),
+    "mini, no bf16": FineTuning(
+        256, 128, 320, 1, (("qv", 1), ("qv", 64), ("qkvof", 8)), 160, 32
+    ),
     "full": FineTuning(
         2000, 872, 872, 3, tuple((t, r) for t in _TARGETS for r in _RANKS), 900, 240
     ),
@@ -40,7 +84,7 @@ _FINE_TUNING = {
 
 def fine_tuning() -> FineTuning:
     """The sizes of this profile."""
-    return _FINE_TUNING[settings.load().profile]
+    return _here(_FINE_TUNING)
 
 
 @dataclass(frozen=True)
@@ -102,3 +146,35 @@ _REFERENCE = {"mini": Reference(1200, 1, 1e-4), "full": Reference(6000, 3, 2e-5)
 def reference() -> Reference:
     """The recipe of this profile."""
     return _REFERENCE[settings.load().profile]
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """Sizes of the notebook on low rank.
+
+    Attributes:
+        ranks: to be tried, falling; the third is where methods are compared.
+        judge: sentences that models are judged by.
+        calibrate: sentences whose activations weigh directions.
+        again: sentences that a factorized network learns from once more.
+        pictures: to judge the flower network by.
+        epochs: of the small convolutional network.
+    """
+
+    ranks: tuple[int, ...]
+    judge: int
+    calibrate: int
+    again: int
+    pictures: int
+    epochs: int
+
+
+_LOW_RANK = {
+    "mini": LowRank((192, 128, 96, 64, 32), 256, 192, 192, 120, 6),
+    "full": LowRank((320, 256, 192, 128, 64), 872, 1000, 2000, 600, 20),
+}
+
+
+def low_rank() -> LowRank:
+    """The sizes of this profile."""
+    return _LOW_RANK[settings.load().profile]

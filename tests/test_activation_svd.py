@@ -1,0 +1,276 @@
+"""Low rank by what a map's inputs are: the optimum, and kin of PCA."""
+
+import copy
+
+import numpy as np
+import pytest
+import sentences
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.decomposition import PCA, TruncatedSVD
+from torch import nn
+
+from microbudget import activation_svd, factorization
+from microbudget.activation_svd import Moments
+from microbudget.errors import DataError, MicrobudgetError
+
+few = settings(max_examples=25)
+sizes, seeds = st.integers(2, 8), st.integers(0, 10_000)
+
+
+def samples(n, into, seed, mean=0.5):
+    """Some directions are far stronger than others, and the mean isn't zero."""
+    torch.manual_seed(seed)
+    scales = torch.logspace(0.5, -1.5, into)
+    mixed = torch.randn(n, into) * scales @ torch.linalg.qr(torch.randn(into, into))[0]
+    return (mixed + mean * torch.randn(into)).double()
+
+
+def moments(x):
+    return Moments.of(x.shape[1]).add(x)
+
+
+def mapped(into, out, seed, bias=True):
+    torch.manual_seed(seed)
+    return nn.Linear(into, out, bias=bias).double()
+
+
+def data_error(linear, cut, x):
+    gaps = (linear(x) - cut(x)).detach()
+    return float(gaps.square().sum(1).mean().sqrt())
+
+
+@few
+@given(sizes, sizes, seeds, st.data())
+def test_its_error_on_data_is_eckart_youngs_and_never_above_plain_svds(
+    out, into, seed, data
+):
+    x, linear = samples(60, into, seed), mapped(into, out, seed)
+    rank = data.draw(st.integers(1, min(out, into)))
+    aware = activation_svd.svd(linear.weight, moments(x), damping=0)
+    plain = factorization.svd(linear.weight)
+    own = data_error(linear, aware.cut(rank, linear), x)
+    # the optimum: singular values of the outputs themselves
+    outputs = (x @ linear.weight.T).detach().numpy() / np.sqrt(len(x))
+    tail = np.linalg.svd(outputs, compute_uv=False)[rank:]
+    scale = np.linalg.norm(outputs)
+    assert own == pytest.approx(np.sqrt((tail**2).sum()), abs=1e-6 * scale)
+    assert own == pytest.approx(aware.error(rank), abs=1e-6 * scale)
+    assert own <= data_error(linear, plain.cut(rank, linear), x) + 1e-6 * scale
+
+
+@few
+@given(sizes, sizes, seeds, st.data())
+def test_centred_is_never_worse_and_its_bias_is_the_best_one(out, into, seed, data):
+    x, linear = samples(60, into, seed, mean=3.0), mapped(into, out, seed)
+    rank = data.draw(st.integers(1, min(out, into)))
+    own = moments(x)
+    loose = activation_svd.svd(linear.weight, own, damping=0).cut(rank, linear)
+    tight = activation_svd.svd(linear.weight, own, damping=0, centred=True)
+    cut = tight.cut(rank, linear)
+    scale = float(linear(x).detach().norm()) / len(x) ** 0.5
+    assert data_error(linear, cut, x) <= data_error(linear, loose, x) + 1e-6 * scale
+    assert data_error(linear, cut, x) == pytest.approx(
+        tight.error(rank), abs=1e-6 * scale
+    )
+    # the outputs' mean is the same, so no other bias is better
+    torch.testing.assert_close(
+        cut(x).mean(0), linear(x).mean(0), atol=1e-6 * scale, rtol=1e-6
+    )
+
+
+@few
+@given(sizes, sizes, seeds, st.data())
+def test_equal_to_whitening_and_unwhitening(out, into, seed, data):
+    """SVD-LLM's own formula (Wang et al. 2024), with the inverse written out."""
+    x, w = samples(60, into, seed), mapped(into, out, seed).weight.detach()
+    rank = data.draw(st.integers(1, min(out, into)))
+    root = torch.linalg.cholesky(moments(x).matrix())
+    u, s, v = torch.linalg.svd(w @ root, full_matrices=False)
+    theirs = (u[:, :rank] * s[:rank]) @ v[:rank] @ torch.linalg.inv(root)
+    found = activation_svd.svd(w, moments(x), damping=0)
+    ours = found.up[:, :rank] @ found.down[:rank]
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_with_white_inputs_it_is_plain_svd():
+    w = mapped(6, 9, 0).weight.detach()
+    white = Moments(10, torch.zeros(6).double(), 10 * torch.eye(6).double())
+    found, plain = activation_svd.svd(w, white), factorization.svd(w)
+    for rank in range(1, 7):
+        torch.testing.assert_close(
+            found.up[:, :rank] @ found.down[:rank],
+            plain.up[:, :rank] @ plain.down[:rank],
+        )
+
+
+def test_of_the_identity_it_is_scikit_learns_pca():
+    x = samples(200, 8, 0, mean=2.0)
+    identity = nn.Linear(8, 8).double()
+    nn.init.eye_(identity.weight)
+    nn.init.zeros_(identity.bias)
+    found = activation_svd.svd(identity.weight, moments(x), centred=True, damping=0)
+    for rank in (1, 3, 7):
+        pca = PCA(rank).fit(x.numpy())
+        rebuilt = pca.inverse_transform(pca.transform(x.numpy()))
+        cut = found.cut(rank, identity)
+        np.testing.assert_allclose(cut(x).detach(), rebuilt, atol=1e-8)
+        cosines = (found.up[:, :rank].T @ torch.from_numpy(pca.components_.T)).abs()
+        np.testing.assert_allclose(cosines, np.eye(rank), atol=1e-7)
+        variance = found.values[:rank].square() * len(x) / (len(x) - 1)
+        np.testing.assert_allclose(variance, pca.explained_variance_, rtol=1e-9)
+
+
+def test_uncentred_it_is_scikit_learns_truncated_svd():
+    x = samples(200, 8, 1, mean=2.0)
+    found = activation_svd.svd(torch.eye(8), moments(x), damping=0)
+    theirs = TruncatedSVD(3, algorithm="arpack", random_state=0).fit(x.numpy())
+    rebuilt = theirs.inverse_transform(theirs.transform(x.numpy()))
+    projector = found.up[:, :3] @ found.down[:3]
+    np.testing.assert_allclose(x @ projector.T, rebuilt, atol=1e-8)
+
+
+@few
+@given(st.integers(1, 40), seeds)
+def test_moments_do_not_depend_on_how_the_samples_come(first, seed):
+    x = samples(41, 5, seed)
+    parts = moments(x[:first]).add(x[first:])
+    assert parts.count == 41
+    torch.testing.assert_close(parts.mean, x.mean(0))
+    torch.testing.assert_close(parts.matrix(), x.T @ x / 41)
+    torch.testing.assert_close(
+        parts.matrix(centred=True), torch.cov(x.T, correction=0), atol=1e-9, rtol=1e-7
+    )
+
+
+def test_few_samples_want_damping_and_then_nothing_is_lost():
+    x = samples(4, 8, 0)
+    linear = mapped(8, 12, 0)
+    with pytest.raises(DataError, match="4 samples can't show 8 directions"):
+        activation_svd.svd(linear.weight, moments(x), damping=0)
+    found = activation_svd.svd(linear.weight, moments(x))
+    exact = found.up @ found.down
+    torch.testing.assert_close(exact, linear.weight.detach(), atol=1e-6, rtol=1e-5)
+    # four samples span four directions: rank four is enough for them
+    assert data_error(linear, found.cut(4, linear), x) < 0.02 * float(
+        linear(x).detach().norm()
+    )
+
+
+def test_singular_moments_without_damping():
+    x = samples(50, 6, 0)
+    x[:, 2] = x[:, 1]  # one direction never shows
+    linear = mapped(6, 4, 0)
+    found = activation_svd.svd(linear.weight, moments(x), damping=0)
+    assert data_error(linear, found.cut(4, linear), x) < 1e-6
+    assert torch.isfinite(found.down).all()
+
+
+def test_a_dead_input_moves_nothing():
+    x = torch.zeros(9, 5).double()
+    linear = mapped(5, 4, 0)
+    found = activation_svd.svd(linear.weight, moments(x))
+    cut = found.cut(2, linear)
+    assert torch.isfinite(cut(x)).all()
+    torch.testing.assert_close(cut(x), linear(x))
+
+
+def test_a_bias_appears_where_there_was_none():
+    x, linear = samples(60, 6, 0, mean=5.0), mapped(6, 7, 0, bias=False)
+    own = moments(x)
+    centred = activation_svd.svd(linear.weight, own, centred=True)
+    assert centred.cut(2, linear)[1].bias is not None
+    assert activation_svd.svd(linear.weight, own).cut(2, linear)[1].bias is None
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 4)).eval()
+
+
+def test_moments_are_collected_batch_by_batch():
+    model, x = net(), torch.randn(50, 6)
+    found = activation_svd.collect(model, [(x[:20],), (x[20:],)])
+    assert list(found) == ["0", "2"]
+    inner = torch.tanh(model[0](x)).double()
+    torch.testing.assert_close(
+        found["2"].matrix(), inner.T @ inner / 50, atol=1e-6, rtol=1e-5
+    )
+    assert not any(m._forward_pre_hooks for m in model.modules())
+    only = activation_svd.collect(model, [(x,)], ["2"])
+    assert list(only) == ["2"]
+
+
+def test_padding_does_not_count():
+    model = sentences.classifier()
+    data = sentences.sentences()
+    ids, mask, _ = data.collate([data[i] for i in range(len(data))])
+    long = torch.nn.functional.pad(ids, (0, 9), value=data.pad)
+    longer = torch.nn.functional.pad(mask, (0, 9))
+    tight = activation_svd.collect(model, [(ids, mask)], counts=lambda b: b[1])
+    padded = activation_svd.collect(model, [(long, longer)], counts=lambda b: b[1])
+    name = "encoder.encoder.layer.1.output.dense"
+    assert tight[name].count == padded[name].count == int(mask.sum())
+    torch.testing.assert_close(
+        tight[name].matrix(), padded[name].matrix(), atol=1e-6, rtol=1e-4
+    )
+    assert tight["heads.task"].count == len(data)  # vectors of sentences, not of tokens
+    careless = activation_svd.collect(model, [(long, longer)])
+    assert careless[name].count == long.numel()
+
+
+def test_on_a_network_its_outputs_are_nearer():
+    model, x = net(), samples(300, 6, 0).float()
+    own = activation_svd.collect(model, [(x,)])
+    ranks = {"0": 2}
+    errors = {}
+    for name, found in (
+        ("plain", factorization.decompose(model)),
+        ("aware", activation_svd.decompose(model, own)),
+        ("centred", activation_svd.decompose(model, own, centred=True)),
+    ):
+        small = factorization.factorize(copy.deepcopy(model), found, ranks)
+        errors[name] = float((small[0](x) - model[0](x)).detach().norm())
+        w = small[0][1].weight @ small[0][0].weight
+        if name != "centred":
+            expected = activation_svd.output_error(model[0].weight, w, own["0"])
+            assert errors[name] == pytest.approx(expected * len(x) ** 0.5, rel=1e-3)
+    assert errors["centred"] <= errors["aware"] < errors["plain"]
+
+
+def test_what_does_not_fit_is_refused():
+    model, x = net(), torch.randn(20, 6)
+    w = model[0].weight
+    with pytest.raises(DataError, match="Moments of 9 numbers for a map with 6"):
+        activation_svd.svd(w, Moments.of(9).add(torch.randn(20, 9)))
+    with pytest.raises(DataError, match="No samples"):
+        activation_svd.svd(w, Moments.of(6))
+    with pytest.raises(DataError, match="for moments of 6"):
+        Moments.of(6).add(torch.randn(3, 5))
+    with pytest.raises(DataError, match="for moments of 6"):
+        Moments.of(6).add(torch.randn(6))
+    with pytest.raises(DataError, match="NaN or infinity"):
+        Moments.of(6).add(torch.full((3, 6), float("nan")))
+    with pytest.raises(MicrobudgetError, match="must not be negative"):
+        activation_svd.svd(w, Moments.of(6).add(x), damping=-1)
+    with pytest.raises(MicrobudgetError, match="NaN or infinity"):
+        activation_svd.svd(w * float("nan"), Moments.of(6).add(x))
+    with pytest.raises(DataError, match="Nothing came into 0"):
+        activation_svd.collect(model, [])
+    with pytest.raises(MicrobudgetError, match="nothing called 'nope'"):
+        activation_svd.collect(model, [(x,)], ["nope"])
+    with pytest.raises(MicrobudgetError, match="nothing called 'nope'"):
+        activation_svd.decompose(model, {"nope": Moments.of(6).add(x)})
+
+
+def test_a_bad_batch_leaves_no_hooks_and_no_half_sum():
+    model = net()
+    own = Moments.of(6).add(torch.randn(5, 6))
+    before = own.matrix()
+    with pytest.raises(DataError):
+        own.add(torch.full((2, 6), float("inf")))
+    torch.testing.assert_close(own.matrix(), before)
+    with pytest.raises(DataError):
+        activation_svd.collect(model, [(torch.full((2, 6), float("nan")),)])
+    assert not any(m._forward_pre_hooks for m in model.modules())
