@@ -61,6 +61,7 @@ _LAZY = {
     "integer": "quantization.integer",
     "simulated": "quantization.simulated",
     "int8_kernels": "quantization.int8_kernels",
+    "int8_file": "quantization.int8_file",
     "mixed": "quantization.mixed",
     "affine": "quantization.affine",
     "gptq": "quantization.gptq",
@@ -89,6 +90,14 @@ _LAZY = {
     "report": "report",
     "plots": "plots",
     "transcripts": "transcripts",
+    "pruning": "pruning",
+    "masking": "masking",
+    "lottery": "lottery",
+    "reconstruction": "reconstruction",
+    "channels": "channels",
+    "shrinking": "shrinking",
+    "shrinking_encoder": "shrinking_encoder",
+    "heads_and_neurons": "heads_and_neurons",
     "start": "ledger:start",
 }
 

@@ -178,3 +178,34 @@ _LOW_RANK = {
 def low_rank() -> LowRank:
     """The sizes of this profile."""
     return _LOW_RANK[settings.load().profile]
+
+
+@dataclass(frozen=True)
+class FromScratch:
+    """Sizes of the notebook that quantizes from scratch.
+
+    Attributes:
+        pixels, epochs: of the small network that is trained here.
+        aware_epochs: passes of quantization-aware training.
+        calibrate: pictures that ranges are found on.
+        judge: pictures a class that simulated networks are judged by.
+        probe: pictures that one part at a time is judged by.
+    """
+
+    pixels: int
+    epochs: int
+    aware_epochs: int
+    calibrate: int
+    judge: int
+    probe: int
+
+
+_FROM_SCRATCH = {
+    "mini": FromScratch(64, 8, 2, 64, 3, 32),
+    "full": FromScratch(96, 30, 6, 512, 10, 256),
+}
+
+
+def from_scratch() -> FromScratch:
+    """The sizes of this profile."""
+    return _here(_FROM_SCRATCH)

@@ -209,3 +209,57 @@ def points(
     axis.grid(alpha=0.3)
     axis.margins(x=0.12, y=0.1)
     return axis
+
+
+def bit_fields(layouts: Sequence) -> Axes:
+    """Numbers as rows of bits: sign, exponent and mantissa in a colour each.
+
+    Args:
+        layouts: of ``quantization.number_formats``.
+    """
+    _, axis = plt.subplots(figsize=(8, 0.42 * len(layouts) + 0.6))
+    colours = {"sign": BAD, "exponent": "#e0a030", "mantissa": "#3d6fb4"}
+    for row, number in enumerate(layouts):
+        x = 0
+        for part, colour in colours.items():
+            for bit in getattr(number, part):
+                axis.barh(row, 0.92, left=x, height=0.8, color=colour)
+                axis.text(x + 0.46, row, bit, ha="center", va="center",
+                          fontsize=8, color="white")  # fmt: skip
+                x += 1
+    handles = [plt.Rectangle((0, 0), 1, 1, color=c) for c in colours.values()]
+    axis.legend(handles, colours, frameon=False, ncols=3, fontsize=9,
+                loc="lower center", bbox_to_anchor=(0.5, 1.0))  # fmt: skip
+    axis.set_yticks(range(len(layouts)), [number.format for number in layouts])
+    axis.invert_yaxis()
+    axis.set_xticks([])
+    axis.spines["bottom"].set_visible(False)
+    return axis
+
+
+def histogram(
+    values: Mapping[str, np.ndarray],
+    label: str,
+    marks: Mapping[str, Sequence[float]] | None = None,
+    bins: int = 120,
+) -> Axes:
+    """How often numbers occur, on a logarithmic scale, a colour a name.
+
+    Args:
+        values: name -> numbers (n,).
+        marks: name -> places of vertical lines.
+    """
+    _, axis = plt.subplots()
+    everything = np.concatenate([np.asarray(v).ravel() for v in values.values()])
+    edges = np.linspace(everything.min(), everything.max(), bins)
+    for name, own in values.items():
+        axis.hist(np.asarray(own).ravel(), edges, alpha=0.6, label=name)
+    for i, (name, places) in enumerate((marks or {}).items()):
+        for j, place in enumerate(places):
+            axis.axvline(place, color=f"C{i + len(values)}", linestyle="--",
+                         label=name if not j else None)  # fmt: skip
+    axis.set_yscale("log")
+    axis.set_xlabel(label)
+    axis.set_ylabel("how many")
+    axis.legend(frameon=False, fontsize=9)
+    return axis

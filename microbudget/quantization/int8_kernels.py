@@ -54,7 +54,7 @@ class Int8Map(nn.Module):
         super().__init__()
         if simulated.dynamic or simulated.input_bits != 8 or simulated.bits > 8:
             raise QuantizationError(
-                "An int8 kernel wants calibrated inputs of 8 bits, weights of at most 8."
+                "Int8 kernels want calibrated 8-bit inputs and 8-bit weights at most."
             )
         inner = simulated.inner
         self.linear = isinstance(inner, nn.Linear)

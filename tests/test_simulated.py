@@ -1,0 +1,158 @@
+"""Simulated quantization, and the int8 kernels that make it real."""
+
+import pytest
+import torch
+from torch import nn
+
+from microbudget.errors import QuantizationError
+from microbudget.models.mobilenet import SamePadConv2d
+from microbudget.quantization import int8_kernels, mapping, simulated
+from microbudget.training import fit
+
+has_int8 = pytest.mark.skipif(
+    not int8_kernels.available(), reason="no int8 convolution in this torch"
+)
+
+
+def small_net(activation=nn.ReLU6):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Sequential(SamePadConv2d(3, 8, 3, stride=2, bias=True), activation()),
+        nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=8), activation()),
+        nn.Conv2d(8, 6, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 4),
+    ).eval()
+
+
+def pictures(n=6, seed=1):
+    return torch.randn(n, 3, 12, 13, generator=torch.Generator().manual_seed(seed))
+
+
+def test_more_bits_come_nearer_and_the_original_is_untouched():
+    net, x = small_net(), pictures()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    distances = []
+    for bits in (3, 5, 8):
+        other = simulated.simulate(net, bits, bits)
+        simulated.calibrate(other, [x])
+        distances.append(float((other(x) - net(x)).norm()))
+    assert distances[0] > distances[1] > distances[2] > 0
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+def test_zero_bits_leave_floats():
+    net, x = small_net(), pictures()
+    other = simulated.simulate(net, 0, 0)
+    torch.testing.assert_close(other(x), net(x))
+
+
+def test_dynamic_needs_no_calibration_and_static_does():
+    net, x = small_net(), pictures()
+    assert torch.isfinite(simulated.simulate(net, dynamic=True)(x)).all()
+    with pytest.raises(QuantizationError, match="calibrate"):
+        simulated.simulate(net)(x)
+
+
+def test_the_simulation_is_the_map_on_rounded_numbers():
+    torch.manual_seed(0)
+    linear, x = nn.Linear(7, 3), torch.randn(5, 7)
+    model = simulated.simulate(nn.Sequential(linear))
+    simulated.calibrate(model, [x])
+    (part,) = simulated.parts(model).values()
+    rounded = mapping.of_weight(linear.weight).simulate(linear.weight)
+    wanted = nn.functional.linear(
+        part.input_mapping().simulate(x), rounded, linear.bias
+    )
+    torch.testing.assert_close(model(x), wanted)
+
+
+def test_quantization_aware_training_learns_what_rounding_lost():
+    net, x = small_net(nn.ReLU), pictures(64)
+    labels = net(x).argmax(1)
+
+    def loss(model, batch):
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    model = simulated.calibrate(simulated.simulate(net, 2, 8), [x])
+    before = float(loss(model, (x, labels)))
+    fit(model, (x, labels), loss, epochs=15, batch_size=16, lr=5e-3)
+    assert float(loss(model, (x, labels))) < before
+    for part in simulated.parts(model).values():
+        codes = part.weight_mapping().quantize(part.inner.weight)
+        assert set(codes.unique().tolist()) <= {-1, 0, 1}
+
+
+def test_mixed_precision_by_name():
+    net = small_net()
+    names = list(simulated.parts(simulated.simulate(net)))
+    bits = dict.fromkeys(names, 8) | {names[0]: 3}
+    mixed = simulated.parts(simulated.simulate(net, bits))
+    assert [part.bits for part in mixed.values()] == [3, 8, 8, 8]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: simulated.simulate(nn.Sequential(nn.ReLU())),
+        lambda: simulated.simulate(small_net(), {"nobody": 8}),
+        lambda: simulated.calibrate(simulated.simulate(small_net()), []),
+        lambda: simulated.calibrate(
+            simulated.simulate(small_net()), [pictures()], "guess"
+        ),
+    ],
+)
+def test_what_cant_be_simulated_is_said(wrong):
+    with pytest.raises(QuantizationError):
+        wrong()
+
+
+def test_a_failed_calibration_leaves_nothing_behind():
+    model = simulated.simulate(small_net())
+    with pytest.raises(RuntimeError):
+        simulated.calibrate(model, [torch.zeros(1, 5, 4, 4)])
+    assert all(part.seen is None for part in simulated.parts(model).values())
+
+
+@has_int8
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6])
+def test_the_kernels_compute_what_was_simulated(activation):
+    net, x = small_net(activation), pictures()
+    bits = 8 if int8_kernels.adds_exactly() else 7
+    model = simulated.calibrate(simulated.simulate(net, bits), [x])
+    real = int8_kernels.convert(model)
+    maps = [m for m in real.modules() if isinstance(m, int8_kernels.Int8Map)]
+    assert len(maps) == 4
+    assert [m.writes is not None for m in maps] == [True, True, False, False]
+    assert not any(isinstance(m, activation) for m in real.modules())
+    with torch.no_grad():
+        wanted, found = model(x), real(x)
+    # a product that falls on a tie may round the other way: a step of the last input
+    step = float(simulated.parts(model)["5"].input_mapping().scale)
+    assert (found - wanted).abs().max() < 4 * step
+    torch.testing.assert_close(found, wanted, rtol=0.1, atol=0.05)
+
+
+@has_int8
+def test_a_chain_is_cut_where_something_else_stands():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 3)
+    )
+    x = pictures()
+    model = simulated.calibrate(simulated.simulate(net.eval(), 7), [x])
+    real = int8_kernels.convert(model)
+    with torch.no_grad():
+        torch.testing.assert_close(real(x), model(x), rtol=0.1, atol=0.05)
+    assert isinstance(real[1], nn.ReLU)
+
+
+@has_int8
+def test_only_calibrated_eight_bit_inputs_become_real():
+    with pytest.raises(QuantizationError, match="calibrate"):
+        int8_kernels.convert(simulated.simulate(small_net()))
+    model = simulated.simulate(small_net(), 8, 4)
+    with pytest.raises(QuantizationError, match="8-bit inputs"):
+        int8_kernels.convert(simulated.calibrate(model, [pictures()]))
