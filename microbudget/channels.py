@@ -1,0 +1,226 @@
+"""Which hidden channels of MobileNetV2 to remove, and how to mend what is left.
+
+By their filters' norms, which looks at no picture; or by how well the other channels
+could stand in for them on some pictures. Then the projections are fitted anew, block
+by block, in closed form. ``shrinking`` does the removing.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import nn
+
+from .batching import batches
+from .errors import TrainingError
+from .progress import bar
+from .reconstruction import RIDGE, Moments, allot, eliminate
+from .shrinking import blocks
+
+_POSITIONS = 32  # read of every picture's map: neighbours say much the same
+_TRAFFIC = 20.0  # multiplications that writing and reading one number is worth
+
+
+def by_norm(model: nn.Module, share: float) -> dict[str, torch.Tensor]:
+    """Keep this share of every block's channels, by the L2 norm of their filters.
+
+    The filter of the expansion, times batch-norm's scale: magnitudes, no picture is
+    looked at (Li et al. 2017, section 3.1; Liu et al. 2017 for the scales).
+    """
+    if not 0 < share <= 1:
+        raise TrainingError(f"share={share}: keep a share above 0, 1 at most.")
+    kept = {}
+    for name, block in blocks(model).items():
+        conv, norm = block.conv[0][:2]
+        scale = conv.weight.detach().flatten(1).norm(dim=1)
+        if isinstance(norm, nn.BatchNorm2d):
+            scale = scale * (norm.weight / (norm.running_var + norm.eps).sqrt()).abs()
+        keep = torch.zeros(len(scale), dtype=torch.bool)
+        keep[scale.argsort(descending=True)[: max(1, round(share * len(scale)))]] = True
+        kept[name] = keep
+    return kept
+
+
+def costs(model: nn.Module, size: int) -> dict[str, float]:
+    """What one hidden channel of every block costs for a picture of ``size`` pixels.
+
+    Multiplications, plus some for each number that is written and read again: on a
+    CPU the early, large maps cost more time than their multiplications say.
+    """
+    shapes, handles = {}, []
+    for name, block in blocks(model).items():
+
+        def look(module, inputs, output, name=name):
+            shapes[name] = inputs[0].shape[1:], output.shape[1:]
+
+        handles.append(block.register_forward_hook(look))
+    x = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
+    try:
+        with torch.inference_mode():
+            model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    found = {}
+    for name, ((ins, h, w), (outs, hh, ww)) in shapes.items():
+        found[name] = h * w * (ins + _TRAFFIC) + hh * ww * (9 + outs + _TRAFFIC)
+    return found
+
+
+class Survey:
+    """What a pass over some pictures says about every block's channels.
+
+    Attributes:
+        orders: block -> channels, the least missed first.
+        errors: block -> error after 0, 1, … groups of channels are gone.
+        group: channels that go together: odd widths waste vector registers.
+    """
+
+    def __init__(self, model, pictures, preprocess, group: int = 8, seed: int = 0):
+        """Run ``model`` once over uint8 ``pictures`` (n, 3, h, w).
+
+        Raises:
+            TrainingError: no pictures, or NaN in the activations.
+        """
+        self.group, self.orders, self.errors = group, {}, {}
+        moments = {
+            name: Moments(block.conv[2].in_channels, 1)
+            for name, block in blocks(model).items()
+        }
+        pick, handles, spread = _picker(seed), [], {}
+        for name, block in blocks(model).items():
+
+            def look(module, inputs, name=name):
+                rows = pick(inputs[0])
+                moments[name].add(rows, rows[:, :1])
+
+            def outcome(module, inputs, output, name=name):
+                spread[name] = output.var(dim=(0, 2, 3)).sum().double().cpu()
+
+            handles.append(block.conv[2].register_forward_pre_hook(look))
+            handles.append(block.register_forward_hook(outcome))
+        try:
+            with torch.inference_mode():
+                for x in _inputs(model, pictures, preprocess, "survey"):
+                    model(x)
+        finally:
+            for handle in handles:
+                handle.remove()
+        for name, block in blocks(model).items():
+            weight = _scale(block).view(-1, 1) * block.conv[2].weight.flatten(1).cpu()
+            weight, covariance = weight.detach().double(), moments[name].covariance()
+            self.orders[name], errors = eliminate(covariance, weight, group)
+            own = torch.einsum("oi,ij,oj->", weight, covariance, weight)
+            self.errors[name] = errors * own / spread[name].clamp_min(1e-12)
+
+    def keep(
+        self, prices: Mapping[str, float], budget: float
+    ) -> dict[str, torch.Tensor]:
+        """Channels to keep so that blocks cost ``budget`` of what they did.
+
+        Args:
+            prices: ``costs``, or any other cost of a channel of each block.
+        """
+        errors = {name: curve.tolist() for name, curve in self.errors.items()}
+        per_group = {name: self.group * prices[name] for name in errors}
+        gone = allot(errors, per_group, budget)
+        kept = {}
+        for name, order in self.orders.items():
+            kept[name] = torch.ones(len(order), dtype=torch.bool)
+            kept[name][order[: gone[name] * self.group]] = False
+        return kept
+
+
+@torch.no_grad()
+def reconstruct(
+    model: nn.Module,
+    smaller: nn.Module,
+    pictures: torch.Tensor,
+    preprocess: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    ridge: float = RIDGE,
+    seed: int = 0,
+) -> nn.Module:
+    """Mend ``smaller`` in place, block by block, to compute what ``model`` does.
+
+    He, Zhang and Sun 2017 (channel pruning, section 3.1) and Luo et al. 2017 (ThiNet,
+    section 3.3): from the first block to the last, the projection is fitted by least
+    squares, from what the smaller network's hidden channels hold *now* to the original
+    block's output, so that a block also mends what the blocks before it got wrong.
+
+    Args:
+        model: the original, with ``features``, a sequence of stages.
+        smaller: ``remove``'s; its batch-norms not folded.
+        pictures: uint8 (n, 3, h, w); some hundreds.
+
+    Raises:
+        TrainingError: no pictures, NaN, or folded batch-norms.
+    """
+    pick = _picker(seed)
+    smaller.eval()
+    own = {id(block) for block in blocks(smaller).values()}
+    device = next(smaller.parameters()).device
+    theirs = [x.cpu() for x in _inputs(model, pictures, preprocess, "pictures")]
+    ours = theirs
+    stages = list(zip(model.features, smaller.features, strict=True))
+    for old, new in bar(stages, "reconstruction", unit="stage"):
+        last = [old(x.to(device)).cpu() for x in theirs]
+        if id(new) in own:
+            _fit_projection(new, ours, last, pick, ridge, device)
+        ours = [new(x.to(device)).cpu() for x in ours]
+        theirs = last
+    return smaller
+
+
+def _fit_projection(block, inputs, targets, pick, ridge, device) -> None:
+    project, norm = block.conv[2:]
+    if not isinstance(norm, nn.BatchNorm2d):
+        raise TrainingError("Reconstruct before batch-norms are folded.")
+    moments = Moments(project.in_channels, project.out_channels)
+    for x, t in zip(inputs, targets, strict=True):
+        x = x.to(device)
+        hidden = block.conv[1](block.conv[0](x))  # (batch, hidden, h, w)
+        t = t.to(device) - x if block.use_res_connect else t.to(device)
+        rows, wanted = pick(hidden, t)
+        moments.add(rows, wanted)
+    weight, bias = moments.solve(ridge)
+    project.weight.copy_(weight.view_as(project.weight))
+    # batch-norm as a plain addition: scale 1, and the bias
+    norm.weight.copy_((norm.running_var + norm.eps).sqrt())
+    norm.bias.copy_(bias.to(device) + norm.running_mean)
+
+
+def _inputs(model, pictures, preprocess, what: str) -> Iterator[torch.Tensor]:
+    """Preprocessed batches on the model's device, channels last; model in eval mode."""
+    if len(pictures) < 2:
+        raise TrainingError(f"{len(pictures)} pictures: give some hundreds.")
+    model.eval()
+    device = next(model.parameters()).device
+    for rows in bar(list(batches(len(pictures), 32)), what, unit="batch"):
+        x = preprocess(pictures[rows].to(device))
+        yield x.contiguous(memory_format=torch.channels_last)
+
+
+def _picker(seed: int) -> Callable:
+    """(n, c, h, w) maps -> (n·positions, c) rows, at the same random places of each."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def pick(*maps: torch.Tensor):
+        n, _, h, w = maps[0].shape
+        draw = torch.rand(n, h * w, generator=generator).argsort(1)[:, :_POSITIONS]
+        places = draw.to(maps[0].device).unsqueeze(1)  # (n, 1, positions)
+        rows = [
+            m.flatten(2).gather(2, places.expand(-1, m.shape[1], -1)).transpose(1, 2)
+            for m in maps
+        ]
+        flat = [r.flatten(0, 1) for r in rows]
+        return flat[0] if len(flat) == 1 else flat
+
+    return pick
+
+
+def _scale(block: nn.Module) -> torch.Tensor:
+    """What the projection's outputs are multiplied by after it: (outputs,)."""
+    norm = block.conv[3]
+    if isinstance(norm, nn.BatchNorm2d):
+        return (norm.weight / (norm.running_var + norm.eps).sqrt()).detach().cpu()
+    return torch.ones(block.conv[2].out_channels)

@@ -1,0 +1,190 @@
+"""Least squares: which inputs of a linear map are superfluous, and what mends the loss.
+
+A linear map reads inputs h and gives W·h + b. Without some of them, the best that the
+others can do is a least-squares problem whose data are means over examples: of h, of
+h·hᵀ, and of what the map shall give. No gradient, no epoch: one pass, one solve.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from .errors import TrainingError
+
+RIDGE = 1e-3  # of the mean variance: keeps what hardly varies from being relied on
+
+
+class Moments:
+    """Sums over examples of inputs x and targets t, and of x·xᵀ and t·xᵀ; float64."""
+
+    def __init__(self, inputs: int, outputs: int):
+        self.n = 0
+        self.sum_x = torch.zeros(inputs, dtype=torch.float64)
+        self.sum_t = torch.zeros(outputs, dtype=torch.float64)
+        self.sum_xx = torch.zeros(inputs, inputs, dtype=torch.float64)
+        self.sum_tx = torch.zeros(outputs, inputs, dtype=torch.float64)
+
+    def add(self, x: torch.Tensor, t: torch.Tensor) -> None:
+        """x (examples, inputs), t (examples, outputs).
+
+        Raises:
+            TrainingError: NaN or infinity.
+        """
+        x, t = x.detach().float(), t.detach().float()
+        if not (torch.isfinite(x).all() and torch.isfinite(t).all()):
+            raise TrainingError(
+                "The activations hold NaN or infinity: look at the model."
+            )
+        self.n += len(x)
+        self.sum_x += x.sum(0).double().cpu()
+        self.sum_t += t.sum(0).double().cpu()
+        self.sum_xx += (x.T @ x).double().cpu()
+        self.sum_tx += (t.T @ x).double().cpu()
+
+    def covariance(self) -> torch.Tensor:
+        """Of the inputs: float64 (inputs, inputs)."""
+        if self.n < 2:
+            raise TrainingError(f"{self.n} examples: least squares needs some.")
+        mean = self.sum_x / self.n
+        return self.sum_xx / self.n - torch.outer(mean, mean)
+
+    def solve(self, ridge: float = RIDGE) -> tuple[torch.Tensor, torch.Tensor]:
+        """The ridge regression from x to t: W (outputs, inputs) and b (outputs,).
+
+        W = C_tx·(C_xx + λI)⁻¹, with λ = ``ridge`` times the inputs' mean variance; the
+        bias isn't shrunk. Hoerl and Kennard 1970.
+
+        Raises:
+            TrainingError: fewer than two examples, or a ridge that isn't positive.
+        """
+        covariance = damped(self.covariance(), ridge)
+        mean_x, mean_t = self.sum_x / self.n, self.sum_t / self.n
+        cross = self.sum_tx / self.n - torch.outer(mean_t, mean_x)
+        weight = torch.linalg.solve(covariance, cross.T).T
+        return weight.float(), (mean_t - weight @ mean_x).float()
+
+
+def damped(covariance: torch.Tensor, ridge: float = RIDGE) -> torch.Tensor:
+    """Covariance + λI, λ = ``ridge`` times the mean variance.
+
+    Raises:
+        TrainingError: a ridge that isn't positive; NaN.
+    """
+    if not ridge > 0:
+        raise TrainingError(f"ridge={ridge}: it must be positive.")
+    scale = covariance.diagonal().mean().clamp_min(1e-12)
+    if not torch.isfinite(covariance).all():
+        raise TrainingError("The covariance holds NaN or infinity.")
+    return covariance + ridge * scale * torch.eye(
+        len(covariance), dtype=covariance.dtype
+    )
+
+
+def eliminate(
+    covariance: torch.Tensor,
+    weight: torch.Tensor,
+    group: int = 8,
+    ridge: float = RIDGE,
+    most: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """In which order inputs go, the least missed first, and what each step costs.
+
+    Taking input j away raises the squared error of the outputs by ‖w_j‖² / [C⁻¹]_jj
+    once the others have made up for it as well as they can (Hassibi and Stork 1993,
+    Optimal Brain Surgeon, equation 5; for whole columns Kurtic et al. 2023, ZipLM,
+    section 3.1). The cheapest ``group`` go, the rest is updated, and so on.
+
+    Args:
+        covariance: of the inputs, (inputs, inputs).
+        weight: (outputs, inputs).
+        most: stop when so many are gone; those that stay follow in their own order.
+
+    Returns:
+        order: int64 (inputs,); what remains longest stands last.
+        errors: float64 (groups + 1,): the error, as a share of the outputs' variance,
+            after so many groups are gone; from 0 to 1, never falling.
+
+    Raises:
+        TrainingError: shapes that don't fit, a group below 1, NaN.
+    """
+    inputs = len(covariance)
+    if covariance.shape != (inputs, inputs) or weight.shape[1:] != (inputs,):
+        raise TrainingError(
+            f"covariance {tuple(covariance.shape)} and weight {tuple(weight.shape)} "
+            "don't belong together."
+        )
+    if group < 1:
+        raise TrainingError(f"group={group}: one input at least must go at a time.")
+    covariance = damped(covariance.double(), ridge)
+    w = weight.double().clone()  # (outputs, left), as it is mended
+    total = torch.einsum("oi,ij,oj->", w, covariance, w).clamp_min(1e-30)
+    inverse = torch.linalg.inv(covariance)
+    left, order, errors = torch.arange(inputs), [], [0.0]
+    while len(left) > (0 if most is None else inputs - most):
+        missed = w.pow(2).sum(0) / inverse.diagonal()
+        gone = missed.argsort(stable=True)[:group]
+        stay = torch.ones(len(left), dtype=torch.bool)
+        stay[gone] = False
+        block = torch.linalg.inv(inverse[gone][:, gone])  # (gone, gone)
+        loss = torch.einsum("og,gh,oh->", w[:, gone], block, w[:, gone])
+        errors.append(errors[-1] + max(0.0, float(loss / total)))
+        share = block @ inverse[gone][:, stay]  # (gone, stay)
+        w = w[:, stay] - w[:, gone] @ share
+        inverse = inverse[stay][:, stay] - inverse[stay][:, gone] @ share
+        order.append(left[gone])
+        left = left[stay]
+    return torch.cat([*order, left]), torch.tensor(errors, dtype=torch.float64)
+
+
+def allot(
+    errors: Mapping[str, Sequence[float]],
+    costs: Mapping[str, float],
+    budget: float,
+    least: int = 1,
+) -> dict[str, int]:
+    """How many groups each layer loses, so that the rest costs at most ``budget``.
+
+    The least sum of errors among those on the lower convex hull: for a price λ each
+    layer minimises error + λ·cost on its own (Everett 1963); λ is found by bisection.
+
+    Args:
+        errors: layer -> error after 0, 1, … groups are gone.
+        costs: layer -> what one group costs (time, weights; any unit).
+        budget: share of all groups' cost, between 0 and 1.
+        least: groups that every layer keeps.
+
+    Raises:
+        TrainingError: a budget outside (0, 1], or below what the least groups cost.
+    """
+    if not 0 < budget <= 1:
+        raise TrainingError(
+            f"budget={budget}: a share of the cost, above 0, 1 at most."
+        )
+    groups = {name: len(curve) - 1 for name, curve in errors.items()}
+    total = sum(costs[name] * groups[name] for name in groups)
+
+    def at(price: float) -> dict[str, int]:
+        chosen = {}
+        for name, curve in errors.items():
+            most = max(0, groups[name] - least)
+            values = [curve[i] - price * costs[name] * i for i in range(most + 1)]
+            chosen[name] = min(range(most + 1), key=values.__getitem__)
+        return chosen
+
+    def share(chosen: Mapping[str, int]) -> float:
+        return sum(costs[n] * (groups[n] - gone) for n, gone in chosen.items()) / total
+
+    low, high = 0.0, 1.0 / total
+    if share(at(low)) <= budget:
+        return at(low)
+    while share(at(high)) > budget:
+        high *= 4
+        if high > 1e12 / total:
+            raise TrainingError(
+                f"budget={budget}: {least} groups a layer already cost "
+                f"{share(at(high)):.2f} of the whole."
+            )
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if share(at(middle)) > budget else (low, middle)
+    return at(high)

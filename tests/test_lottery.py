@@ -1,0 +1,106 @@
+"""Lottery tickets on a network of a few hundred weights."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from microbudget import lottery, masking, training
+from microbudget.errors import TrainingError
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 10), nn.ReLU(),
+                         nn.Linear(10, 3))  # fmt: skip
+
+
+X = torch.randn(30, 6, generator=torch.Generator().manual_seed(5))
+DATA = (X, (X[:, 0] > 0).long() + (X[:, 1] > 0).long())
+
+
+def train(model):
+    return training.fit(
+        model, DATA, lambda m, b: F.cross_entropy(m(b[0]), b[1]),
+        epochs=3, batch_size=10, lr=0.02,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def found():
+    return lottery.search(network(), train, rounds=3, cut=0.5)
+
+
+def test_each_ticket_lies_within_the_one_before(found):
+    sizes = [sum(int(m.sum()) for m in ticket.masks.values()) for ticket in found]
+    assert sizes == sorted(sizes, reverse=True)
+    for wide, narrow in zip(found, found[1:], strict=False):
+        for name, mask in narrow.masks.items():
+            assert not (mask & ~wide.masks[name]).any()
+
+
+def test_densities_follow_the_cut_and_the_last_layer_loses_half_as_much(found):
+    for i, ticket in enumerate(found, start=1):
+        masks = ticket.masks
+        assert masks["0"].float().mean() == pytest.approx(0.5**i, abs=0.02)
+        assert masks["4"].float().mean() == pytest.approx(0.75**i, abs=0.03)
+        kept = sum(int(m.sum()) for m in masks.values())
+        assert ticket.density == pytest.approx(kept / (96 + 160 + 30))
+
+
+def test_the_first_ticket_keeps_the_largest_trained_weights(found):
+    model = network()
+    train(model)
+    weight, mask = model[0].weight.detach().abs(), found[0].masks["0"]
+    assert weight[mask].min() >= weight[~mask].max()
+
+
+def test_rewinding_gives_the_first_weights_back(found):
+    model = network()
+    ticket = found[-1]
+    for path, weight in masking.weights(lottery.rewound(model, ticket)).items():
+        torch.testing.assert_close(
+            weight, masking.weights(model)[path] * ticket.masks[path]
+        )
+    assert not masking.masks_of(model)  # the model itself is untouched
+
+
+def test_redrawn_weights_are_others_under_the_same_mask(found):
+    ticket, model = found[-1], network()
+    again = masking.weights(lottery.redrawn(model, ticket, seed=7))
+    same = masking.weights(lottery.redrawn(model, ticket, seed=7))
+    for name, weight in again.items():
+        assert torch.equal(weight, same[name])
+        assert torch.equal(weight != 0, ticket.masks[name])
+        kept = ticket.masks[name]
+        assert not torch.equal(weight[kept], masking.weights(model)[name][kept])
+
+
+def test_shuffled_masks_keep_as_many_in_every_layer(found):
+    ticket = found[-1]
+    masks = masking.masks_of(lottery.shuffled(network(), ticket, seed=1))
+    for name, mask in masks.items():
+        assert mask.sum() == ticket.masks[name].sum()
+    assert any(not torch.equal(m, ticket.masks[n]) for n, m in masks.items())
+
+
+def test_rewinding_to_an_early_point_is_not_rewinding_to_the_start():
+    early = lottery.search(network(), train, rounds=1, early=train)[0]
+    trained = network()
+    train(trained)
+    for name, tensor in trained.state_dict().items():
+        assert torch.equal(early.start[name], tensor)
+
+
+@pytest.mark.parametrize(
+    "options", [{"cut": 0.0}, {"cut": 1.0}, {"rounds": 0}, {"last_cut": 1.0}]
+)
+def test_searches_that_make_no_sense_are_refused(options):
+    with pytest.raises(TrainingError, match="prune a share"):
+        lottery.search(network(), train, **options)
+
+
+def test_a_masked_model_is_no_start():
+    model = masking.apply(network(), {"0": torch.eye(16, 6, dtype=torch.bool)})
+    with pytest.raises(TrainingError, match="no masks"):
+        lottery.search(model, train, rounds=1)
