@@ -36,7 +36,7 @@ class Listening:
 
 _LISTENING = {
     "mini": Listening(800, 400, 80, 64, 48),
-    "mini, no bf16": Listening(360, 200, 50, 40, 24),
+    "mini, no bf16": Listening(200, 104, 30, 32, 16),
     "full": Listening(800, 400, 80, 64, 48),
 }
 
@@ -74,7 +74,7 @@ _FINE_TUNING = {
         352, 160, 320, 1, (("qv", 1), ("qv", 64), ("qkvof", 8)), 240, 56
     ),
     "mini, no bf16": FineTuning(
-        256, 128, 320, 1, (("qv", 1), ("qv", 64), ("qkvof", 8)), 160, 32
+        224, 128, 320, 1, (("qv", 1), ("qv", 64), ("qkvof", 8)), 120, 32
     ),
     "full": FineTuning(
         2000, 872, 872, 3, tuple((t, r) for t in _TARGETS for r in _RANKS), 900, 240
@@ -108,6 +108,9 @@ class Quantization:
 
 _QUANTIZATION = {
     "mini": Quantization("smollm2-135m-instruct", (12, 256), (4, 128), 16, 64),
+    "mini, no bf16": Quantization(
+        "smollm2-135m-instruct", (8, 256), (3, 128), 12, 48
+    ),
     "full on cpu": Quantization(
         "smollm2-360m-instruct", (32, 256), (16, 512), 300, 256
     ),
@@ -119,10 +122,10 @@ _QUANTIZATION = {
 
 def quantization() -> Quantization:
     """The sizes of this profile, and of this device in profile ``full``."""
-    profile = settings.load().profile
-    if profile == "full":
-        profile += " on cuda" if settings.device().startswith("cuda") else " on cpu"
-    return _QUANTIZATION[profile]
+    if settings.load().profile == "full":
+        kind = "cuda" if settings.device().startswith("cuda") else "cpu"
+        return _QUANTIZATION[f"full on {kind}"]
+    return _here(_QUANTIZATION)
 
 
 @dataclass(frozen=True)
