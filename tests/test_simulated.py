@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from microbudget.errors import QuantizationError
 from microbudget.models.mobilenet import SamePadConv2d
-from microbudget.quantization import int8_kernels, mapping, simulated
+from microbudget.quantization import int8_file, int8_kernels, mapping, simulated
 from microbudget.training import fit
 
 has_int8 = pytest.mark.skipif(
@@ -37,7 +38,7 @@ def test_more_bits_come_nearer_and_the_original_is_untouched():
     for bits in (3, 5, 8):
         other = simulated.simulate(net, bits, bits)
         simulated.calibrate(other, [x])
-        distances.append(float((other(x) - net(x)).norm()))
+        distances.append(float((other(x) - net(x)).detach().norm()))
     assert distances[0] > distances[1] > distances[2] > 0
     for key, value in net.state_dict().items():
         assert torch.equal(value, before[key])
@@ -156,3 +157,44 @@ def test_only_calibrated_eight_bit_inputs_become_real():
     model = simulated.simulate(small_net(), 8, 4)
     with pytest.raises(QuantizationError, match="8-bit inputs"):
         int8_kernels.convert(simulated.calibrate(model, [pictures()]))
+
+
+def saved(tmp_path, bits=8):
+    net, x = small_net(), pictures()
+    model = simulated.calibrate(simulated.simulate(net, bits), [x])
+    return net, model, int8_file.save(model, tmp_path / "net.safetensors")
+
+
+@pytest.mark.parametrize("bits", [8, 7, 3])
+def test_a_file_of_codes_gives_the_same_answers(tmp_path, bits):
+    net, model, path = saved(tmp_path, bits)
+    again = int8_file.load(small_net(), path)
+    with torch.no_grad():
+        assert torch.equal(again(pictures()), model(pictures()))
+    with safe_open(path, "pt") as file:
+        assert file.get_tensor("5.codes").dtype == torch.int8
+    for part in simulated.parts(again).values():
+        assert part.bits == bits
+
+
+def test_a_file_that_isnt_one_is_said(tmp_path):
+    net, _, path = saved(tmp_path)
+    with pytest.raises(QuantizationError, match="another architecture"):
+        wider = small_net()
+        wider[5] = nn.Linear(6, 9)
+        int8_file.load(wider, path)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(QuantizationError, match="Save it again"):
+        int8_file.load(net, path)
+    with pytest.raises(QuantizationError, match="simulate"):
+        int8_file.save(net, tmp_path / "floats.safetensors")
+
+
+@pytest.mark.gpu
+def test_a_gpu_simulates_the_same():
+    net, x = small_net(), pictures()
+    model = simulated.calibrate(simulated.simulate(net), [x])
+    with torch.no_grad():
+        wanted = model(x)
+        found = model.cuda()(x.cuda()).cpu()
+    torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-2)

@@ -75,8 +75,8 @@ class Int8Map(nn.Module):
 
     def quantize(self, x: torch.Tensor) -> torch.Tensor:
         """float32 -> uint8 codes."""
-        quantized = torch.quantize_per_tensor(x, self.scale, self.zero, torch.quint8)
-        return quantized.int_repr()
+        codes = (x / self.scale).round_().add_(self.zero)
+        return codes.clamp_(0, 255).to(torch.uint8)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         codes = x if x.dtype == torch.uint8 else self.quantize(x)
@@ -101,9 +101,9 @@ def convert(model: nn.Module) -> nn.Module:
             "This torch has no int8 convolution for this processor (it comes with "
             "oneDNN, on x86). The simulated model has the same accuracy."
         )
-    model = copy.deepcopy(model).cpu().eval()
-    _convert_children(model)
-    return model
+    holder = nn.ModuleDict({"model": copy.deepcopy(model).cpu().eval()})
+    _convert_children(holder)
+    return holder["model"]
 
 
 def _convert_children(parent: nn.Module) -> None:
