@@ -82,6 +82,7 @@ _LAZY = {
     "ollama": "engines.ollama",
     "factorization": "factorization",
     "rank_budget": "rank_budget",
+    "moments": "moments",
     "activation_svd": "activation_svd",
     "conv_factorization": "conv_factorization",
     "factored_files": "factored_files",
@@ -98,6 +99,7 @@ _LAZY = {
     "shrinking": "shrinking",
     "shrinking_encoder": "shrinking_encoder",
     "heads_and_neurons": "heads_and_neurons",
+    "semi_structured": "semi_structured",
     "start": "ledger:start",
 }
 

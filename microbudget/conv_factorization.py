@@ -18,9 +18,10 @@ from functools import partial
 import torch
 from torch import nn
 
-from .activation_svd import DAMPING, Moments
+from .activation_svd import DAMPING
 from .errors import DataError, MicrobudgetError
 from .factorization import Decomposition, Factored, checked, filled, pick
+from .moments import Moments
 
 KINDS = ("channel", "spatial")
 
@@ -161,10 +162,9 @@ def svd(
     n = min(matrix.shape)  # eigenvalues come rising
     u, values = u.flip(1)[:, :n], squares.flip(0)[:n].clamp(min=0).sqrt()
     bias = conv.bias.detach().double() if conv.bias is not None else 0.0
-    centre = outputs.mean.to(own) - bias
-    return Decomposition(
-        down=u.T @ matrix, up=u, values=values, make=make, centre=centre
-    )
+    mean = outputs.mean.to(own) - bias
+    means = mean, u.T @ mean
+    return Decomposition(down=u.T @ matrix, up=u, values=values, make=make, means=means)
 
 
 def decompose(

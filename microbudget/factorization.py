@@ -70,20 +70,19 @@ class Decomposition:
     """A map cut into directions, the most valuable first.
 
     Attributes:
-        down: float64 (n, in). up: float64 (out, n), orthonormal columns; up @ down is
-            the whole matrix.
+        down: float64 (n, in). up: float64 (out, n); up @ down is the whole matrix.
         values: float64 (n,), falling: the directions' singular values. Leaving out
             those after the k-th costs ``values[k:].square().sum()`` of squared error.
         make: (module, down, up, bias) -> the module that takes the place of it.
-        centre: float64 (out,), or None: the outputs' mean without the bias. What the
-            directions that are left out contribute to it, the bias then keeps.
+        means: float64 (out,) and (n,), or None: of the outputs without the bias, and of
+            what comes down. What is left out of the former, the bias then keeps.
     """
 
     down: torch.Tensor
     up: torch.Tensor
     values: torch.Tensor
     make: Callable = LowRank.of
-    centre: torch.Tensor | None = None
+    means: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -117,11 +116,11 @@ class Decomposition:
             )
         down, up = self.down[:rank], self.up[:, :rank]
         bias = getattr(module, "bias", None)
-        if self.centre is not None:
-            lost = self.centre - up @ (up.T @ self.centre)
+        if self.means is not None:
+            lost = self.means[0] - up @ self.means[1][:rank]
             bias = lost if bias is None else bias.detach().to(lost) + lost
-        scale = down.norm(dim=1).sqrt()  # up's columns have length 1
-        scale = torch.where(scale > 0, scale, 1.0)
+        scale = (down.norm(dim=1) / up.norm(dim=0)).sqrt()
+        scale = torch.where((scale > 0) & scale.isfinite(), scale, 1.0)
         return self.make(module, down / scale[:, None], up * scale, bias)
 
 

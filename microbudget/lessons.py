@@ -156,9 +156,9 @@ class LowRank:
     """Sizes of the notebook on low rank.
 
     Attributes:
-        ranks: to be tried, falling; the third is where methods are compared.
+        ranks: to be tried, falling.
         judge: sentences that models are judged by.
-        calibrate: sentences whose activations weigh directions.
+        calibrate: sentences that say which directions matter.
         again: sentences that a factorized network learns from once more.
         pictures: to judge the flower network by.
         epochs: of the small convolutional network.
@@ -173,8 +173,8 @@ class LowRank:
 
 
 _LOW_RANK = {
-    "mini": LowRank((192, 128, 96, 64, 32), 256, 192, 192, 120, 6),
-    "full": LowRank((320, 256, 192, 128, 64), 872, 1000, 2000, 600, 20),
+    "mini": LowRank((192, 128, 64, 32), 256, 160, 192, 120, 6),
+    "full": LowRank((320, 256, 128, 64), 872, 1000, 2000, 600, 20),
 }
 
 
@@ -204,7 +204,7 @@ class FromScratch:
 
 
 _FROM_SCRATCH = {
-    "mini": FromScratch(64, 8, 2, 64, 3, 32),
+    "mini": FromScratch(48, 6, 1, 64, 2, 32),
     "full": FromScratch(96, 30, 6, 512, 10, 256),
 }
 
@@ -212,3 +212,37 @@ _FROM_SCRATCH = {
 def from_scratch() -> FromScratch:
     """The sizes of this profile."""
     return _here(_FROM_SCRATCH)
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """Sizes of the pruning notebook.
+
+    Attributes:
+        seeds: of everything that is trained in several.
+        epochs: of the small networks' trainings.
+        rounds: of the search for lottery tickets.
+        probe: pictures that masks on the flower network are judged by.
+        pictures: that channels are chosen and mended by.
+        budget: share of the blocks' cost that is left.
+        sentences: to choose and mend by, and to be judged by.
+    """
+
+    seeds: int
+    epochs: int
+    rounds: int
+    probe: int
+    pictures: int
+    budget: float
+    sentences: tuple[int, int]
+
+
+_PRUNING = {
+    "mini": Pruning(3, 8, 5, 128, 256, 0.4, (256, 436)),
+    "full": Pruning(5, 30, 6, 600, 1020, 0.4, (1000, 872)),
+}
+
+
+def pruning() -> Pruning:
+    """The sizes of this profile."""
+    return _PRUNING[settings.load().profile]

@@ -41,10 +41,11 @@ def by_budget(
     """
     if not found:
         raise MicrobudgetError("There are no maps to share a budget among.")
-    offers = {
-        name: corners(d, (weights or {}).get(name, 1.0), shares)
+    single = {
+        name: _points(d, (weights or {}).get(name, 1.0), shares)
         for name, d in found.items()
     }
+    offers = {name: _hull(points) for name, points in single.items()}
     at = dict.fromkeys(offers, 0)
     left = numbers - sum(points[0][0] for points in offers.values())
     if left < 0:
@@ -60,17 +61,15 @@ def by_budget(
             continue
         points, i = offers[name], at[name]
         price = points[i + 1][0] - points[i][0]
-        if price > left:
-            # the jump to a whole map may be too dear where one more rank isn't
-            affordable = left // sum(found[name].shape)
-            rank = min(points[i][2] + affordable, break_even(*found[name].shape))
-            if rank > points[i][2]:
-                left -= (rank - points[i][2]) * sum(found[name].shape)
-                offers[name], at[name] = [(0, 0.0, rank)], 0
+        if price <= left:
+            left -= price
+            at[name] = i + 1
+        elif points[i + 1][2] is WHOLE:
+            # too dear at once: from here on direction by direction
+            offers[name], at[name] = single[name][points[i][2] - 1 : -1], 0
+        else:
             continue
-        left -= price
-        at[name] = i + 1
-        heapq.heappush(queue, (-_slope(points, i + 1), name))
+        heapq.heappush(queue, (-_slope(offers[name], at[name]), name))
     ranks = {name: offers[name][i][2] for name, i in at.items()}
     return {name: rank for name, rank in ranks.items() if rank is not WHOLE}
 
@@ -83,6 +82,11 @@ def corners(
     Raises:
         MicrobudgetError: a weight that isn't positive and finite.
     """
+    return _hull(_points(decomposition, weight, shares))
+
+
+def _points(decomposition: Decomposition, weight: float, shares: bool) -> list:
+    """(numbers, energy, rank) of every rank that gains, and of the whole map last."""
     if not 0 < weight < float("inf"):
         raise MicrobudgetError(f"weight={weight}: it must be positive.")
     out, into = decomposition.shape
@@ -93,8 +97,12 @@ def corners(
     points = [
         (rank * (out + into), kept[rank - 1], rank) for rank in range(1, most + 1)
     ]
-    points.append((out * into, kept[-1], WHOLE))
-    hull: list[tuple[int, float, int | None]] = []
+    return [*points, (out * into, kept[-1], WHOLE)]
+
+
+def _hull(points: list) -> list:
+    """The corners of the upper convex hull."""
+    hull: list = []
     for point in points:
         # the last corner goes when it lies below the line from the one before to here
         while len(hull) > 1 and not _above(hull[-2], hull[-1], point):

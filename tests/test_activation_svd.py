@@ -12,8 +12,9 @@ from sklearn.decomposition import PCA, TruncatedSVD
 from torch import nn
 
 from microbudget import activation_svd, factorization
-from microbudget.activation_svd import Moments
+from microbudget import moments as flow
 from microbudget.errors import DataError, MicrobudgetError
+from microbudget.moments import Moments
 
 few = settings(max_examples=25)
 sizes, seeds = st.integers(2, 8), st.integers(0, 10_000)
@@ -176,6 +177,94 @@ def test_a_dead_input_moves_nothing():
     torch.testing.assert_close(cut(x), linear(x))
 
 
+@few
+@given(sizes, sizes, seeds, st.data())
+def test_by_the_loss_its_error_is_the_optimum_too(out, into, seed, data):
+    """‖Rᵀ(W − W')L‖ is the tail, and no other method's map gives less."""
+    x, linear = samples(60, into, seed), mapped(into, out, seed)
+    gradients = moments(samples(60, out, seed + 1, mean=0.0))
+    rank = data.draw(st.integers(1, min(out, into)))
+    w, own = linear.weight.detach(), moments(x)
+    left = torch.linalg.cholesky(gradients.matrix()).T
+    right = torch.linalg.cholesky(own.matrix())
+    scale = float((left @ w @ right).norm())
+
+    def felt(found):
+        return float(
+            (left @ (w - found.up[:, :rank] @ found.down[:rank]) @ right).norm()
+        )
+
+    found = activation_svd.svd(w, own, gradients, damping=0)
+    tail = np.linalg.svd(left @ w @ right, compute_uv=False)[rank:]
+    assert felt(found) == pytest.approx(np.sqrt((tail**2).sum()), abs=1e-6 * scale)
+    assert felt(found) == pytest.approx(found.error(rank), abs=1e-6 * scale)
+    for other in (activation_svd.svd(w, own, damping=0), factorization.svd(w)):
+        assert felt(found) <= felt(other) + 1e-6 * scale
+    whole = activation_svd.svd(w, own, gradients)  # with damping
+    torch.testing.assert_close(whole.up @ whole.down, w, atol=1e-6, rtol=1e-5)
+
+
+def test_gradients_that_lean_nowhere_change_nothing():
+    x, linear = samples(60, 6, 0, mean=4.0), mapped(6, 8, 0)
+    even = Moments(9, torch.zeros(8).double(), 9 * 3e-9 * torch.eye(8).double())
+    for centred in (False, True):
+        plainly = activation_svd.svd(linear.weight, moments(x), centred=centred)
+        felt = activation_svd.svd(linear.weight, moments(x), even, centred=centred)
+        for rank in (1, 4, 6):
+            torch.testing.assert_close(
+                felt.cut(rank, linear)(x), plainly.cut(rank, linear)(x)
+            )
+
+
+def test_centred_by_the_loss_the_outputs_mean_is_kept():
+    x, linear = samples(90, 6, 0, mean=4.0), mapped(6, 8, 0)
+    gradients = moments(samples(90, 8, 1, mean=0.0))
+    cut = activation_svd.svd(linear.weight, moments(x), gradients, centred=True)
+    torch.testing.assert_close(cut.cut(2, linear)(x).mean(0), linear(x).mean(0))
+
+
+def test_gradients_are_autograds():
+    model, x = net(), torch.randn(30, 6)
+
+    def loss(model, batch):
+        return model(batch[0]).square().sum()
+
+    model.requires_grad_(False)
+    found = flow.collect_gradients(model, [(x[:10],), (x[10:],)], loss)
+    hidden = model[0](x).requires_grad_()
+    model[2](torch.tanh(hidden)).square().sum().backward()
+    expected = (hidden.grad.T @ hidden.grad).double() / 30
+    torch.testing.assert_close(found["0"].matrix(), expected, atol=1e-6, rtol=1e-4)
+    last = 2 * model(x)
+    expected = (last.T @ last).double() / 30
+    torch.testing.assert_close(found["2"].matrix(), expected, atol=1e-6, rtol=1e-4)
+    assert all(p.grad is None for p in model.parameters())
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_padding_has_no_gradients_to_count():
+    model = sentences.classifier()
+    data = sentences.sentences()
+    batch = data.collate([data[i] for i in range(len(data))])
+
+    def loss(model, batch):
+        ids, mask, labels = batch
+        return torch.nn.functional.cross_entropy(
+            model(ids, mask), labels, reduction="sum"
+        )
+
+    found = flow.collect_gradients(model, [batch], loss, counts=lambda b: b[1])
+    name = "encoder.encoder.layer.1.output.dense"
+    assert found[name].count == int(batch[1].sum())
+    own = flow.collect(model, [batch[:2]], counts=lambda b: b[1])
+    cuts = activation_svd.decompose(model, own, found, centred=True)
+    full = {name: len(d.values) for name, d in cuts.items()}
+    small = factorization.factorize(copy.deepcopy(model), cuts, full)
+    torch.testing.assert_close(
+        small(*batch[:2]), model(*batch[:2]), atol=1e-3, rtol=1e-3
+    )
+
+
 def test_a_bias_appears_where_there_was_none():
     x, linear = samples(60, 6, 0, mean=5.0), mapped(6, 7, 0, bias=False)
     own = moments(x)
@@ -191,14 +280,14 @@ def net():
 
 def test_moments_are_collected_batch_by_batch():
     model, x = net(), torch.randn(50, 6)
-    found = activation_svd.collect(model, [(x[:20],), (x[20:],)])
+    found = flow.collect(model, [(x[:20],), (x[20:],)])
     assert list(found) == ["0", "2"]
     inner = torch.tanh(model[0](x)).double()
     torch.testing.assert_close(
         found["2"].matrix(), inner.T @ inner / 50, atol=1e-6, rtol=1e-5
     )
     assert not any(m._forward_pre_hooks for m in model.modules())
-    only = activation_svd.collect(model, [(x,)], ["2"])
+    only = flow.collect(model, [(x,)], ["2"])
     assert list(only) == ["2"]
 
 
@@ -208,21 +297,21 @@ def test_padding_does_not_count():
     ids, mask, _ = data.collate([data[i] for i in range(len(data))])
     long = torch.nn.functional.pad(ids, (0, 9), value=data.pad)
     longer = torch.nn.functional.pad(mask, (0, 9))
-    tight = activation_svd.collect(model, [(ids, mask)], counts=lambda b: b[1])
-    padded = activation_svd.collect(model, [(long, longer)], counts=lambda b: b[1])
+    tight = flow.collect(model, [(ids, mask)], counts=lambda b: b[1])
+    padded = flow.collect(model, [(long, longer)], counts=lambda b: b[1])
     name = "encoder.encoder.layer.1.output.dense"
     assert tight[name].count == padded[name].count == int(mask.sum())
     torch.testing.assert_close(
         tight[name].matrix(), padded[name].matrix(), atol=1e-6, rtol=1e-4
     )
     assert tight["heads.task"].count == len(data)  # vectors of sentences, not of tokens
-    careless = activation_svd.collect(model, [(long, longer)])
+    careless = flow.collect(model, [(long, longer)])
     assert careless[name].count == long.numel()
 
 
 def test_on_a_network_its_outputs_are_nearer():
     model, x = net(), samples(300, 6, 0).float()
-    own = activation_svd.collect(model, [(x,)])
+    own = flow.collect(model, [(x,)])
     ranks = {"0": 2}
     errors = {}
     for name, found in (
@@ -256,10 +345,21 @@ def test_what_does_not_fit_is_refused():
         activation_svd.svd(w, Moments.of(6).add(x), damping=-1)
     with pytest.raises(MicrobudgetError, match="NaN or infinity"):
         activation_svd.svd(w * float("nan"), Moments.of(6).add(x))
-    with pytest.raises(DataError, match="Nothing came into 0"):
-        activation_svd.collect(model, [])
+    with pytest.raises(DataError, match="Nothing came to 0"):
+        flow.collect(model, [])
+    with pytest.raises(DataError, match="Nothing came to 0"):
+        flow.collect_gradients(model, [], lambda m, b: m(*b).sum())
+    own, silent = Moments.of(6).add(x), Moments.of(9).add(torch.zeros(3, 9))
+    with pytest.raises(DataError, match="All gradients are zero"):
+        activation_svd.svd(w, own, silent)
+    with pytest.raises(
+        DataError, match="Moments of 6 numbers for a map with 9 outputs"
+    ):
+        activation_svd.svd(w, own, own)
+    with pytest.raises(MicrobudgetError, match="nothing called '0'"):
+        activation_svd.decompose(model, {"0": own}, {"2": own})
     with pytest.raises(MicrobudgetError, match="nothing called 'nope'"):
-        activation_svd.collect(model, [(x,)], ["nope"])
+        flow.collect(model, [(x,)], ["nope"])
     with pytest.raises(MicrobudgetError, match="nothing called 'nope'"):
         activation_svd.decompose(model, {"nope": Moments.of(6).add(x)})
 
@@ -272,5 +372,5 @@ def test_a_bad_batch_leaves_no_hooks_and_no_half_sum():
         own.add(torch.full((2, 6), float("inf")))
     torch.testing.assert_close(own.matrix(), before)
     with pytest.raises(DataError):
-        activation_svd.collect(model, [(torch.full((2, 6), float("nan")),)])
+        flow.collect(model, [(torch.full((2, 6), float("nan")),)])
     assert not any(m._forward_pre_hooks for m in model.modules())

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from microbudget import conv_factorization, factored_files, factorization
-from microbudget.activation_svd import Moments
 from microbudget.errors import DataError, MicrobudgetError
+from microbudget.moments import Moments
 
 few = settings(max_examples=30)
 kinds = st.sampled_from(conv_factorization.KINDS)

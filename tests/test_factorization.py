@@ -321,6 +321,16 @@ def test_a_flat_map_is_left_whole_and_a_steep_one_is_cut():
     assert factorization.stored(found, ranks) <= budget
 
 
+def test_a_map_too_dear_to_keep_whole_does_not_eat_the_budget():
+    """A flat map's best offer, to stay whole, can't be paid: others are served."""
+    found = {
+        "flat": spectrum(40, 40, [1.0] * 40),
+        "steep": spectrum(40, 40, [1.5**-i for i in range(40)]),
+    }
+    ranks = rank_budget.by_budget(found, 80 * 10)
+    assert ranks == {"flat": 6, "steep": 4}
+
+
 def test_weights_and_shares_change_who_is_served():
     values = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
     found = {"a": spectrum(10, 10, values), "b": spectrum(10, 10, values)}
