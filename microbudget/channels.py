@@ -12,9 +12,10 @@ from torch import nn
 
 from .batching import batches
 from .errors import TrainingError
+from .models.vision import fold_batchnorm
 from .progress import bar
 from .reconstruction import RIDGE, Moments, allot, eliminate
-from .shrinking import blocks
+from .shrinking import Bypass, blocks
 
 _POSITIONS = 32  # read of every picture's map: neighbours say much the same
 _TRAFFIC = 20.0  # multiplications that writing and reading one number is worth
@@ -30,7 +31,7 @@ def by_norm(model: nn.Module, share: float) -> dict[str, torch.Tensor]:
         raise TrainingError(f"share={share}: keep a share above 0, 1 at most.")
     kept = {}
     for name, block in blocks(model).items():
-        conv, norm = block.conv[0][:2]
+        conv, norm = block.conv[0][0], block.conv[0][1]
         scale = conv.weight.detach().flatten(1).norm(dim=1)
         if isinstance(norm, nn.BatchNorm2d):
             scale = scale * (norm.weight / (norm.running_var + norm.eps).sqrt()).abs()
@@ -82,6 +83,7 @@ class Survey:
             TrainingError: no pictures, or NaN in the activations.
         """
         self.group, self.orders, self.errors = group, {}, {}
+        self.residual = {n for n, b in blocks(model).items() if b.use_res_connect}
         moments = {
             name: Moments(block.conv[2].in_channels, 1)
             for name, block in blocks(model).items()
@@ -113,16 +115,26 @@ class Survey:
             self.errors[name] = errors * own / spread[name].clamp_min(1e-12)
 
     def keep(
-        self, prices: Mapping[str, float], budget: float
+        self, prices: Mapping[str, float], budget: float, fixed: float | None = None
     ) -> dict[str, torch.Tensor]:
         """Channels to keep so that blocks cost ``budget`` of what they did.
 
         Args:
             prices: ``costs``, or any other cost of a channel of each block.
+            fixed: what a block costs on top, however narrow, in the same unit; with it
+                blocks with a residual may lose all channels, and save it.
         """
         errors = {name: curve.tolist() for name, curve in self.errors.items()}
-        per_group = {name: self.group * prices[name] for name in errors}
-        gone = allot(errors, per_group, budget)
+        extra = fixed or 0.0
+        left = {}  # block -> cost after 0, 1, … groups are gone
+        for name, curve in errors.items():
+            groups = range(len(curve) - 1, -1, -1)
+            left[name] = [
+                self.group * prices[name] * n + extra * (n > 0) for n in groups
+            ]
+        keeps = set(errors) if fixed is None else set(errors) - self.residual
+        least = {name: int(name in keeps) for name in errors}
+        gone = allot(errors, left, budget, least)
         kept = {}
         for name, order in self.orders.items():
             kept[name] = torch.ones(len(order), dtype=torch.bool)
@@ -155,24 +167,29 @@ def reconstruct(
     Raises:
         TrainingError: no pictures, NaN, or folded batch-norms.
     """
-    pick = _picker(seed)
+    pick, model = _picker(seed), fold_batchnorm(model)
     smaller.eval()
     own = {id(block) for block in blocks(smaller).values()}
     device = next(smaller.parameters()).device
     theirs = [x.cpu() for x in _inputs(model, pictures, preprocess, "pictures")]
     ours = theirs
     stages = list(zip(model.features, smaller.features, strict=True))
-    for old, new in bar(stages, "reconstruction", unit="stage"):
-        last = [old(x.to(device)).cpu() for x in theirs]
+    for i, (old, new) in enumerate(bar(stages, "reconstruction", unit="stage")):
+        theirs = [old(x.to(device)).cpu() for x in theirs]
         if id(new) in own:
-            _fit_projection(new, ours, last, pick, ridge, device)
+            wanted = theirs  # of a block before bypasses: what comes after them
+            for skipped, bypass in stages[i + 1 :]:
+                if not isinstance(bypass, Bypass):
+                    break
+                wanted = [skipped(x.to(device)).cpu() for x in wanted]
+                bypass.bias.zero_()
+            _fit_projection(new, ours, wanted, pick, ridge, device)
         ours = [new(x.to(device)).cpu() for x in ours]
-        theirs = last
     return smaller
 
 
 def _fit_projection(block, inputs, targets, pick, ridge, device) -> None:
-    project, norm = block.conv[2:]
+    project, norm = block.conv[2], block.conv[3]
     if not isinstance(norm, nn.BatchNorm2d):
         raise TrainingError("Reconstruct before batch-norms are folded.")
     moments = Moments(project.in_channels, project.out_channels)
@@ -182,7 +199,8 @@ def _fit_projection(block, inputs, targets, pick, ridge, device) -> None:
         t = t.to(device) - x if block.use_res_connect else t.to(device)
         rows, wanted = pick(hidden, t)
         moments.add(rows, wanted)
-    weight, bias = moments.solve(ridge)
+    prior = _scale(block).view(-1, 1) * project.weight.flatten(1).cpu()
+    weight, bias = moments.solve(ridge, prior)
     project.weight.copy_(weight.view_as(project.weight))
     # batch-norm as a plain addition: scale 1, and the bias
     norm.weight.copy_((norm.running_var + norm.eps).sqrt())

@@ -129,7 +129,8 @@ def reconstruct(
     """Mend ``smaller`` in place, layer by layer: its output maps, by least squares.
 
     From what is left in the smaller network *now* to what the original adds up before
-    each layer norm, as ``channels.reconstruct`` does for pictures.
+    each layer norm, as ``channels.reconstruct`` does for pictures. Maps that lost no
+    inputs stay as they are.
 
     Raises:
         TrainingError: fewer than two tokens, NaN.
@@ -137,32 +138,42 @@ def reconstruct(
     theirs = list(_embedded(model, batches))
     ours = theirs
     for old, new in zip(layers(model), layers(smaller), strict=True):
-        attention, dense = new.attention.output.dense, new.output.dense
-        first = Moments(attention.in_features, attention.out_features)
-        wanted, after = [], []
-        for (x, extended, present), (y, *_) in zip(theirs, ours, strict=True):
-            total = old.attention.output.dense(old.attention.self(x, extended)[0]) + x
-            a = old.attention.output.LayerNorm(total)
-            inner = old.output.dense(old.intermediate(a)) + a
-            wanted.append(inner)
-            after.append((old.output.LayerNorm(inner), extended, present))
-            first.add(new.attention.self(y, extended)[0][present], (total - y)[present])
-        _fit(attention, first, ridge)
-        second = Moments(dense.in_features, dense.out_features)
+        first, second = new.attention.output.dense, new.output.dense
+        theirs, sums = _steps(old, theirs)
+        if first.in_features < old.attention.output.dense.in_features:
+            moments = Moments(first.in_features, first.out_features)
+            for (y, extended, present), (total, _) in zip(ours, sums, strict=True):
+                seen = new.attention.self(y, extended)[0]
+                moments.add(seen[present], (total - y)[present])
+            _fit(first, moments, ridge)
         middle = [new.attention(y, extended)[0] for y, extended, _ in ours]
-        for a, inner, (_, _, present) in zip(middle, wanted, ours, strict=True):
-            second.add(new.intermediate(a)[present], (inner - a)[present])
-        _fit(dense, second, ridge)
+        if second.in_features < old.output.dense.in_features:
+            moments = Moments(second.in_features, second.out_features)
+            rows = zip(middle, sums, ours, strict=True)
+            for a, (_, total), (_, _, present) in rows:
+                moments.add(new.intermediate(a[present]), (total - a)[present])
+            _fit(second, moments, ridge)
         ours = [
             (new.output(new.intermediate(a), a), extended, present)
             for a, (_, extended, present) in zip(middle, ours, strict=True)
         ]
-        theirs = after
     return smaller
 
 
+def _steps(layer: nn.Module, batches: list) -> tuple[list, list]:
+    """A layer's outputs, and what it adds up before its first and second norm."""
+    outputs, sums = [], []
+    for x, extended, present in batches:
+        first = layer.attention.output.dense(layer.attention.self(x, extended)[0]) + x
+        a = layer.attention.output.LayerNorm(first)
+        second = layer.output.dense(layer.intermediate(a)) + a
+        outputs.append((layer.output.LayerNorm(second), extended, present))
+        sums.append((first, second))
+    return outputs, sums
+
+
 def _fit(linear: nn.Linear, moments: Moments, ridge: float) -> None:
-    weight, bias = moments.solve(ridge)
+    weight, bias = moments.solve(ridge, prior=linear.weight.cpu())
     linear.weight.copy_(weight)
     linear.bias.copy_(bias)
 

@@ -48,11 +48,16 @@ class Moments:
         mean = self.sum_x / self.n
         return self.sum_xx / self.n - torch.outer(mean, mean)
 
-    def solve(self, ridge: float = RIDGE) -> tuple[torch.Tensor, torch.Tensor]:
+    def solve(
+        self, ridge: float = RIDGE, prior: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The ridge regression from x to t: W (outputs, inputs) and b (outputs,).
 
-        W = C_tx·(C_xx + λI)⁻¹, with λ = ``ridge`` times the inputs' mean variance; the
-        bias isn't shrunk. Hoerl and Kennard 1970.
+        W = P + (C_tx - P·C_xx)·(C_xx + λI)⁻¹, with λ = ``ridge`` times the inputs' mean
+        variance; the bias isn't shrunk. Hoerl and Kennard 1970.
+
+        Args:
+            prior: P, (outputs, inputs), what few examples leave W at: zeros by default.
 
         Raises:
             TrainingError: fewer than two examples, or a ridge that isn't positive.
@@ -60,7 +65,9 @@ class Moments:
         covariance = damped(self.covariance(), ridge)
         mean_x, mean_t = self.sum_x / self.n, self.sum_t / self.n
         cross = self.sum_tx / self.n - torch.outer(mean_t, mean_x)
-        weight = torch.linalg.solve(covariance, cross.T).T
+        prior = torch.zeros_like(cross) if prior is None else prior.detach().double()
+        rest = cross - prior @ self.covariance()
+        weight = prior + torch.linalg.solve(covariance, rest.T).T
         return weight.float(), (mean_t - weight @ mean_x).float()
 
 
@@ -138,9 +145,9 @@ def eliminate(
 
 def allot(
     errors: Mapping[str, Sequence[float]],
-    costs: Mapping[str, float],
+    costs: Mapping[str, Sequence[float]],
     budget: float,
-    least: int = 1,
+    least: Mapping[str, int] | int = 1,
 ) -> dict[str, int]:
     """How many groups each layer loses, so that the rest costs at most ``budget``.
 
@@ -149,9 +156,9 @@ def allot(
 
     Args:
         errors: layer -> error after 0, 1, … groups are gone.
-        costs: layer -> what one group costs (time, weights; any unit).
-        budget: share of all groups' cost, between 0 and 1.
-        least: groups that every layer keeps.
+        costs: layer -> what the rest costs then (time, weights; any unit); falling.
+        budget: share of the whole cost, between 0 and 1.
+        least: groups that every layer keeps, or each by its name.
 
     Raises:
         TrainingError: a budget outside (0, 1], or below what the least groups cost.
@@ -161,18 +168,19 @@ def allot(
             f"budget={budget}: a share of the cost, above 0, 1 at most."
         )
     groups = {name: len(curve) - 1 for name, curve in errors.items()}
-    total = sum(costs[name] * groups[name] for name in groups)
+    fewest = least if isinstance(least, Mapping) else dict.fromkeys(errors, least)
+    total = sum(curve[0] for curve in costs.values())
 
     def at(price: float) -> dict[str, int]:
         chosen = {}
         for name, curve in errors.items():
-            most = max(0, groups[name] - least)
-            values = [curve[i] - price * costs[name] * i for i in range(most + 1)]
+            most = max(0, groups[name] - fewest[name])
+            values = [curve[i] + price * costs[name][i] for i in range(most + 1)]
             chosen[name] = min(range(most + 1), key=values.__getitem__)
         return chosen
 
     def share(chosen: Mapping[str, int]) -> float:
-        return sum(costs[n] * (groups[n] - gone) for n, gone in chosen.items()) / total
+        return sum(costs[n][gone] for n, gone in chosen.items()) / total
 
     low, high = 0.0, 1.0 / total
     if share(at(low)) <= budget:
@@ -181,7 +189,7 @@ def allot(
         high *= 4
         if high > 1e12 / total:
             raise TrainingError(
-                f"budget={budget}: {least} groups a layer already cost "
+                f"budget={budget}: what must stay already costs "
                 f"{share(at(high)):.2f} of the whole."
             )
     for _ in range(60):

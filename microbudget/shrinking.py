@@ -7,7 +7,8 @@ and no other block notices. Zeroing the *column* makes removal exact. Zeroing th
 channel's filters does not: batch-norm gives the silent channel its bias, and the
 projection reads that.
 
-Kept channels are a dictionary, block's path -> boolean (hidden,), ``True`` to keep.
+Kept channels are a dictionary, block's path -> boolean (hidden,), ``True`` to keep. A
+block with a residual may lose all of them: what it adds is then a constant.
 """
 
 import copy
@@ -29,6 +30,21 @@ Kept = Mapping[str, torch.Tensor]
 _Block = torchvision.models.mobilenetv2.InvertedResidual
 
 
+class Bypass(nn.Module):
+    """What is left of a residual block without channels: it adds a constant.
+
+    Attributes:
+        bias: (1, channels, 1, 1).
+    """
+
+    def __init__(self, bias: torch.Tensor):
+        super().__init__()
+        self.bias = nn.Parameter(bias.detach().clone().view(1, -1, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.bias
+
+
 def blocks(model: nn.Module) -> dict[str, nn.Module]:
     """The inverted residuals that have hidden channels of their own, by path.
 
@@ -48,8 +64,13 @@ def blocks(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def widths(model: nn.Module) -> dict[str, int]:
-    """Hidden channels of every block."""
-    return {name: block.conv[2].in_channels for name, block in blocks(model).items()}
+    """Hidden channels of every block, in order; 0 where it is bypassed."""
+    own = blocks(model)
+    return {
+        name: 0 if name not in own else own[name].conv[2].in_channels
+        for name, module in model.named_modules()
+        if name in own or isinstance(module, Bypass)
+    }
 
 
 def mask(model: nn.Module, kept: Kept) -> nn.Module:
@@ -63,7 +84,9 @@ def mask(model: nn.Module, kept: Kept) -> nn.Module:
     own = blocks(model)
     with torch.no_grad():
         for name, keep in kept.items():
-            own[name].conv[2].weight[:, ~keep.to(own[name].conv[2].weight.device)] = 0
+            if name in own:
+                weight = own[name].conv[2].weight
+                weight[:, ~keep.to(weight.device)] = 0
     return model
 
 
@@ -79,7 +102,13 @@ def remove(model: nn.Module, kept: Kept) -> nn.Module:
     model = copy.deepcopy(model)
     own = blocks(model)
     for name, keep in kept.items():
-        expand, depthwise, project = own[name].conv[:3]
+        if name not in own:
+            continue
+        if not keep.any():
+            parent, _, last = name.rpartition(".")
+            setattr(model.get_submodule(parent), last, Bypass(_constant(own[name])))
+            continue
+        expand, depthwise, project = (own[name].conv[i] for i in range(3))
         rows = torch.nonzero(keep.cpu()).flatten()
         for stage in (expand, depthwise):
             _outputs(stage[0], rows)
@@ -165,8 +194,22 @@ def _require(model: nn.Module, kept: Kept) -> None:
                 f"{name}: expected a boolean for each of its {known[name]} channels, "
                 f"got {keep.dtype} {tuple(keep.shape)}."
             )
-        if not keep.any():
-            raise TrainingError(f"{name} would lose every channel: keep one at least.")
+        block = blocks(model).get(name)
+        if not keep.any() and block is not None and not block.use_res_connect:
+            raise TrainingError(
+                f"{name} would lose every channel and has no residual: keep one."
+            )
+
+
+def _constant(block: nn.Module) -> torch.Tensor:
+    """What the projection gives when it sees zeros: (channels,)."""
+    project, norm = block.conv[2], block.conv[3]
+    bias = torch.zeros(project.out_channels, device=project.weight.device)
+    bias = bias if project.bias is None else project.bias
+    if isinstance(norm, nn.BatchNorm2d):
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        bias = norm.bias + scale * (bias - norm.running_mean)
+    return bias
 
 
 def _outputs(conv: nn.Conv2d, rows: torch.Tensor) -> None:

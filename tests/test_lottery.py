@@ -1,5 +1,7 @@
 """Lottery tickets on a network of a few hundred weights."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -34,7 +36,7 @@ def found():
 def test_each_ticket_lies_within_the_one_before(found):
     sizes = [sum(int(m.sum()) for m in ticket.masks.values()) for ticket in found]
     assert sizes == sorted(sizes, reverse=True)
-    for wide, narrow in zip(found, found[1:], strict=False):
+    for wide, narrow in itertools.pairwise(found):
         for name, mask in narrow.masks.items():
             assert not (mask & ~wide.masks[name]).any()
 

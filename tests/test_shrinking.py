@@ -79,6 +79,47 @@ def test_removed_channels_compute_what_masked_ones_do(seed, share, fold):
     assert count_parameters(masked).total == count_parameters(model).total
 
 
+def bypassed(model, *stages, share=0.5):
+    """Some channels of every block, none of these."""
+    kept = choice(model, 2, share)
+    for stage in stages:
+        kept[f"features.{stage}"] &= False
+    return kept
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_a_residual_block_can_go_as_a_whole(fold, tmp_path):
+    model = small_mobilenet()
+    model = fold_batchnorm(model) if fold else model
+    kept, x = bypassed(model, 3, 5), SCALE(pictures(3))
+    masked, removed = shrinking.mask(model, kept), shrinking.remove(model, kept)
+    with torch.inference_mode():
+        torch.testing.assert_close(removed(x), masked(x), rtol=1e-4, atol=1e-5)
+    assert shrinking.widths(removed)["features.3"] == 0
+    with pytest.raises(TrainingError, match="no residual"):
+        shrinking.remove(model, bypassed(model, 2))
+
+
+def test_bypassed_blocks_are_mended_by_those_before_them():
+    model = small_mobilenet()
+    smaller = shrinking.remove(model, bypassed(model, 3, share=0.9))
+    before = distance(model, smaller)
+    channels.reconstruct(model, smaller, pictures(), SCALE)
+    assert distance(model, smaller) < 0.5 * before
+    assert (smaller.features[3].bias == 0).all()
+
+
+def test_a_survey_drops_blocks_only_when_it_may():
+    model = small_mobilenet()
+    survey = channels.Survey(model, pictures(), SCALE, group=4)
+    prices = {n: 1000.0 if "5" in n else 1.0 for n in shrinking.widths(model)}
+    whole = survey.keep(prices, 0.3)
+    assert all(keep.any() for keep in whole.values())
+    dropped = survey.keep(prices, 0.02, fixed=1.0)
+    assert not dropped["features.5"].any()
+    shrinking.remove(model, dropped)
+
+
 def test_zeroed_filters_alone_are_no_removal():
     """The reason for masking the projection's columns: batch-norm's bias is read."""
     model, x = small_mobilenet(), SCALE(pictures(3))
@@ -117,7 +158,9 @@ def test_saved_and_loaded_the_smaller_model_is_the_same(tmp_path):
     torch.manual_seed(0)
     model = mobilenet.mobilenet_v2(5, pretrained=False).eval()
     mobilenet.compute_like_pretrained(model)
-    smaller = shrinking.remove(model, choice(model, 6, 0.4)).eval()
+    kept = choice(model, 6, 0.4)
+    kept["features.9"] &= False
+    smaller = shrinking.remove(model, kept).eval()
     path = shrinking.save(smaller, tmp_path / "small.safetensors", names=["a", "b"])
     again, card = shrinking.load(path)
     x = SCALE(pictures(2))
@@ -307,17 +350,17 @@ def test_a_budget_is_kept_and_no_better_split_is_missed(budget, seed):
     generator = torch.Generator().manual_seed(seed)
     steps = [torch.rand(4, generator=generator).sort().values for _ in range(3)]
     errors = {str(i): [0.0, *s.cumsum(0).tolist()] for i, s in enumerate(steps)}
-    costs = {str(i): 1.0 + i for i in range(3)}
+    costs = {str(i): [(1.0 + i) * (4 - g) for g in range(5)] for i in range(3)}
     gone = reconstruction.allot(errors, costs, budget)
-    total = sum(4 * c for c in costs.values())
-    spent = sum(costs[n] * (4 - g) for n, g in gone.items())
+    total = sum(c[0] for c in costs.values())
+    spent = sum(costs[n][g] for n, g in gone.items())
     assert spent <= budget * total + 1e-9
     ours = sum(errors[n][g] for n, g in gone.items())
     for a in range(4):
         for b in range(4):
             for c in range(4):
                 other = dict(zip("012", (a, b, c), strict=True))
-                cost = sum(costs[n] * (4 - g) for n, g in other.items())
+                cost = sum(costs[n][g] for n, g in other.items())
                 if cost <= spent:  # nothing as cheap is better
                     error = sum(errors[n][g] for n, g in other.items())
                     assert error >= ours - 1e-9
@@ -326,7 +369,7 @@ def test_a_budget_is_kept_and_no_better_split_is_missed(budget, seed):
 @pytest.mark.parametrize("budget", [0, -1, 1.1, math.nan, 0.1])
 def test_budgets_that_cannot_be_met_are_refused(budget):
     with pytest.raises(TrainingError, match="budget"):
-        reconstruction.allot({"a": [0, 0.1, 0.5, 1]}, {"a": 2.0}, budget)
+        reconstruction.allot({"a": [0, 0.1, 0.5, 1]}, {"a": [6, 4, 2, 0]}, budget)
 
 
 def test_least_squares_refuses_what_makes_no_sense():
@@ -428,11 +471,11 @@ def test_what_is_masked_has_no_effect_any_more():
 
 def test_importance_is_the_loss_felt_at_a_gate():
     """Against a finite difference: one example at a time, one head at a time."""
-    model, data = small_classifier().double(), batches(2)
+    model, data = small_classifier(), batches(2)
     found = heads_and_neurons.importance(model, data)
     assert found["heads"].shape == (3, 4)
     assert found["neurons"].shape == (3, 32)
-    layer, size, step = shrinking_encoder.layers(model)[1], 6, 1e-4
+    layer, size, step = shrinking_encoder.layers(model)[1], 6, 2e-3
     weight, felt = layer.attention.output.dense.weight, []
     for head in range(4):
         columns = slice(head * size, (head + 1) * size)
@@ -448,7 +491,7 @@ def test_importance_is_the_loss_felt_at_a_gate():
                 weight.copy_(kept)
         felt.append(((losses[0] - losses[1]) / (2 * step)).abs().mean())
     wanted = F.normalize(torch.stack(felt), dim=0).float()
-    torch.testing.assert_close(found["heads"][1].float(), wanted, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found["heads"][1], wanted, rtol=0.02, atol=0.01)
 
 
 @given(gone=st.integers(0, 12), seed=st.integers(0, 99))
