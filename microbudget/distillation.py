@@ -81,6 +81,47 @@ def hidden_state_loss(
     return _mean((student.float() - teacher.float()).pow(2).mean(-1), mask)
 
 
+def logit_mse_loss(
+    student_logits: torch.Tensor, teacher_logits: torch.Tensor
+) -> torch.Tensor:
+    """Mean squared distance of the logits as they are.
+
+    For a high temperature, and logits of mean 0 in every row, ``soft_target_loss``
+    becomes half of it (Hinton et al. 2015, section 2.1).
+
+    Args:
+        student_logits, teacher_logits: (…, V), of one shape.
+    """
+    _check(student_logits, teacher_logits)
+    return (student_logits.float() - teacher_logits.float()).pow(2).mean()
+
+
+def attention_transfer_loss(
+    student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """Distance of two attention maps: which tokens' states are large, which small.
+
+    A map is Σ_d |state|² of every token, brought to length 1 (Zagoruyko and Komodakis
+    2017, arXiv:1612.03928, equations 1 and 2, with p = 2). There is nothing to project:
+    the states may have different widths.
+
+    Args:
+        student: (batch, tokens, d). teacher: (batch, tokens, d').
+        mask: (batch, tokens), False or 0 where a token is padding.
+
+    Returns:
+        The mean over sentences of ‖student's map − teacher's map‖².
+    """
+    if not student.shape[:-1] == teacher.shape[:-1] == mask.shape:
+        raise TrainingError(
+            f"States {tuple(student.shape)} and {tuple(teacher.shape)} and the mask "
+            f"{tuple(mask.shape)} must be of the same sentences and tokens."
+        )
+    maps = [s.float().pow(2).sum(-1) * mask.float() for s in (student, teacher)]
+    ours, theirs = (F.normalize(m, dim=-1) for m in maps)  # (batch, tokens)
+    return (ours - theirs).pow(2).sum(-1).mean()
+
+
 def combined_loss(
     soft: torch.Tensor, hard: torch.Tensor, weighting: str = "paper"
 ) -> torch.Tensor:
