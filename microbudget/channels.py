@@ -1,8 +1,7 @@
-"""Which hidden channels of MobileNetV2 to remove, and how to mend what is left.
+"""Which hidden channels of MobileNetV2 to remove.
 
 By their filters' norms, which looks at no picture; or by how well the other channels
-could stand in for them on some pictures. Then the projections are fitted anew, block
-by block, in closed form. ``shrinking`` does the removing.
+could stand in for them on some pictures. ``shrinking`` removes, ``mending`` mends.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,10 +11,9 @@ from torch import nn
 
 from .batching import batches
 from .errors import TrainingError
-from .models.vision import fold_batchnorm
 from .progress import bar
-from .reconstruction import RIDGE, Moments, allot, eliminate
-from .shrinking import Bypass, blocks
+from .reconstruction import Moments, allot, eliminate
+from .shrinking import blocks
 
 _POSITIONS = 32  # read of every picture's map: neighbours say much the same
 _TRAFFIC = 20.0  # multiplications that writing and reading one number is worth
@@ -88,7 +86,7 @@ class Survey:
             name: Moments(block.conv[2].in_channels, 1)
             for name, block in blocks(model).items()
         }
-        pick, handles, spread = _picker(seed), [], {}
+        pick, handles, spread = picker(seed), [], {}
         for name, block in blocks(model).items():
 
             def look(module, inputs, name=name):
@@ -102,13 +100,15 @@ class Survey:
             handles.append(block.register_forward_hook(outcome))
         try:
             with torch.inference_mode():
-                for x in _inputs(model, pictures, preprocess, "survey"):
+                for x in batches_of(model, pictures, preprocess, "survey"):
                     model(x)
         finally:
             for handle in handles:
                 handle.remove()
         for name, block in blocks(model).items():
-            weight = _scale(block).view(-1, 1) * block.conv[2].weight.flatten(1).cpu()
+            weight = (
+                output_scale(block).view(-1, 1) * block.conv[2].weight.flatten(1).cpu()
+            )
             weight, covariance = weight.detach().double(), moments[name].covariance()
             self.orders[name], errors = eliminate(covariance, weight, group)
             own = torch.einsum("oi,ij,oj->", weight, covariance, weight)
@@ -142,72 +142,7 @@ class Survey:
         return kept
 
 
-@torch.no_grad()
-def reconstruct(
-    model: nn.Module,
-    smaller: nn.Module,
-    pictures: torch.Tensor,
-    preprocess: Callable[[torch.Tensor], torch.Tensor],
-    *,
-    ridge: float = RIDGE,
-    seed: int = 0,
-) -> nn.Module:
-    """Mend ``smaller`` in place, block by block, to compute what ``model`` does.
-
-    He, Zhang and Sun 2017 (channel pruning, section 3.1) and Luo et al. 2017 (ThiNet,
-    section 3.3): from the first block to the last, the projection is fitted by least
-    squares, from what the smaller network's hidden channels hold *now* to the original
-    block's output, so that a block also mends what the blocks before it got wrong.
-
-    Args:
-        model: the original, with ``features``, a sequence of stages.
-        smaller: ``remove``'s; its batch-norms not folded.
-        pictures: uint8 (n, 3, h, w); some hundreds.
-
-    Raises:
-        TrainingError: no pictures, NaN, or folded batch-norms.
-    """
-    pick, model = _picker(seed), fold_batchnorm(model)
-    smaller.eval()
-    own = {id(block) for block in blocks(smaller).values()}
-    device = next(smaller.parameters()).device
-    theirs = [x.cpu() for x in _inputs(model, pictures, preprocess, "pictures")]
-    ours = theirs
-    stages = list(zip(model.features, smaller.features, strict=True))
-    for i, (old, new) in enumerate(bar(stages, "reconstruction", unit="stage")):
-        theirs = [old(x.to(device)).cpu() for x in theirs]
-        if id(new) in own:
-            wanted = theirs  # of a block before bypasses: what comes after them
-            for skipped, bypass in stages[i + 1 :]:
-                if not isinstance(bypass, Bypass):
-                    break
-                wanted = [skipped(x.to(device)).cpu() for x in wanted]
-                bypass.bias.zero_()
-            _fit_projection(new, ours, wanted, pick, ridge, device)
-        ours = [new(x.to(device)).cpu() for x in ours]
-    return smaller
-
-
-def _fit_projection(block, inputs, targets, pick, ridge, device) -> None:
-    project, norm = block.conv[2], block.conv[3]
-    if not isinstance(norm, nn.BatchNorm2d):
-        raise TrainingError("Reconstruct before batch-norms are folded.")
-    moments = Moments(project.in_channels, project.out_channels)
-    for x, t in zip(inputs, targets, strict=True):
-        x = x.to(device)
-        hidden = block.conv[1](block.conv[0](x))  # (batch, hidden, h, w)
-        t = t.to(device) - x if block.use_res_connect else t.to(device)
-        rows, wanted = pick(hidden, t)
-        moments.add(rows, wanted)
-    prior = _scale(block).view(-1, 1) * project.weight.flatten(1).cpu()
-    weight, bias = moments.solve(ridge, prior)
-    project.weight.copy_(weight.view_as(project.weight))
-    # batch-norm as a plain addition: scale 1, and the bias
-    norm.weight.copy_((norm.running_var + norm.eps).sqrt())
-    norm.bias.copy_(bias.to(device) + norm.running_mean)
-
-
-def _inputs(model, pictures, preprocess, what: str) -> Iterator[torch.Tensor]:
+def batches_of(model, pictures, preprocess, what: str) -> Iterator[torch.Tensor]:
     """Preprocessed batches on the model's device, channels last; model in eval mode."""
     if len(pictures) < 2:
         raise TrainingError(f"{len(pictures)} pictures: give some hundreds.")
@@ -218,7 +153,7 @@ def _inputs(model, pictures, preprocess, what: str) -> Iterator[torch.Tensor]:
         yield x.contiguous(memory_format=torch.channels_last)
 
 
-def _picker(seed: int) -> Callable:
+def picker(seed: int) -> Callable:
     """(n, c, h, w) maps -> (n·positions, c) rows, at the same random places of each."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -236,7 +171,7 @@ def _picker(seed: int) -> Callable:
     return pick
 
 
-def _scale(block: nn.Module) -> torch.Tensor:
+def output_scale(block: nn.Module) -> torch.Tensor:
     """What the projection's outputs are multiplied by after it: (outputs,)."""
     norm = block.conv[3]
     if isinstance(norm, nn.BatchNorm2d):

@@ -129,7 +129,7 @@ def reconstruct(
     """Mend ``smaller`` in place, layer by layer: its output maps, by least squares.
 
     From what is left in the smaller network *now* to what the original adds up before
-    each layer norm, as ``channels.reconstruct`` does for pictures. Maps that lost no
+    each layer norm, as ``mending.reconstruct`` does for pictures. Maps that lost no
     inputs stay as they are.
 
     Raises:

@@ -25,6 +25,7 @@ from . import transfer
 from .compat import torchvision
 from .errors import MicrobudgetError, TrainingError
 from .models import mobilenet
+from .models.vision import fold_batchnorm
 
 Kept = Mapping[str, torch.Tensor]
 _Block = torchvision.models.mobilenetv2.InvertedResidual
@@ -125,10 +126,8 @@ def save(model: nn.Module, path: str | os.PathLike, **card) -> Path:
     """Write a smaller MobileNetV2: its weights, and the shape that they need.
 
     Raises:
-        TrainingError: batch-norms are folded; the card isn't plain text and numbers.
+        TrainingError: the card isn't plain text and numbers.
     """
-    if not any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
-        raise TrainingError("Save the model first, fold its batch-norms later.")
     shape = {"widths": widths(model), "classes": model.classifier[1].out_features,
              "padding": _padding(model), "eps": _eps(model)}  # fmt: skip
     try:
@@ -155,6 +154,8 @@ def load(path: str | os.PathLike) -> tuple[nn.Module, dict]:
             kept[name] = torch.arange(width) < int(shape["widths"][name])
         model = remove(model, kept)
         mobilenet.compute_like_pretrained(model)
+        if shape["eps"] is None:
+            model = fold_batchnorm(model)
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eps = float(shape["eps"])
@@ -178,8 +179,10 @@ def _padding(model: nn.Module) -> str:
     return "tensorflow" if same else "torch"
 
 
-def _eps(model: nn.Module) -> float:
-    return next(m.eps for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+def _eps(model: nn.Module) -> float | None:
+    """Of the batch-norms; None where they are folded."""
+    found = [m.eps for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    return found[0] if found else None
 
 
 def _require(model: nn.Module, kept: Kept) -> None:

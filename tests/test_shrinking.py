@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from microbudget import (
     channels,
     heads_and_neurons,
+    mending,
     reconstruction,
     settings,
     shrinking,
@@ -104,7 +105,7 @@ def test_bypassed_blocks_are_mended_by_those_before_them():
     model = small_mobilenet()
     smaller = shrinking.remove(model, bypassed(model, 3, share=0.9))
     before = distance(model, smaller)
-    channels.reconstruct(model, smaller, pictures(), SCALE)
+    mending.reconstruct(model, smaller, pictures(), SCALE)
     assert distance(model, smaller) < 0.5 * before
     assert (smaller.features[3].bias == 0).all()
 
@@ -171,8 +172,12 @@ def test_saved_and_loaded_the_smaller_model_is_the_same(tmp_path):
     shrinking.save(model, tmp_path / "whole.safetensors")
     whole = bytes_on_disk(tmp_path / "whole.safetensors")
     assert bytes_on_disk(path) < 0.8 * whole
-    with pytest.raises(TrainingError, match="fold its batch-norms later"):
-        shrinking.save(fold_batchnorm(smaller), path)
+    folded = fold_batchnorm(smaller)
+    again, _ = shrinking.load(shrinking.save(folded, path))
+    with torch.inference_mode():
+        assert torch.equal(again(x), folded(x))
+    with pytest.raises(TrainingError, match="card"):
+        shrinking.save(model, path, names=model)
 
 
 def test_files_that_hold_no_smaller_model_are_refused(tmp_path):
@@ -233,12 +238,36 @@ def test_reconstruction_mends_and_a_survey_chooses_better_than_norms():
     for name, kept in (("norms", channels.by_norm(model, 0.5)), ("survey", chosen)):
         smaller = shrinking.remove(model, kept)
         before = distance(model, smaller)
-        channels.reconstruct(model, smaller, pictures(), SCALE)
+        mending.reconstruct(model, smaller, pictures(), SCALE)
         found[name] = before, distance(model, smaller)
         assert found[name][1] < 0.5 * before
     assert found["survey"][1] < found["norms"][1]
     widths = shrinking.widths(model)
     assert sum(int(k.sum()) for k in chosen.values()) <= 0.5 * sum(widths.values())
+
+
+def test_imitation_brings_the_features_nearer():
+    model = small_mobilenet()
+    smaller = shrinking.remove(model, choice(model, 9, 0.7))
+    mending.reconstruct(model, smaller, pictures(), SCALE)
+    before = distance(model, smaller)
+    trained = mending.imitate(
+        model, smaller, pictures(), SCALE, epochs=4, lr=1e-3, batch_size=8
+    )
+    assert distance(model, trained) < before
+    assert shrinking.widths(trained) == shrinking.widths(smaller)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in trained.modules())
+
+
+def test_views_are_other_pictures_of_the_same():
+    x = pictures(6)
+    seen = mending.views(x, seed=1)
+    assert seen.shape == x.shape
+    assert seen.dtype == torch.uint8
+    assert torch.equal(seen, mending.views(x, seed=1))
+    assert not torch.equal(seen, mending.views(x, seed=2))
+    mirrored = (seen.flip(-1).float() - x.float()).abs().mean()
+    assert mirrored < (seen.float() - x[torch.arange(6) - 1].float()).abs().mean()
 
 
 def test_nothing_removed_is_reconstructed_as_it_was():
@@ -247,7 +276,7 @@ def test_nothing_removed_is_reconstructed_as_it_was():
         n: torch.ones(w, dtype=torch.bool) for n, w in shrinking.widths(model).items()
     }
     same = shrinking.remove(model, whole)
-    channels.reconstruct(model, same, pictures(), SCALE, ridge=1e-6)
+    mending.reconstruct(model, same, pictures(), SCALE, ridge=1e-6)
     assert distance(model, same) < 1e-3
 
 
@@ -257,7 +286,7 @@ def test_surveys_and_reconstructions_refuse_what_they_cannot_use():
         channels.Survey(model, pictures(1), SCALE)
     folded = fold_batchnorm(model)
     with pytest.raises(TrainingError, match="before batch-norms are folded"):
-        channels.reconstruct(model, folded, pictures(), SCALE)
+        mending.reconstruct(model, folded, pictures(), SCALE)
     with pytest.raises(TrainingError, match="share"):
         channels.by_norm(model, 0)
     with torch.no_grad():
