@@ -96,6 +96,7 @@ _LAZY = {
     "lottery": "lottery",
     "reconstruction": "reconstruction",
     "channels": "channels",
+    "mending": "mending",
     "shrinking": "shrinking",
     "shrinking_encoder": "shrinking_encoder",
     "heads_and_neurons": "heads_and_neurons",
