@@ -11,11 +11,13 @@ from torch import nn
 
 from .batching import batches
 from .errors import TrainingError
+from .moments import Moments
 from .progress import bar
-from .reconstruction import Moments, allot, eliminate
+from .reconstruction import allot, eliminate
 from .shrinking import blocks
 
 _POSITIONS = 32  # read of every picture's map: neighbours say much the same
+PER_BLOCK = 8e6  # what a block costs however narrow: calls, and waiting for threads
 _TRAFFIC = 20.0  # multiplications that writing and reading one number is worth
 
 
@@ -83,15 +85,14 @@ class Survey:
         self.group, self.orders, self.errors = group, {}, {}
         self.residual = {n for n, b in blocks(model).items() if b.use_res_connect}
         moments = {
-            name: Moments(block.conv[2].in_channels, 1)
+            name: Moments.of(block.conv[2].in_channels)
             for name, block in blocks(model).items()
         }
         pick, handles, spread = picker(seed), [], {}
         for name, block in blocks(model).items():
 
             def look(module, inputs, name=name):
-                rows = pick(inputs[0])
-                moments[name].add(rows, rows[:, :1])
+                moments[name].add(pick(inputs[0]))
 
             def outcome(module, inputs, output, name=name):
                 spread[name] = output.var(dim=(0, 2, 3)).sum().double().cpu()
@@ -109,7 +110,10 @@ class Survey:
             weight = (
                 output_scale(block).view(-1, 1) * block.conv[2].weight.flatten(1).cpu()
             )
-            weight, covariance = weight.detach().double(), moments[name].covariance()
+            weight, covariance = (
+                weight.detach().double(),
+                moments[name].matrix(centred=True),
+            )
             self.orders[name], errors = eliminate(covariance, weight, group)
             own = torch.einsum("oi,ij,oj->", weight, covariance, weight)
             self.errors[name] = errors * own / spread[name].clamp_min(1e-12)

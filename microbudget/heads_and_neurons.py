@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from .errors import TrainingError
-from .reconstruction import RIDGE, Moments, eliminate
+from .moments import Moments
+from .reconstruction import RIDGE, eliminate, solve
 from .shrinking_encoder import layers, shape
 
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
@@ -106,17 +107,17 @@ def survey(
     ``reconstruction.eliminate`` on the neurons' activations over some sentences.
     """
     own = layers(model)
-    moments = [Moments(m.intermediate.dense.out_features, 1) for m in own]
+    moments = [Moments.of(m.intermediate.dense.out_features) for m in own]
     for x, extended, present in _embedded(model, batches):
         for layer, sums in zip(own, moments, strict=True):
             a = layer.attention(x, extended)[0]
             hidden = layer.intermediate(a)
-            sums.add(hidden[present], hidden[present][:, :1])
+            sums.add(hidden[present])
             x = layer.output(hidden, a)
     kept = {}
     for i, (layer, sums) in enumerate(zip(own, moments, strict=True)):
         weight = layer.output.dense.weight.cpu()
-        order, _ = eliminate(sums.covariance(), weight, group, most=gone)
+        order, _ = eliminate(sums.matrix(centred=True), weight, group, most=gone)
         kept[i] = torch.ones(len(order), dtype=torch.bool)
         kept[i][order[:gone]] = False
     return kept
@@ -141,17 +142,18 @@ def reconstruct(
         first, second = new.attention.output.dense, new.output.dense
         theirs, sums = _steps(old, theirs)
         if first.in_features < old.attention.output.dense.in_features:
-            moments = Moments(first.in_features, first.out_features)
+            moments = Moments.of(first.in_features + first.out_features)
             for (y, extended, present), (total, _) in zip(ours, sums, strict=True):
                 seen = new.attention.self(y, extended)[0]
-                moments.add(seen[present], (total - y)[present])
+                moments.add(torch.cat([seen, total - y], -1)[present])
             _fit(first, moments, ridge)
         middle = [new.attention(y, extended)[0] for y, extended, _ in ours]
         if second.in_features < old.output.dense.in_features:
-            moments = Moments(second.in_features, second.out_features)
+            moments = Moments.of(second.in_features + second.out_features)
             rows = zip(middle, sums, ours, strict=True)
             for a, (_, total), (_, _, present) in rows:
-                moments.add(new.intermediate(a[present]), (total - a)[present])
+                both = torch.cat([new.intermediate(a), total - a], -1)
+                moments.add(both[present])
             _fit(second, moments, ridge)
         ours = [
             (new.output(new.intermediate(a), a), extended, present)
@@ -173,7 +175,7 @@ def _steps(layer: nn.Module, batches: list) -> tuple[list, list]:
 
 
 def _fit(linear: nn.Linear, moments: Moments, ridge: float) -> None:
-    weight, bias = moments.solve(ridge, prior=linear.weight.cpu())
+    weight, bias = solve(moments, linear.in_features, ridge, linear.weight)
     linear.weight.copy_(weight)
     linear.bias.copy_(bias)
 

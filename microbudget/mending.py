@@ -13,8 +13,9 @@ from . import features
 from .channels import batches_of, output_scale, picker
 from .errors import TrainingError
 from .models.vision import fold_batchnorm
+from .moments import Moments
 from .progress import bar
-from .reconstruction import RIDGE, Moments
+from .reconstruction import RIDGE, solve
 from .shrinking import Bypass, blocks
 from .training import fit
 
@@ -144,16 +145,16 @@ def _fit_projection(block, inputs, targets, pick, ridge, device) -> list[torch.T
     project, norm = block.conv[2], block.conv[3]
     if not isinstance(norm, nn.BatchNorm2d):
         raise TrainingError("Reconstruct before batch-norms are folded.")
-    moments = Moments(project.in_channels, project.out_channels)
+    moments = Moments.of(project.in_channels + project.out_channels)
     hidden = []
     for x, t in zip(inputs, targets, strict=True):
         x = x.to(device)
         inner = block.conv[1](block.conv[0](x))  # (batch, hidden, h, w)
         t = t.to(device) - x if block.use_res_connect else t.to(device)
-        moments.add(*pick(inner, t))
+        moments.add(torch.cat(pick(inner, t), 1))
         hidden.append(inner.cpu())
     prior = output_scale(block).view(-1, 1) * project.weight.flatten(1).cpu()
-    weight, bias = moments.solve(ridge, prior)
+    weight, bias = solve(moments, project.in_channels, ridge, prior)
     project.weight.copy_(weight.view_as(project.weight))
     # batch-norm as a plain addition: scale 1, and the bias
     norm.weight.copy_((norm.running_var + norm.eps).sqrt())

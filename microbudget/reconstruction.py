@@ -10,65 +10,36 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from .errors import TrainingError
+from .moments import Moments
 
 RIDGE = 1e-3  # of the mean variance: keeps what hardly varies from being relied on
 
 
-class Moments:
-    """Sums over examples of inputs x and targets t, and of x·xᵀ and t·xᵀ; float64."""
+def solve(
+    moments: Moments,
+    inputs: int,
+    ridge: float = RIDGE,
+    prior: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ridge regression from x to t: W (outputs, inputs) and b (outputs,), float32.
 
-    def __init__(self, inputs: int, outputs: int):
-        self.n = 0
-        self.sum_x = torch.zeros(inputs, dtype=torch.float64)
-        self.sum_t = torch.zeros(outputs, dtype=torch.float64)
-        self.sum_xx = torch.zeros(inputs, inputs, dtype=torch.float64)
-        self.sum_tx = torch.zeros(outputs, inputs, dtype=torch.float64)
+    W = P + (C_tx - P·C_xx)·(C_xx + λI)⁻¹, with λ = ``ridge`` times the inputs' mean
+    variance; the bias isn't shrunk. Hoerl and Kennard 1970.
 
-    def add(self, x: torch.Tensor, t: torch.Tensor) -> None:
-        """x (examples, inputs), t (examples, outputs).
+    Args:
+        moments: of examples (inputs + outputs,): x and t side by side.
+        prior: P, (outputs, inputs), what few examples leave W at: zeros by default.
 
-        Raises:
-            TrainingError: NaN or infinity.
-        """
-        x, t = x.detach().float(), t.detach().float()
-        if not (torch.isfinite(x).all() and torch.isfinite(t).all()):
-            raise TrainingError(
-                "The activations hold NaN or infinity: look at the model."
-            )
-        self.n += len(x)
-        self.sum_x += x.sum(0).double().cpu()
-        self.sum_t += t.sum(0).double().cpu()
-        self.sum_xx += (x.T @ x).double().cpu()
-        self.sum_tx += (t.T @ x).double().cpu()
-
-    def covariance(self) -> torch.Tensor:
-        """Of the inputs: float64 (inputs, inputs)."""
-        if self.n < 2:
-            raise TrainingError(f"{self.n} examples: least squares needs some.")
-        mean = self.sum_x / self.n
-        return self.sum_xx / self.n - torch.outer(mean, mean)
-
-    def solve(
-        self, ridge: float = RIDGE, prior: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The ridge regression from x to t: W (outputs, inputs) and b (outputs,).
-
-        W = P + (C_tx - P·C_xx)·(C_xx + λI)⁻¹, with λ = ``ridge`` times the inputs' mean
-        variance; the bias isn't shrunk. Hoerl and Kennard 1970.
-
-        Args:
-            prior: P, (outputs, inputs), what few examples leave W at: zeros by default.
-
-        Raises:
-            TrainingError: fewer than two examples, or a ridge that isn't positive.
-        """
-        covariance = damped(self.covariance(), ridge)
-        mean_x, mean_t = self.sum_x / self.n, self.sum_t / self.n
-        cross = self.sum_tx / self.n - torch.outer(mean_t, mean_x)
-        prior = torch.zeros_like(cross) if prior is None else prior.detach().double()
-        rest = cross - prior @ self.covariance()
-        weight = prior + torch.linalg.solve(covariance, rest.T).T
-        return weight.float(), (mean_t - weight @ mean_x).float()
+    Raises:
+        DataError: no examples. TrainingError: a ridge that isn't positive, NaN.
+    """
+    covariance = moments.matrix(centred=True).cpu()
+    xx, tx = covariance[:inputs, :inputs], covariance[inputs:, :inputs]
+    prior = torch.zeros_like(tx) if prior is None else prior.detach().cpu().double()
+    rest = tx - prior @ xx
+    weight = prior + torch.linalg.solve(damped(xx, ridge), rest.T).T
+    mean = moments.mean.cpu()
+    return weight.float(), (mean[inputs:] - weight @ mean[:inputs]).float()
 
 
 def damped(covariance: torch.Tensor, ridge: float = RIDGE) -> torch.Tensor:

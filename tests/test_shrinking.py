@@ -23,11 +23,12 @@ from microbudget import (
     shrinking_encoder,
 )
 from microbudget.compat import torchvision, transformers
-from microbudget.errors import MicrobudgetError, TrainingError
+from microbudget.errors import DataError, MicrobudgetError, TrainingError
 from microbudget.evaluation.sizes import bytes_on_disk, count_parameters
 from microbudget.models import mobilenet
 from microbudget.models.encoder import Classifier
 from microbudget.models.vision import Preprocess, fold_batchnorm
+from microbudget.moments import Moments
 
 SCALE = Preprocess((0.5,) * 3, (0.5,) * 3, 32)
 few = hypothesis_settings(max_examples=15)
@@ -291,7 +292,7 @@ def test_surveys_and_reconstructions_refuse_what_they_cannot_use():
         channels.by_norm(model, 0)
     with torch.no_grad():
         model.features[2].conv[0][0].weight.fill_(math.nan)
-    with pytest.raises(TrainingError, match="NaN"):
+    with pytest.raises(DataError, match="NaN"):
         channels.Survey(model, pictures(), SCALE)
 
 
@@ -313,22 +314,24 @@ def samples(n=200, inputs=9, outputs=4, seed=0):
     return x, weight
 
 
-def moments_of(x, t):
-    moments = reconstruction.Moments(x.shape[1], t.shape[1])
-    for rows in x.split(64), t.split(64):
-        assert len(rows) > 1
-    for a, b in zip(x.split(64), t.split(64), strict=True):
-        moments.add(a, b)
-    return moments
+def moments_of(*parts):
+    rows = torch.cat(parts, 1)
+    found = Moments.of(rows.shape[1])
+    for batch in rows.split(64):
+        found.add(batch)
+    return found
+
+
+def covariance_of(x):
+    return moments_of(x).matrix(centred=True)
 
 
 @given(seed=st.integers(0, 200), ridge=st.sampled_from([1e-4, 1e-2, 1.0]))
 def test_the_solution_is_scikit_learns_ridge(seed, ridge):
     x, weight = samples(seed=seed)
     t = x @ weight.T + 0.3 * torch.randn(len(x), 4)
-    moments = moments_of(x, t)
-    scale = float(moments.covariance().diagonal().mean())
-    ours, bias = moments.solve(ridge)
+    scale = float(covariance_of(x).diagonal().mean())
+    ours, bias = reconstruction.solve(moments_of(x, t), x.shape[1], ridge)
     theirs = Ridge(alpha=ridge * scale * len(x)).fit(x.double(), t.double())
     torch.testing.assert_close(
         ours, torch.from_numpy(theirs.coef_).float(), rtol=1e-3, atol=1e-3
@@ -342,14 +345,14 @@ def test_the_solution_is_scikit_learns_ridge(seed, ridge):
 def test_elimination_predicts_the_error_of_the_refit(seed, group):
     x, weight = samples(seed=seed)
     t = x @ weight.T
-    covariance = moments_of(x, t).covariance()
+    covariance = covariance_of(x)
     order, errors = reconstruction.eliminate(covariance, weight, group, ridge=1e-9)
     assert sorted(order.tolist()) == list(range(9))
     assert (errors.diff() >= 0).all()
     assert float(errors[-1]) == pytest.approx(1, abs=1e-3)
     stay = order[2 * group :]
     if len(stay):
-        w, b = moments_of(x[:, stay], t).solve(1e-9)
+        w, b = reconstruction.solve(moments_of(x[:, stay], t), len(stay), 1e-9)
         left = (t - x[:, stay] @ w.T - b).pow(2).sum() / (t - t.mean(0)).pow(2).sum()
         assert float(errors[2]) == pytest.approx(float(left), abs=2e-3)
 
@@ -358,7 +361,7 @@ def test_a_copy_of_another_input_goes_first():
     x, weight = samples()
     x = torch.cat([x, x[:, :1] + 1e-4 * torch.randn(len(x), 1)], 1)
     weight = torch.cat([weight, 9 * torch.ones(4, 1)], 1)  # however large its weights
-    covariance = moments_of(x, x @ weight.T).covariance()
+    covariance = covariance_of(x)
     order, errors = reconstruction.eliminate(covariance, weight, 1, ridge=1e-7)
     assert order[0] in (0, 9)
     assert errors[1] < 1e-3
@@ -366,7 +369,7 @@ def test_a_copy_of_another_input_goes_first():
 
 def test_elimination_can_stop():
     x, weight = samples()
-    covariance = moments_of(x, x @ weight.T).covariance()
+    covariance = covariance_of(x)
     whole, _ = reconstruction.eliminate(covariance, weight, 2)
     some, errors = reconstruction.eliminate(covariance, weight, 2, most=4)
     assert torch.equal(some[:4], whole[:4])
@@ -402,14 +405,14 @@ def test_budgets_that_cannot_be_met_are_refused(budget):
 
 
 def test_least_squares_refuses_what_makes_no_sense():
-    moments = reconstruction.Moments(3, 2)
-    with pytest.raises(TrainingError, match="0 examples"):
-        moments.solve()
-    with pytest.raises(TrainingError, match="NaN"):
-        moments.add(torch.full((4, 3), math.nan), torch.zeros(4, 2))
-    moments.add(torch.randn(9, 3), torch.randn(9, 2))
+    with pytest.raises(DataError, match="No samples"):
+        reconstruction.solve(Moments.of(5), 3)
+    moments = moments_of(torch.randn(9, 5))
     with pytest.raises(TrainingError, match="ridge"):
-        moments.solve(0)
+        reconstruction.solve(moments, 3, ridge=0)
+    prior = torch.randn(2, 3)  # a huge ridge leaves the weights at the prior
+    weight, _ = reconstruction.solve(moments, 3, 1e9, prior)
+    torch.testing.assert_close(weight, prior, rtol=1e-3, atol=1e-3)
     with pytest.raises(TrainingError, match="belong together"):
         reconstruction.eliminate(torch.eye(3), torch.ones(2, 4))
     with pytest.raises(TrainingError, match="group"):
