@@ -54,7 +54,7 @@ notebooks: assets ## run the whole course, offline, and print the table
 	@$(RUN) table
 
 test: assets ## the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lab: assets ## open JupyterLab on the course
 	@$(BIN)/python -m jupyter lab notebooks

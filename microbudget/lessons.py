@@ -25,6 +25,7 @@ class Listening:
         clips: to learn from. steps: of the student's training, 16 clips each.
         short_steps: of the two short trainings that are compared.
         judged, validated: clips to be judged by, and to watch the training by.
+        repeats: of a timing. drafted, noisy: clips to draft, and to hear in noise.
     """
 
     clips: int
@@ -32,12 +33,15 @@ class Listening:
     short_steps: int
     judged: int
     validated: int
+    repeats: int
+    drafted: int
+    noisy: int
 
 
 _LISTENING = {
-    "mini": Listening(800, 400, 80, 64, 48),
-    "mini, no bf16": Listening(200, 104, 30, 32, 16),
-    "full": Listening(800, 400, 80, 64, 48),
+    "mini": Listening(800, 400, 80, 64, 48, 5, 8, 12),
+    "mini, no bf16": Listening(120, 64, 16, 24, 12, 2, 4, 6),
+    "full": Listening(800, 400, 80, 64, 48, 5, 8, 12),
 }
 
 
@@ -173,7 +177,7 @@ class LowRank:
 
 
 _LOW_RANK = {
-    "mini": LowRank((192, 128, 64, 32), 256, 160, 192, 120, 6),
+    "mini": LowRank((192, 128, 64, 32), 256, 128, 256, 100, 5),
     "full": LowRank((320, 256, 128, 64), 872, 1000, 2000, 600, 20),
 }
 
@@ -204,7 +208,7 @@ class FromScratch:
 
 
 _FROM_SCRATCH = {
-    "mini": FromScratch(48, 6, 1, 64, 2, 32),
+    "mini": FromScratch(40, 6, 1, 64, 2, 16),
     "full": FromScratch(96, 30, 6, 512, 10, 256),
 }
 

@@ -139,7 +139,7 @@ def predict(
         inputs: (pictures, …) or, for cached features, (views, pictures, width).
     """
     model.eval()
-    device = next(model.parameters()).device
+    device = next(model.parameters(), inputs).device  # packed models have none
     many = inputs if inputs.ndim == 3 else inputs.unsqueeze(0)
     logits = [
         torch.cat([model(x[rows].to(device)) for rows in batches(len(x), batch_size)])

@@ -74,3 +74,11 @@ def test_a_constant_is_no_reason_to_fail(method):
 def test_a_share_of_a_half_is_refused():
     with pytest.raises(QuantizationError, match="small share"):
         ranges.percentile(torch.ones(3), outside=0.5)
+
+
+def test_entropy_isnt_fooled_by_a_relus_zeros():
+    x = numbers(3, 20_000, outliers=False).relu()
+    x[: len(x) // 4] = 0
+    low, high = ranges.entropy(x)
+    assert low == 0
+    assert high > 1.5  # of normal numbers: not just the neighbourhood of zero

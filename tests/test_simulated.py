@@ -78,9 +78,9 @@ def test_quantization_aware_training_learns_what_rounding_lost():
         return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
     model = simulated.calibrate(simulated.simulate(net, 2, 8), [x])
-    before = float(loss(model, (x, labels)))
+    before = float(loss(model, (x, labels)).detach())
     fit(model, (x, labels), loss, epochs=15, batch_size=16, lr=5e-3)
-    assert float(loss(model, (x, labels))) < before
+    assert float(loss(model, (x, labels)).detach()) < before
     for part in simulated.parts(model).values():
         codes = part.weight_mapping().quantize(part.inner.weight)
         assert set(codes.unique().tolist()) <= {-1, 0, 1}
@@ -167,7 +167,7 @@ def saved(tmp_path, bits=8):
 
 @pytest.mark.parametrize("bits", [8, 7, 3])
 def test_a_file_of_codes_gives_the_same_answers(tmp_path, bits):
-    net, model, path = saved(tmp_path, bits)
+    _, model, path = saved(tmp_path, bits)
     again = int8_file.load(small_net(), path)
     with torch.no_grad():
         assert torch.equal(again(pictures()), model(pictures()))
@@ -198,3 +198,16 @@ def test_a_gpu_simulates_the_same():
         wanted = model(x)
         found = model.cuda()(x.cuda()).cpu()
     torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-2)
+
+
+def test_corrected_biases_leave_no_shift_in_the_mean():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1)).eval()
+    x = pictures(32) + 1
+    shifts = {}
+    for correct in (False, True):
+        model = simulated.simulate(net, 3, input_bits=0)
+        simulated.calibrate(model, x.split(16), correct=correct)
+        with torch.no_grad():
+            shifts[correct] = (model(x) - net(x)).mean((0, 2, 3)).abs().max()
+    assert shifts[True] < 1e-5 < 1e-3 < shifts[False]

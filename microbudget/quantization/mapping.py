@@ -54,12 +54,13 @@ class Mapping:
         arXiv:1308.3432): 1 inside the range, 0 where ``x`` was clipped.
         """
         low, high = self.range
-        clipped = torch.minimum(torch.maximum(x, low), high)
-        with torch.no_grad():
-            codes = torch.round(clipped / self.scale)
-            codes = (codes + self.zero).clamp_(self.lowest, self.highest)
-            rounded = self.scale * (codes - self.zero)
-        return clipped + (rounded - clipped).detach()
+        clipped = torch.clamp(x, low, high)
+        with torch.no_grad():  # the ends are codes: rounding can't leave the range
+            rounded = (clipped / self.scale).round_().mul_(self.scale)
+            if not clipped.requires_grad:
+                return rounded
+            rounded -= clipped
+        return clipped + rounded
 
 
 def affine(low: torch.Tensor, high: torch.Tensor, bits: int = 8) -> Mapping:

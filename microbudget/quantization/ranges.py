@@ -63,6 +63,7 @@ def entropy(x: torch.Tensor, bits: int = 8) -> Range:
     """
     low, _ = extent(x)
     counts, edges = np.histogram(x.detach().abs().cpu().numpy(), bins=_BINS)
+    counts[0] = counts[1]  # a ReLU's zeros are exact anyway, and would outvote the rest
     levels, best, threshold = 2 ** (bits - 1), np.inf, float(edges[-1])
     beyond = counts[::-1].cumsum()[::-1]  # in a bin or after it
     for bins in range(max(levels, 16), _BINS + 1, 8):

@@ -18,7 +18,7 @@ from .mapping import affine, extent, of_weight
 from .ranges import METHODS
 
 KINDS = (nn.Conv2d, nn.Linear)
-_KEPT = 4096  # numbers of an activation that calibration keeps from each batch
+_KEPT = 8192  # numbers of an activation that calibration keeps from each batch
 
 
 class Simulated(nn.Module):
@@ -38,6 +38,7 @@ class Simulated(nn.Module):
         self.register_buffer("low", torch.tensor(float("nan")))
         self.register_buffer("high", torch.tensor(float("nan")))
         self.seen: list[torch.Tensor] | None = None  # a list while calibrating
+        self.shifts: list[torch.Tensor] | None = None  # the same
 
     def weight_mapping(self):
         return of_weight(self.inner.weight, self.bits, self.keep)
@@ -57,8 +58,7 @@ class Simulated(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.seen is not None:
-            self.seen.append(_some(x))
-            return self.inner(x)
+            return self._look(x)
         if self.input_bits:
             mapping = (
                 affine(*extent(x.detach()), self.input_bits)
@@ -66,10 +66,21 @@ class Simulated(nn.Module):
                 else self.input_mapping()
             )
             x = mapping.simulate(x)
-        if not self.bits:
-            return self.inner(x)
+        return self._map(x) if self.bits else self.inner(x)
+
+    def _map(self, x: torch.Tensor) -> torch.Tensor:
         weight = self.weight_mapping().simulate(self.inner.weight)
         return torch.func.functional_call(self.inner, {"weight": weight}, (x,))
+
+    def _look(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute in floats, and note the inputs and what rounding would shift."""
+        self.seen.append(_some(x))
+        y = self.inner(x)
+        if self.shifts is not None and self.bits and self.inner.bias is not None:
+            shift = self._map(x) - y
+            over = [d for d in range(shift.ndim) if d != 1]
+            self.shifts.append(shift.mean(over) if over else shift)
+        return y
 
 
 def simulate(
@@ -117,13 +128,20 @@ def parts(model: nn.Module) -> dict[str, Simulated]:
 
 @torch.no_grad()
 def calibrate(
-    model: nn.Module, batches: Iterable[torch.Tensor], method: str = "min-max"
+    model: nn.Module,
+    batches: Iterable[torch.Tensor],
+    method: str = "min-max",
+    *,
+    correct: bool = False,
 ) -> nn.Module:
     """Find the inputs' ranges from calibration data, in place.
 
     Args:
         batches: inputs of the model; never those it will be judged by.
         method: a name in ``ranges.METHODS``.
+        correct: take from every bias what the rounded weights add to the mean of that
+            output (Nagel et al. 2019, arXiv:1906.04721, section 4.2): a depthwise
+            filter has nine weights, whose errors don't cancel.
 
     Raises:
         QuantizationError: an unknown method, no data, a map that no data reached.
@@ -134,7 +152,7 @@ def calibrate(
     model.eval()
     try:
         for module in maps.values():
-            module.seen = []
+            module.seen, module.shifts = [], [] if correct else None
         for batch in bar(batches, "calibration", unit="batch"):
             model(batch)
         for name, module in maps.items():
@@ -144,9 +162,11 @@ def calibrate(
             low, high = METHODS[method](seen, bits=module.input_bits or 8)
             module.low.fill_(low)
             module.high.fill_(high)
+            if module.shifts:
+                module.inner.bias -= torch.stack(module.shifts).mean(0)
     finally:
         for module in maps.values():
-            module.seen = None
+            module.seen = module.shifts = None
     return model
 
 
