@@ -79,7 +79,12 @@ def svd(
     up, values, _ = torch.linalg.svd(felt @ root(s), full_matrices=False)
     down = up.T @ felt  # = Σ Vᵀ L⁻¹, without an inverse
     if gradients:
-        up = torch.linalg.solve(r.T, up)
+        up, singular = torch.linalg.solve_ex(r.T, up)
+        if singular:
+            raise DataError(
+                "The loss doesn't feel some directions of the outputs at all: give "
+                "damping (such as 1e-4)."
+            )
     means = None
     if centred:
         mean = moments.mean.to(matrix.device)

@@ -356,6 +356,12 @@ def test_what_does_not_fit_is_refused():
         DataError, match="Moments of 6 numbers for a map with 9 outputs"
     ):
         activation_svd.svd(w, own, own)
+    dead = torch.randn(30, 9)
+    dead[:, 4] = 0
+    with pytest.raises(DataError, match="doesn't feel some directions"):
+        activation_svd.svd(w, own, Moments.of(9).add(dead), damping=0)
+    felt = activation_svd.svd(w, own, Moments.of(9).add(dead))
+    torch.testing.assert_close((felt.up @ felt.down).float(), w.detach())
     with pytest.raises(MicrobudgetError, match="nothing called '0'"):
         activation_svd.decompose(model, {"0": own}, {"2": own})
     with pytest.raises(MicrobudgetError, match="nothing called 'nope'"):
