@@ -177,7 +177,7 @@ class LowRank:
 
 
 _LOW_RANK = {
-    "mini": LowRank((192, 128, 64, 32), 256, 128, 256, 100, 5),
+    "mini": LowRank((192, 128, 64, 32), 256, 128, 208, 80, 5),
     "full": LowRank((320, 256, 128, 64), 872, 1000, 2000, 600, 20),
 }
 
@@ -227,8 +227,9 @@ class Pruning:
         epochs: of the small networks' trainings.
         rounds: of the search for lottery tickets.
         probe: pictures that masks on the flower network are judged by.
-        pictures: that channels are chosen and mended by.
+        thin: of so many training pictures one is surveyed.
         budget: share of the blocks' cost that is left.
+        imitate: epochs towards the original's features.
         sentences: to choose and mend by, and to be judged by.
     """
 
@@ -236,14 +237,15 @@ class Pruning:
     epochs: int
     rounds: int
     probe: int
-    pictures: int
+    thin: int
     budget: float
+    imitate: int
     sentences: tuple[int, int]
 
 
 _PRUNING = {
-    "mini": Pruning(3, 8, 5, 128, 256, 0.4, (256, 436)),
-    "full": Pruning(5, 30, 6, 600, 1020, 0.4, (1000, 872)),
+    "mini": Pruning(3, 8, 4, 128, 2, 0.6, 2, (128, 436)),
+    "full": Pruning(5, 30, 6, 600, 1, 0.6, 10, (1000, 872)),
 }
 
 
