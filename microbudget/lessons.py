@@ -40,7 +40,7 @@ class Listening:
 
 _LISTENING = {
     "mini": Listening(800, 400, 80, 64, 48, 5, 8, 12),
-    "mini, no bf16": Listening(120, 64, 16, 24, 12, 2, 4, 6),
+    "mini, no bf16": Listening(120, 64, 30, 24, 12, 2, 4, 6),
     "full": Listening(800, 400, 80, 64, 48, 5, 8, 12),
 }
 
@@ -252,3 +252,40 @@ _PRUNING = {
 def pruning() -> Pruning:
     """The sizes of this profile."""
     return _PRUNING[settings.load().profile]
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Sizes of the notebook that distils classifiers and a language model.
+
+    Attributes:
+        labelled: sentences that students have labels for.
+        passes: through them; with unlabelled sentences beside them, there is one pass
+            through ``passes`` times as many: the same number of steps.
+        deep_passes: the same, for the student with transformer layers.
+        choose: sentences to choose by. judge: to be judged by.
+        width: of the BiLSTM's embeddings. batch: sentences a step.
+        prompts: the language model's, to learn from and to be judged by.
+        tokens: of a prompt, and of its continuation.
+    """
+
+    labelled: int
+    passes: int
+    deep_passes: int
+    choose: int
+    judge: int
+    width: int
+    batch: int
+    prompts: tuple[int, int]
+    tokens: tuple[int, int]
+
+
+_DISTILLATION = {
+    "mini": Distillation(240, 5, 3, 320, 640, 128, 16, (32, 16), (16, 12)),
+    "full": Distillation(1000, 6, 6, 872, 872, 256, 32, (256, 64), (32, 32)),
+}
+
+
+def distillation() -> Distillation:
+    """The sizes of this profile."""
+    return _DISTILLATION[settings.load().profile]
