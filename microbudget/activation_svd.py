@@ -73,18 +73,19 @@ def svd(
         if not float(g.trace()) > 0:
             raise DataError("All gradients are zero: the loss doesn't feel this map.")
         # in units of their mean, so that nothing is lost to rounding below
-        r = root(g / g.diagonal().mean()) * g.diagonal().mean().sqrt()
+        r, failed = torch.linalg.cholesky_ex(g / g.diagonal().mean())
+        if failed:
+            raise DataError(
+                "The loss doesn't feel some directions of the outputs at all: give "
+                "damping (such as 1e-4)."
+            )
+        r = r * g.diagonal().mean().sqrt()
         felt = r.T @ matrix
     s = moments.matrix(centred, damping).to(matrix.device)
     up, values, _ = torch.linalg.svd(felt @ root(s), full_matrices=False)
     down = up.T @ felt  # = Σ Vᵀ L⁻¹, without an inverse
     if gradients:
-        up, singular = torch.linalg.solve_ex(r.T, up)
-        if singular:
-            raise DataError(
-                "The loss doesn't feel some directions of the outputs at all: give "
-                "damping (such as 1e-4)."
-            )
+        up = torch.linalg.solve_triangular(r.T, up, upper=True)
     means = None
     if centred:
         mean = moments.mean.to(matrix.device)

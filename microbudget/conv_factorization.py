@@ -6,7 +6,7 @@ A convolution is a linear map from a patch (in·k·k numbers) to a pixel (out nu
   arXiv:1505.06798, section 3.1). A 1 × 1 convolution is a linear map of channels, and
   becomes two of them.
 - *spatial*: a k × 1 convolution with r filters, then a 1 × k one (Jaderberg et al.
-  2014, arXiv:1405.3866, section 2.1, scheme 2).
+  2014, arXiv:1405.3866, scheme 2).
 
 A depthwise convolution has one filter of k·k numbers a channel: as a map from its patch
 to its pixel it has rank 1 already, and there is nothing to cut.
@@ -123,7 +123,7 @@ def svd(
         kind: ``"channel"`` or ``"spatial"``.
         outputs: moments of the convolution's outputs (``collect_outputs``), for
             ``"channel"``: directions are then the outputs' principal components about
-            their mean (Zhang et al. 2016, eq. 5), and the bias keeps the mean.
+            their mean (Zhang et al. 2016), and the bias keeps the mean.
         damping: a share of ‖W‖²'s mean over outputs, so that filters that stayed silent
             are kept last and not lost.
 
