@@ -112,8 +112,9 @@ def flowers() -> FlowerNet:
             model.classifier[1].bias.copy_(head.bias.cpu() - weight @ standardise.mean)
 
     weights = assets.config(mobilenet.NAME)
-    names = [str(path.name) for path in data.train.paths]
-    made_from = [weights, data.name, data.classes, names, data.size, seed]
+    pictures = [(p.parent.name, p.name, p.stat().st_size) for p in data.train.paths]
+    labels = data.train.labels.tolist()
+    made_from = [weights, data.name, data.classes, pictures, labels, data.size, seed]
     _once("flowers", model, train, made_from)
     model.to(settings.device()).eval()
     return FlowerNet(model, data, preprocess)

@@ -54,6 +54,7 @@ def test_the_zero_points_are_needed():
         (torch.randn(3), torch.tensor([1.0]), ()),
         (torch.randn(3, 4), torch.ones(2), (0,)),
         (torch.randn(3, 4), torch.tensor([1.0]), (0, 1)),
+        (torch.randn(4, 4), torch.tensor([1.0]), (1,)),
         (torch.ones(1, 140_000), torch.tensor([1.0]), ()),
     ],
 )

@@ -56,6 +56,9 @@ def test_every_float8_is_listed_once_and_means_itself():
 
 @pytest.mark.parametrize(
     "wrong", [lambda: formats.layout(1, "float7"), lambda: formats.layout(300, "int8"),
+              lambda: formats.layout(math.nan, "int8"),
+              lambda: formats.layout(math.inf, "int8"),
+              lambda: formats.neighbours(0, 1, "float7"),
               lambda: formats.neighbours(0, 1, "float16")],
 )  # fmt: skip
 def test_what_cant_be_is_said(wrong):

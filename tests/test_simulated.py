@@ -7,7 +7,8 @@ from torch import nn
 
 from microbudget.errors import QuantizationError
 from microbudget.models.mobilenet import SamePadConv2d
-from microbudget.quantization import int8_file, int8_kernels, mapping, simulated
+from microbudget.models.vision import fold_batchnorm
+from microbudget.quantization import int8_file, int8_kernels, mapping, ranges, simulated
 from microbudget.training import fit
 
 has_int8 = pytest.mark.skipif(
@@ -194,10 +195,11 @@ def test_a_file_that_isnt_one_is_said(tmp_path):
 def test_a_gpu_simulates_the_same():
     net, x = small_net(), pictures()
     model = simulated.calibrate(simulated.simulate(net), [x])
+    there = simulated.calibrate(simulated.simulate(net.cuda()), [x])  # data comes to it
     with torch.no_grad():
-        wanted = model(x)
-        found = model.cuda()(x.cuda()).cpu()
-    torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-2)
+        found = there(x.cuda()).cpu()
+        torch.testing.assert_close(found, model.cuda()(x.cuda()).cpu())
+        torch.testing.assert_close(found, model.cpu()(x), rtol=1e-2, atol=1e-2)
 
 
 def test_corrected_biases_leave_no_shift_in_the_mean():
@@ -211,3 +213,116 @@ def test_corrected_biases_leave_no_shift_in_the_mean():
         with torch.no_grad():
             shifts[correct] = (model(x) - net(x)).mean((0, 2, 3)).abs().max()
     assert shifts[True] < 1e-5 < 1e-3 < shifts[False]
+
+
+def test_a_file_of_a_folded_network_is_refused_by_an_unfolded_one(tmp_path):
+    conv, norm = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)
+    unfolded = nn.Sequential(conv, norm).eval()
+    model = simulated.simulate(fold_batchnorm(unfolded))
+    path = int8_file.save(
+        simulated.calibrate(model, [pictures()]), tmp_path / "net.safetensors"
+    )
+    with pytest.raises(QuantizationError, match="fold"):
+        int8_file.load(unfolded, path)
+
+
+def test_settings_of_every_map_come_back(tmp_path):
+    model = simulated.simulate(small_net(), 8, 8)
+    own = simulated.parts(model)
+    own["2"].input_bits, own["5"].keep = 0, ()
+    simulated.calibrate(model, [pictures()])
+    path = int8_file.save(model, tmp_path / "net.safetensors")
+    again = simulated.parts(int8_file.load(small_net(), path))
+    assert [p.input_bits for p in again.values()] == [8, 8, 0, 8]
+    assert [p.keep for p in again.values()] == [(0,), (0,), (0,), ()]
+
+
+@pytest.mark.parametrize("method", ranges.METHODS)
+def test_calibration_finds_what_the_method_finds_in_all_numbers(method):
+    x = torch.randn(500, 7, generator=torch.Generator().manual_seed(0))
+    model = simulated.simulate(nn.Sequential(nn.Linear(7, 2)))
+    simulated.calibrate(model, x.split(300), method)
+    (part,) = simulated.parts(model).values()
+    low, high = ranges.METHODS[method](x)
+    assert float(part.low) == pytest.approx(low)
+    assert float(part.high) == pytest.approx(high)
+
+
+def test_of_many_numbers_all_columns_are_sampled_and_the_ends_kept():
+    x = torch.arange(32.0).expand(8, 4, 64, 32).clone()  # a value a column
+    x[0, 0, 0, 0] = -100
+    seen = simulated._Seen(False)
+    seen.add(x)
+    assert float(seen.low) == -100
+    assert len(seen.samples[0]) == simulated._KEPT
+    assert len(seen.samples[0][seen.samples[0] >= 0].unique()) == 32
+
+
+def test_biases_of_token_maps_are_corrected_over_tokens_and_only_once():
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(6, 9)), torch.randn(10, 4, 6) + 1
+    model = simulated.simulate(net, 3, input_bits=0)
+    simulated.calibrate(model, [x[:7], x[7:]], correct=True)  # unequal batches
+    with torch.no_grad():
+        assert (model(x) - net(x)).mean((0, 1)).abs().max() < 1e-5
+    with pytest.raises(QuantizationError, match="once"):
+        simulated.calibrate(model, [x], correct=True)
+
+
+class Residual(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+@has_int8
+def test_a_sequential_with_a_forward_of_its_own_keeps_it():
+    torch.manual_seed(0)
+    net, x = Residual(nn.Conv2d(3, 3, 1)).eval(), pictures()
+    model = simulated.calibrate(simulated.simulate(net, 7), [x])
+    with torch.no_grad():
+        found = int8_kernels.convert(model)(x)
+    torch.testing.assert_close(found, model(x).detach(), rtol=0.1, atol=0.05)
+
+
+@has_int8
+def test_int8_maps_of_tokens_keep_their_shape():
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(6, 9)).eval(), torch.randn(2, 5, 6)
+    model = simulated.calibrate(simulated.simulate(net, 7), [x])
+    with torch.no_grad():
+        found = int8_kernels.convert(model)(x)
+    torch.testing.assert_close(found, model(x).detach(), rtol=0.1, atol=0.05)
+
+
+@has_int8
+@pytest.mark.parametrize("options", [{"padding_mode": "reflect", "padding": 1},
+                                     {"padding": "same"}])  # fmt: skip
+def test_other_paddings_are_refused_not_ignored(options):
+    net = nn.Sequential(nn.Conv2d(3, 2, 3, **options))
+    model = simulated.calibrate(simulated.simulate(net), [pictures()])
+    with pytest.raises(QuantizationError, match="pads with zeros"):
+        int8_kernels.convert(model)
+
+
+def test_asking_for_kernels_draws_no_numbers():
+    before = torch.get_rng_state()
+    if int8_kernels.available():
+        int8_kernels.adds_exactly()
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda: simulated.simulate(nn.Linear(2, 2)),
+              lambda: simulated.simulate(simulated.simulate(small_net()))],
+)  # fmt: skip
+def test_a_bare_map_and_a_second_simulation_are_refused(wrong):
+    with pytest.raises(QuantizationError):
+        wrong()
+
+
+def test_a_transformers_layer_still_works():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    model, x = simulated.simulate(layer, dynamic=True), torch.randn(2, 3, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), layer(x), rtol=0.2, atol=0.2)
+    assert set(simulated.parts(model)) == {"linear1", "linear2"}

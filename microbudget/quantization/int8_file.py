@@ -61,15 +61,20 @@ def load(model: nn.Module, path: str | os.PathLike) -> nn.Module:
         with safe_open(path, "pt") as file:
             card = json.loads(file.metadata()["int8"])
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        _, input_bits, per_channel, dynamic = next(iter(card.values()))
-        new = simulate(
-            model, {name: own[0] for name, own in card.items()}, input_bits,
-            per_channel=per_channel, dynamic=dynamic,
-        )  # fmt: skip
+        new = simulate(model, {name: own[0] for name, own in card.items()})
         with torch.no_grad():
             for name, part in parts(new).items():
+                _, part.input_bits, per_channel, part.dynamic = card[name]
+                part.keep = (0,) if per_channel else ()
                 _fill(part, name, state)
-        new.load_state_dict(state, strict=False)
+        left = new.load_state_dict(state, strict=False)
+        own = tuple(f"{name}." for name in card)
+        missing = [key for key in left.missing_keys if not key.startswith(own)]
+        if left.unexpected_keys or missing:
+            raise QuantizationError(
+                f"{[*left.unexpected_keys, *missing][0]} is in {path.name} or in the "
+                "model, but not in both: fold the model's batch-norms as before saving."
+            )
     except QuantizationError:
         raise
     except Exception as error:  # safetensors, json and torch raise their own kinds

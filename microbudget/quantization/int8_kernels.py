@@ -22,7 +22,7 @@ def available() -> bool:
     """Whether this torch has oneDNN's int8 convolutions, and they compute here."""
     try:
         x = torch.zeros(1, 1, 1, 1, dtype=torch.uint8)
-        _convolve(x, *_packed(torch.ones(1, 1, 1, 1), None, nn.Conv2d(1, 1, 1), 1.0, 0))
+        _convolve(x, *_packed(torch.ones(1, 1, 1, 1), None, _shape(1), 1.0, 0))
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
     return True
@@ -34,7 +34,7 @@ def adds_exactly() -> bool:
     Processors before VNNI add two products in 16 bits first, which overflows: weights
     then get 7 bits (PyTorch's ``reduce_range`` does so to the inputs).
     """
-    conv = nn.Conv2d(64, 1, 1)
+    conv = _shape(64)
     weight = torch.full((1, 64, 1, 1), 127.0)
     x = torch.full((1, 64, 1, 1), 255, dtype=torch.uint8)
     x = x.contiguous(memory_format=torch.channels_last)
@@ -59,6 +59,11 @@ class Int8Map(nn.Module):
         inner = simulated.inner
         self.linear = isinstance(inner, nn.Linear)
         conv = _as_convolution(inner) if self.linear else inner
+        if isinstance(conv.padding, str) or conv.padding_mode != "zeros":
+            raise QuantizationError(
+                f"The int8 kernel pads with zeros, by numbers: not {conv.padding!r}, "
+                f"{conv.padding_mode!r}."
+            )
         self.pads = isinstance(conv, SamePadConv2d)
         x = simulated.input_mapping()
         self.scale, self.zero = float(x.scale), int(x.zero)
@@ -80,14 +85,15 @@ class Int8Map(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         codes = x if x.dtype == torch.uint8 else self.quantize(x)
+        before = codes.shape[:-1]
         if self.linear:
-            codes = codes[:, :, None, None]
+            codes = codes.reshape(-1, codes.shape[-1])[:, :, None, None]
         elif self.pads:  # 'same' padding, with the code of 0.0
             height, width = codes.shape[-2:]
             codes = F.pad(codes, (width % 2, 1, height % 2, 1), value=self.zero)
         codes = codes.contiguous(memory_format=torch.channels_last)
         y = _convolve(codes, *self.packed, writes=self.writes)
-        return y.flatten(1) if self.linear else y
+        return y.reshape(*before, -1) if self.linear else y
 
 
 def convert(model: nn.Module) -> nn.Module:
@@ -110,7 +116,7 @@ def _convert_children(parent: nn.Module) -> None:
     for name, child in list(parent.named_children()):
         if isinstance(child, Simulated):
             setattr(parent, name, Int8Map(child, None))
-        elif isinstance(child, nn.Sequential):
+        elif _is_plain(child):
             setattr(parent, name, _chain(child))
         else:
             _convert_children(child)
@@ -151,10 +157,22 @@ def _is_in_the_range(between: list[nn.Module], following: Simulated) -> bool:
 
 def _flat(sequence: nn.Sequential):
     for child in sequence:
-        if isinstance(child, nn.Sequential):
+        if _is_plain(child):
             yield from _flat(child)
         else:
             yield child
+
+
+def _shape(inputs: int) -> nn.Conv2d:
+    """A 1 × 1 convolution that has no numbers: none are drawn."""
+    return nn.Conv2d(inputs, 1, 1, device="meta")
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a module calls its children one after the other, and does no more."""
+    return isinstance(module, nn.Sequential) and (
+        type(module).forward is nn.Sequential.forward
+    )
 
 
 def _as_convolution(linear: nn.Linear) -> nn.Conv2d:

@@ -59,7 +59,7 @@ def linear(
     if weight.ndim != 2 or x.scale.numel() != 1:
         raise QuantizationError("A matrix and a single input scale are needed.")
     rows, n = weight.shape
-    if w.scale.numel() not in (1, rows):
+    if w.scale.numel() != 1 and w.scale.shape != (rows, 1):
         raise QuantizationError(
             f"{w.scale.numel()} weight scales for {rows} rows: use one, or one a row "
             "(a scale within a row can't be moved out of the sum)."

@@ -52,9 +52,11 @@ def layout(value: float, format: str) -> Layout:
     if format not in FORMATS:
         raise QuantizationError(f"format={format!r}: use one of {list(FORMATS)}.")
     dtype, exponent, mantissa = FORMATS[format]
-    if format == "int8" and not -128 <= round(value) <= 127:
+    if format == "int8" and not -128.5 <= value <= 127.5:  # and so no NaN
         raise QuantizationError(f"{value} is outside of int8's −128 … 127: scale it.")
-    number = torch.tensor(round(value) if format == "int8" else value).to(dtype)
+    whole = format == "int8"
+    number = torch.tensor(max(-128, min(127, round(value))) if whole else value)
+    number = number.to(dtype)
     width = 1 + exponent + mantissa
     whole = int(number.view(_SAME_WIDTH[width // 8])) % 2**width
     bits = f"{whole:0{width}b}"
@@ -91,8 +93,8 @@ def neighbours(low: float, high: float, format: str) -> torch.Tensor:
     Raises:
         QuantizationError: a format of more than eight bits: there are too many.
     """
+    if format not in FORMATS or FORMATS[format][0].itemsize != 1:
+        raise QuantizationError(f"{format!r} is no format with few numbers to list.")
     dtype = FORMATS[format][0]
-    if dtype.itemsize != 1:
-        raise QuantizationError(f"{format} has too many numbers to list.")
     every = torch.arange(256, dtype=torch.uint8).view(dtype).float()
     return every[(every >= low) & (every <= high)].unique()

@@ -13,11 +13,13 @@ import torch
 from torch import nn
 
 from ..errors import QuantizationError
+from ..models.mobilenet import SamePadConv2d
 from ..progress import bar
 from .mapping import affine, extent, of_weight
 from .ranges import METHODS
 
 KINDS = (nn.Conv2d, nn.Linear)
+_EXACTLY = (*KINDS, SamePadConv2d)
 _KEPT = 8192  # numbers of an activation that calibration keeps from each batch
 
 
@@ -34,11 +36,11 @@ class Simulated(nn.Module):
     def __init__(self, inner, bits: int, input_bits: int, keep, dynamic: bool):
         super().__init__()
         self.inner, self.bits, self.input_bits = inner, bits, input_bits
-        self.keep, self.dynamic = tuple(keep), dynamic
-        self.register_buffer("low", torch.tensor(float("nan")))
-        self.register_buffer("high", torch.tensor(float("nan")))
-        self.seen: list[torch.Tensor] | None = None  # a list while calibrating
-        self.shifts: list[torch.Tensor] | None = None  # the same
+        self.keep, self.dynamic, self.corrected = tuple(keep), dynamic, False
+        unknown = torch.tensor(float("nan"), device=inner.weight.device)
+        self.register_buffer("low", unknown)
+        self.register_buffer("high", unknown.clone())
+        self.seen: _Seen | None = None  # while calibrating
 
     def weight_mapping(self):
         return of_weight(self.inner.weight, self.bits, self.keep)
@@ -74,12 +76,13 @@ class Simulated(nn.Module):
 
     def _look(self, x: torch.Tensor) -> torch.Tensor:
         """Compute in floats, and note the inputs and what rounding would shift."""
-        self.seen.append(_some(x))
+        self.seen.add(x)
         y = self.inner(x)
-        if self.shifts is not None and self.bits and self.inner.bias is not None:
-            shift = self._map(x) - y
-            over = [d for d in range(shift.ndim) if d != 1]
-            self.shifts.append(shift.mean(over) if over else shift)
+        if self.seen.correct and self.bits and self.inner.bias is not None:
+            is_linear = isinstance(self.inner, nn.Linear)
+            shift = (self._map(x) - y).movedim(-1 if is_linear else -3, 0).flatten(1)
+            self.seen.shift = self.seen.shift + shift.sum(1)
+            self.seen.count += shift.shape[1]
         return y
 
 
@@ -104,8 +107,16 @@ def simulate(
     Raises:
         QuantizationError: nothing to quantize, a name that isn't there.
     """
+    if parts(model):
+        raise QuantizationError("This model is simulated already: take the original.")
     model = copy.deepcopy(model)
-    found = {n: m for n, m in model.named_modules() if isinstance(m, KINDS)}
+    # exactly these types: of a subclass, as in nn.MultiheadAttention, others may read
+    # the weight, and it would no longer have one
+    found = {n: m for n, m in model.named_modules() if type(m) in _EXACTLY}
+    if "" in found:
+        raise QuantizationError(
+            "The model is the map itself: put it into a Sequential."
+        )
     if not found:
         raise QuantizationError("There is no convolution or linear map to quantize.")
     if isinstance(bits, Mapping) and (strange := set(bits) ^ set(found)):
@@ -141,7 +152,7 @@ def calibrate(
         method: a name in ``ranges.METHODS``.
         correct: take from every bias what the rounded weights add to the mean of that
             output (Nagel et al. 2019, arXiv:1906.04721, section 4.2): a depthwise
-            filter has nine weights, whose errors don't cancel.
+            filter has nine weights, whose errors don't cancel. Only once a model.
 
     Raises:
         QuantizationError: an unknown method, no data, a map that no data reached.
@@ -149,30 +160,49 @@ def calibrate(
     if method not in METHODS:
         raise QuantizationError(f"method={method!r}: use one of {list(METHODS)}.")
     maps = parts(model)
+    if correct and any(module.corrected for module in maps.values()):
+        raise QuantizationError("Biases are corrected once: simulate the model anew.")
     model.eval()
+    device = next(model.parameters()).device
     try:
         for module in maps.values():
-            module.seen, module.shifts = [], [] if correct else None
+            module.seen = _Seen(correct)
         for batch in bar(batches, "calibration", unit="batch"):
-            model(batch)
+            model(batch.to(device))
         for name, module in maps.items():
-            if not module.seen:
+            if not module.seen.samples:
                 raise QuantizationError(f"No calibration data reached {name}.")
-            seen = torch.cat(module.seen)
-            low, high = METHODS[method](seen, bits=module.input_bits or 8)
+        for module in maps.values():
+            seen = module.seen
+            ends = torch.stack([seen.low, seen.high])  # samples may have missed them
+            of = ends if method == "min-max" else torch.cat(seen.samples)
+            low, high = METHODS[method](of, bits=module.input_bits or 8)
             module.low.fill_(low)
             module.high.fill_(high)
-            if module.shifts:
-                module.inner.bias -= torch.stack(module.shifts).mean(0)
+            if seen.count:
+                module.inner.bias -= seen.shift / seen.count
+                module.corrected = True
     finally:
         for module in maps.values():
-            module.seen = module.shifts = None
+            module.seen = None
     return model
 
 
-def _some(x: torch.Tensor) -> torch.Tensor:
-    """Numbers of a batch, evenly spread, with its smallest and largest among them."""
-    flat = x.detach().flatten().float()
-    low, high = extent(flat)
-    step = max(1, len(flat) // _KEPT)
-    return torch.cat([flat[::step], low, high])
+class _Seen:
+    """What calibration has seen of one map: numbers drawn, ends, and a shift."""
+
+    def __init__(self, correct: bool):
+        self.correct, self.count, self.shift = correct, 0, 0.0
+        self.samples: list[torch.Tensor] = []
+        self.generator = torch.Generator().manual_seed(0)
+
+    def add(self, x: torch.Tensor) -> None:
+        flat = x.detach().flatten().float()
+        low, high = (end.flatten()[0] for end in extent(flat))
+        if self.samples:
+            low, high = torch.minimum(low, self.low), torch.maximum(high, self.high)
+        self.low, self.high = low, high
+        if len(flat) > _KEPT:  # at random: a fixed step may meet one column only
+            drawn = torch.randint(len(flat), (_KEPT,), generator=self.generator)
+            flat = flat[drawn.to(flat.device)]
+        self.samples.append(flat)
