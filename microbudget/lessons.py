@@ -77,9 +77,6 @@ _FINE_TUNING = {
     "mini": FineTuning(
         352, 160, 320, 1, (("qv", 1), ("qv", 64), ("qkvof", 8)), 240, 56
     ),
-    "mini, no bf16": FineTuning(
-        224, 128, 320, 1, (("qv", 1), ("qv", 64), ("qkvof", 8)), 120, 32
-    ),
     "full": FineTuning(
         2000, 872, 872, 3, tuple((t, r) for t in _TARGETS for r in _RANKS), 900, 240
     ),
@@ -88,7 +85,7 @@ _FINE_TUNING = {
 
 def fine_tuning() -> FineTuning:
     """The sizes of this profile."""
-    return _here(_FINE_TUNING)
+    return _FINE_TUNING[settings.load().profile]
 
 
 @dataclass(frozen=True)
@@ -281,7 +278,7 @@ class Distillation:
 
 
 _DISTILLATION = {
-    "mini": Distillation(240, 5, 3, 320, 640, 128, 16, (32, 16), (16, 12)),
+    "mini": Distillation(240, 5, 2, 320, 640, 128, 16, (24, 10), (14, 10)),
     "full": Distillation(1000, 6, 6, 872, 872, 256, 32, (256, 64), (32, 32)),
 }
 
