@@ -198,6 +198,9 @@ def train(
         )
         own_widths = {layer: s.shape[-1] for layer, s in teacher.states.items()}
     require(student, sentences, teacher, recipe, pairs)
+    taught = recipe.wants_answers or recipe.wants_states
+    if not taught and not (sentences.labels != IGNORE).any():
+        raise TrainingError("No sentence has a label, and there is no teacher.")
     torch.manual_seed(seed)  # of the projections
     learner = Learner(student, pairs, own_widths).to(next(student.parameters()).device)
 
@@ -273,8 +276,6 @@ def require(student, sentences, teacher, recipe: Recipe, pairs: LayerMap) -> Non
             f"Labels run from {int(known.min())} to {int(known.max())}, but the head "
             f"has {classes} classes."
         )
-    if not len(known) and terms[1:] == (0, 0, 0, 0):
-        raise TrainingError("No sentence has a label, and there is no teacher.")
     if recipe.wants_answers and teacher.logits.shape[1] != classes:
         raise TrainingError(
             f"The teacher has {teacher.logits.shape[1]} classes, the student {classes}."
