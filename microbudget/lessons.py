@@ -226,7 +226,7 @@ class Pruning:
         probe: pictures that masks on the flower network are judged by.
         thin: of so many training pictures one is surveyed.
         budget: share of the blocks' cost that is left.
-        imitate: epochs towards the original's features.
+        tune, retune: epochs of the flower network, and of the smaller one.
         sentences: to choose and mend by, and to be judged by.
     """
 
@@ -236,13 +236,14 @@ class Pruning:
     probe: int
     thin: int
     budget: float
-    imitate: int
+    tune: int
+    retune: int
     sentences: tuple[int, int]
 
 
 _PRUNING = {
-    "mini": Pruning(3, 8, 4, 128, 2, 0.6, 2, (128, 436)),
-    "full": Pruning(5, 30, 6, 600, 1, 0.6, 10, (1000, 872)),
+    "mini": Pruning(3, 8, 3, 128, 2, 0.55, 2, 3, (128, 300)),
+    "full": Pruning(5, 30, 4, 600, 1, 0.55, 8, 12, (1000, 872)),
 }
 
 

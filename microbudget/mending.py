@@ -1,7 +1,7 @@
 """Mending a MobileNetV2 that lost channels, without labels.
 
 In closed form: every block's projection is fitted anew, by least squares, to what the
-original block gave. Then, if there is time, a little training towards its features.
+original block gave.
 """
 
 from collections.abc import Callable
@@ -9,15 +9,12 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from . import features
 from .channels import batches_of, output_scale, picker
-from .errors import TrainingError
 from .models.vision import fold_batchnorm
 from .moments import Moments
 from .progress import bar
 from .reconstruction import RIDGE, solve
 from .shrinking import Bypass, blocks
-from .training import fit
 
 
 @torch.no_grad()
@@ -39,11 +36,11 @@ def reconstruct(
 
     Args:
         model: the original, with ``features``, a sequence of stages.
-        smaller: ``remove``'s; its batch-norms not folded.
+        smaller: ``remove``'s, batch-norms folded or not.
         pictures: uint8 (n, 3, h, w); some hundreds.
 
     Raises:
-        TrainingError: no pictures, NaN, or folded batch-norms.
+        TrainingError: no pictures. DataError: NaN.
     """
     pick, model = picker(seed), fold_batchnorm(model)
     smaller.eval()
@@ -67,48 +64,6 @@ def reconstruct(
     return smaller
 
 
-def imitate(
-    model: nn.Module,
-    smaller: nn.Module,
-    pictures: torch.Tensor,
-    preprocess: Callable[[torch.Tensor], torch.Tensor],
-    *,
-    epochs: int = 1,
-    lr: float = 3e-4,
-    batch_size: int = 32,
-    seed: int = 0,
-) -> nn.Module:
-    """Train all of ``smaller`` a little to give the original's features; no labels.
-
-    The mean squared difference of what the heads read, as a share of its variance
-    (hints: Romero et al. 2015, FitNets, equation 3).
-
-    Returns:
-        A copy with its batch-norms folded: few pictures would spoil their statistics.
-
-    Raises:
-        TrainingError: as ``training.fit``.
-    """
-    stages = fold_batchnorm(smaller)
-    stages.requires_grad_(True).to(memory_format=torch.channels_last)
-    wanted = features.extract(
-        _Pooled(model), pictures, preprocess, description="wanted"
-    )
-    scale = wanted.var(0).mean().clamp_min(1e-12)
-
-    def loss(student, batch):
-        x, target = batch
-        x = preprocess(x).contiguous(memory_format=torch.channels_last)
-        return (student(x).float() - target).pow(2).mean() / scale
-
-    fit(
-        _Pooled(stages), (pictures, wanted), loss, epochs=epochs, lr=lr,
-        batch_size=batch_size, schedule="cosine", warmup=0.1, max_grad_norm=1.0,
-        seed=seed, description="imitation",
-    )  # fmt: skip
-    return stages.eval()
-
-
 def views(pictures: torch.Tensor, seed: int = 0) -> torch.Tensor:
     """Each picture once more: mirrored, and cut to 70 to 100 % of its width.
 
@@ -129,22 +84,9 @@ def views(pictures: torch.Tensor, seed: int = 0) -> torch.Tensor:
     return seen
 
 
-class _Pooled(nn.Module):
-    """What a MobileNetV2's head reads: (batch, 3, h, w) -> (batch, width)."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.features = model.features
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.features(x).mean((2, 3))
-
-
 def _fit_projection(block, inputs, targets, pick, ridge, device) -> list[torch.Tensor]:
     """Fit a block's projection to its targets; what the block gives then."""
     project, norm = block.conv[2], block.conv[3]
-    if not isinstance(norm, nn.BatchNorm2d):
-        raise TrainingError("Reconstruct before batch-norms are folded.")
     moments = Moments.of(project.in_channels + project.out_channels)
     hidden = []
     for x, t in zip(inputs, targets, strict=True):
@@ -156,9 +98,11 @@ def _fit_projection(block, inputs, targets, pick, ridge, device) -> list[torch.T
     prior = output_scale(block).view(-1, 1) * project.weight.flatten(1).cpu()
     weight, bias = solve(moments, project.in_channels, ridge, prior)
     project.weight.copy_(weight.view_as(project.weight))
-    # batch-norm as a plain addition: scale 1, and the bias
-    norm.weight.copy_((norm.running_var + norm.eps).sqrt())
-    norm.bias.copy_(bias.to(device) + norm.running_mean)
+    bias = bias.to(device)
+    if isinstance(norm, nn.BatchNorm2d):  # as a plain addition: scale 1, and the bias
+        norm.weight.copy_((norm.running_var + norm.eps).sqrt())
+        bias = bias + norm.running_mean
+    (project if project.bias is not None else norm).bias.copy_(bias)
     outputs = []
     for x, inner in zip(inputs, hidden, strict=True):
         y = norm(project(inner.to(device))).cpu()

@@ -247,17 +247,16 @@ def test_reconstruction_mends_and_a_survey_chooses_better_than_norms():
     assert sum(int(k.sum()) for k in chosen.values()) <= 0.5 * sum(widths.values())
 
 
-def test_imitation_brings_the_features_nearer():
+def test_folded_networks_are_mended_alike():
     model = small_mobilenet()
-    smaller = shrinking.remove(model, choice(model, 9, 0.7))
-    mending.reconstruct(model, smaller, pictures(), SCALE)
-    before = distance(model, smaller)
-    trained = mending.imitate(
-        model, smaller, pictures(), SCALE, epochs=4, lr=1e-3, batch_size=8
-    )
-    assert distance(model, trained) < before
-    assert shrinking.widths(trained) == shrinking.widths(smaller)
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in trained.modules())
+    kept = choice(model, 12, 0.7)
+    found = []
+    for one in (model, fold_batchnorm(model)):
+        smaller = shrinking.remove(one, kept)
+        mending.reconstruct(one, smaller, pictures(), SCALE)
+        with torch.inference_mode():
+            found.append(smaller(SCALE(pictures(5))))
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
 
 
 def test_views_are_other_pictures_of_the_same():
@@ -285,9 +284,6 @@ def test_surveys_and_reconstructions_refuse_what_they_cannot_use():
     model = small_mobilenet()
     with pytest.raises(TrainingError, match="give some hundreds"):
         channels.Survey(model, pictures(1), SCALE)
-    folded = fold_batchnorm(model)
-    with pytest.raises(TrainingError, match="before batch-norms are folded"):
-        mending.reconstruct(model, folded, pictures(), SCALE)
     with pytest.raises(TrainingError, match="share"):
         channels.by_norm(model, 0)
     with torch.no_grad():
@@ -329,10 +325,12 @@ def covariance_of(x):
 @given(seed=st.integers(0, 200), ridge=st.sampled_from([1e-4, 1e-2, 1.0]))
 def test_the_solution_is_scikit_learns_ridge(seed, ridge):
     x, weight = samples(seed=seed)
-    t = x @ weight.T + 0.3 * torch.randn(len(x), 4)
+    generator = torch.Generator().manual_seed(seed)
+    t = x @ weight.T + 0.3 * torch.randn(len(x), 4, generator=generator)
+    x, t = x.double(), t.double()
     scale = float(covariance_of(x).diagonal().mean())
     ours, bias = reconstruction.solve(moments_of(x, t), x.shape[1], ridge)
-    theirs = Ridge(alpha=ridge * scale * len(x)).fit(x.double(), t.double())
+    theirs = Ridge(alpha=ridge * scale * len(x)).fit(x, t)
     torch.testing.assert_close(
         ours, torch.from_numpy(theirs.coef_).float(), rtol=1e-3, atol=1e-3
     )
