@@ -258,29 +258,29 @@ class Distillation:
 
     Attributes:
         labelled: sentences that students have labels for.
-        passes: through them; with unlabelled sentences beside them, there is one pass
-            through ``passes`` times as many: the same number of steps.
-        deep_passes: the same, for the student with transformer layers.
+        lstm: passes through them, and sentences a step, of the BiLSTM. With unlabelled
+            sentences beside them there is one pass through so many times as many: the
+            same number of steps.
+        layers: the same, of the student with transformer layers.
         choose: sentences to choose by. judge: to be judged by.
-        width: of the BiLSTM's embeddings. batch: sentences a step.
+        width: of the BiLSTM's embeddings.
         prompts: the language model's, to learn from and to be judged by.
         tokens: of a prompt, and of its continuation.
     """
 
     labelled: int
-    passes: int
-    deep_passes: int
+    lstm: tuple[int, int]
+    layers: tuple[int, int]
     choose: int
     judge: int
     width: int
-    batch: int
     prompts: tuple[int, int]
     tokens: tuple[int, int]
 
 
 _DISTILLATION = {
-    "mini": Distillation(240, 5, 2, 320, 640, 128, 16, (24, 10), (14, 10)),
-    "full": Distillation(1000, 6, 6, 872, 872, 256, 32, (256, 64), (32, 32)),
+    "mini": Distillation(150, (8, 30), (3, 15), 320, 640, 128, (24, 10), (14, 10)),
+    "full": Distillation(1000, (6, 32), (6, 32), 872, 872, 256, (256, 64), (32, 32)),
 }
 
 
