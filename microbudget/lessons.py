@@ -110,7 +110,7 @@ class Quantization:
 _QUANTIZATION = {
     "mini": Quantization("smollm2-135m-instruct", (12, 256), (4, 128), 16, 64),
     "mini, no bf16": Quantization(
-        "smollm2-135m-instruct", (8, 256), (3, 128), 12, 48
+        "smollm2-135m-instruct", (12, 256), (3, 128), 12, 48
     ),
     "full on cpu": Quantization(
         "smollm2-360m-instruct", (32, 256), (16, 512), 300, 256
