@@ -279,7 +279,7 @@ class Distillation:
 
 
 _DISTILLATION = {
-    "mini": Distillation(150, (8, 30), (3, 15), 320, 640, 128, (24, 16), (16, 12)),
+    "mini": Distillation(240, (5, 16), (2, 15), 320, 640, 128, (24, 16), (16, 12)),
     "full": Distillation(1000, (6, 32), (6, 32), 872, 872, 256, (256, 64), (32, 32)),
 }
 
