@@ -55,10 +55,12 @@ def costs(model: nn.Module, size: int) -> dict[str, float]:
 
         handles.append(block.register_forward_hook(look))
     x = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
+    training = model.training
     try:
         with torch.inference_mode():
-            model(x)
+            model.eval()(x)  # or batch-norms would learn from a black picture
     finally:
+        model.train(training)
         for handle in handles:
             handle.remove()
     found = {}

@@ -218,6 +218,8 @@ def train(
                 total = total + recipe.attention * far
         return total
 
+    if (judge := options.get("evaluate")) is not None:
+        options["evaluate"] = lambda _: judge(student)  # not the projections with it
     return run(learner, lessons, loss, lr, epochs, batch_size, precision, seed, options)
 
 

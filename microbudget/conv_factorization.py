@@ -156,9 +156,10 @@ def svd(
             f"{len(matrix)} outputs: they were collected on another one."
         )
     # E[y yᵀ] about the mean, and a little of W Wᵀ in the same unit
-    covariance, own = outputs.matrix(centred=True), matrix @ matrix.T
+    own = matrix @ matrix.T
+    covariance = outputs.matrix(centred=True).to(own)
     level = damping * covariance.trace() / own.trace().clamp(min=1e-300)
-    squares, u = torch.linalg.eigh(covariance.to(own) + level * own)
+    squares, u = torch.linalg.eigh(covariance + level * own)
     n = min(matrix.shape)  # eigenvalues come rising
     u, values = u.flip(1)[:, :n], squares.flip(0)[:n].clamp(min=0).sqrt()
     bias = conv.bias.detach().double() if conv.bias is not None else 0.0

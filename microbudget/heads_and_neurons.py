@@ -136,6 +136,7 @@ def reconstruct(
     Raises:
         TrainingError: fewer than two tokens, NaN.
     """
+    smaller.eval()
     theirs = list(_embedded(model, batches))
     ours = theirs
     for old, new in zip(layers(model), layers(smaller), strict=True):

@@ -80,7 +80,8 @@ def search(
         for name, weight in trained.items():
             left = masks[name].float().mean().item()
             left *= 1 - (last_cut if name == last else cut)
-            masks[name] = masks[name] & pruning.l1({name: weight}, 1 - left)[name]
+            largest = pruning.l1({name: weight}, 1 - left)[name]
+            masks[name] = masks[name] & largest.to(masks[name].device)
         kept = sum(int(mask.sum()) for mask in masks.values())
         density = kept / sum(mask.numel() for mask in masks.values())
         tickets.append(Ticket(density, dict(masks), start))

@@ -45,7 +45,8 @@ class Moments:
         # a batch's sum in its own precision, batches' sums in float64
         samples = samples.detach().to(self.total.device)
         samples = samples if samples.dtype == torch.float64 else samples.float()
-        square = samples.T @ samples
+        with torch.autocast(samples.device.type, enabled=False):
+            square = samples.T @ samples
         if not torch.isfinite(square).all():
             raise DataError("The samples hold NaN or infinity, or overflow.")
         self.count += len(samples)

@@ -54,7 +54,7 @@ def damped(covariance: torch.Tensor, ridge: float = RIDGE) -> torch.Tensor:
     if not torch.isfinite(covariance).all():
         raise TrainingError("The covariance holds NaN or infinity.")
     return covariance + ridge * scale * torch.eye(
-        len(covariance), dtype=covariance.dtype
+        len(covariance), dtype=covariance.dtype, device=covariance.device
     )
 
 
@@ -93,8 +93,8 @@ def eliminate(
         )
     if group < 1:
         raise TrainingError(f"group={group}: one input at least must go at a time.")
-    covariance = damped(covariance.double(), ridge)
-    w = weight.double().clone()  # (outputs, left), as it is mended
+    covariance = damped(covariance.cpu().double(), ridge)
+    w = weight.detach().cpu().double().clone()  # (outputs, left), as it is mended
     total = torch.einsum("oi,ij,oj->", w, covariance, w).clamp_min(1e-30)
     inverse = torch.linalg.inv(covariance)
     left, order, errors = torch.arange(inputs), [], [0.0]

@@ -62,7 +62,7 @@ def found(windows: torch.Tensor, prompt: int) -> Written:
     return Written(windows, prompt, ends)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: students are trained on the texts
 def write(
     llm: Llm, prompts: torch.Tensor, new_tokens: int, batch_size: int = 16
 ) -> Written:
@@ -91,8 +91,10 @@ def write(
             short = length + new_tokens - ids.shape[1]
             rows.append(F.pad(ids, (0, short), value=filler))
             shown.update(len(own))
-    ids = torch.cat(rows).clone()  # an ordinary tensor: it is trained on
-    ended = (ids[:, length:] == end).int()
+    ids = torch.cat(rows)
+    ends = model.generation_config.eos_token_id  # one, several, or none
+    ends = {end, *(ends if isinstance(ends, list | tuple) else [ends])} - {None}
+    ended = torch.isin(ids[:, length:], torch.tensor(sorted(ends))).int()
     before = torch.where(ended.any(1), ended.argmax(1) + 1, new_tokens)
     return Written(ids, length, length + before)
 
@@ -126,6 +128,7 @@ def shortened(llm: Llm, layers: Sequence[int], train: Sequence[int] = ()) -> Llm
     student.config.num_hidden_layers = student.model.config.num_hidden_layers = len(
         layers
     )
+    student.base_id = f"{getattr(model, 'base_id', '')} layers {layers}"
     student.requires_grad_(False).eval()
     for place, (i, layer) in enumerate(zip(layers, student.model.layers, strict=True)):
         layer.self_attn.layer_idx = place  # its place in the cache of keys and values

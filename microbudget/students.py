@@ -130,6 +130,7 @@ def truncated(
     if head == "new":
         torch.manual_seed(seed)
         student.add_head(student.task, own.out_features)
+    student.base_id = f"{teacher.base_id} layers {layers}"  # no adapter of another fits
     return student
 
 
