@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from microbudget import classification, students
+from microbudget import classification, finetuning, students
 from microbudget import classifier_distillation as cd
 from microbudget import teacher_outputs as to
 from microbudget.data import text
@@ -242,3 +242,21 @@ def test_states_of_other_sentences_are_noticed(teacher):
     other = text.Sentences(tiny.tokenizer(), turned)
     with pytest.raises(TrainingError, match="other sentences"):
         cd.train(student(), other, teacher, cd.Recipe(hidden=1.0), lr=1e-3)
+
+
+def test_what_evaluates_is_given_the_student(data, teacher):
+    ours = student()
+    history = cd.train(
+        ours, data, teacher, cd.Recipe(0.0, 1.0), lr=1e-2, epochs=2,
+        evaluate=lambda model: {"accuracy": classification.score(model, data)},
+        monitor="accuracy",
+    )  # fmt: skip
+    assert max(history.curve("accuracy")) == classification.score(ours, data)
+
+
+def test_an_adapter_of_other_layers_is_refused(tmp_path):
+    whole = tiny.classifier(layers=4)
+    one, other = (students.truncated(whole, pair) for pair in ([0, 2], [1, 3]))
+    finetuning.save(finetuning.bitfit(one), tmp_path / "part.safetensors")
+    with pytest.raises(TrainingError, match="fits its own base"):
+        finetuning.load(other, tmp_path / "part.safetensors")
