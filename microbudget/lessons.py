@@ -40,7 +40,7 @@ class Listening:
 
 _LISTENING = {
     "mini": Listening(800, 400, 80, 64, 48, 5, 8, 12),
-    "mini, no bf16": Listening(120, 64, 30, 24, 12, 2, 4, 6),
+    "mini, no bf16": Listening(120, 64, 30, 24, 12, 3, 4, 6),
     "full": Listening(800, 400, 80, 64, 48, 5, 8, 12),
 }
 
