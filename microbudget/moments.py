@@ -100,11 +100,7 @@ def collect(
         DataError: no batches, a map that no batch reached. MicrobudgetError: a name
             that isn't a linear map.
     """
-    maps = linears(model)
-    found = {}
-    for name in names or maps:
-        weight = pick(maps, name).weight
-        found[name] = Moments.of(weight.shape[1], weight.device)
+    maps, found = _empty(model, names, side=1)
     wanted: list[torch.Tensor | None] = [None]
 
     def hook(moments: Moments):
@@ -146,11 +142,7 @@ def collect_gradients(
         DataError: no batches, a map that no batch reached. MicrobudgetError: a name
             that isn't a linear map.
     """
-    maps = linears(model)
-    found = {}
-    for name in names or maps:
-        weight = pick(maps, name).weight
-        found[name] = Moments.of(weight.shape[0], weight.device)
+    maps, found = _empty(model, names, side=0)
     outputs: list[tuple[str, torch.Tensor]] = []
 
     def hook(name: str):
@@ -182,6 +174,13 @@ def _removed_at_the_end(hooks: Sequence) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _empty(model, names, side: int) -> tuple[dict, dict[str, Moments]]:
+    """All linear maps, and moments for the named ones' outputs (0) or inputs (1)."""
+    maps = linears(model)
+    weights = {name: pick(maps, name).weight for name in names or maps}
+    return maps, {n: Moments.of(w.shape[side], w.device) for n, w in weights.items()}
 
 
 def _samples(x: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
