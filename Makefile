@@ -72,7 +72,7 @@ lint: $(READY) ## ruff over code and notebooks
 
 lock: $(READY) ## resolve pyproject.toml into requirements.lock (needs uv)
 	@test -n "$(UV)" || { echo "make lock needs uv" >&2; exit 1; }
-	@$(UV) pip compile --quiet --universal --python-version 3.11 --extra dev \
+	@$(UV) pip compile --quiet --universal --python-version 3.11 --extra dev --extra export \
 	  --no-header --no-annotate --no-emit-package microbudget pyproject.toml \
 	  | grep -vE '^(nvidia|cuda)-|^triton==' > requirements.lock.new
 	@{ sed -n '/^#/p' requirements.lock; cat requirements.lock.new; } > requirements.lock.tmp
