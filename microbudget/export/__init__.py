@@ -1,0 +1,1 @@
+"""Trained networks as files that other engines run: ONNX Runtime, OpenVINO."""

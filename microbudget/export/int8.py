@@ -1,0 +1,203 @@
+"""Int8 in other engines: dynamic and static in ONNX Runtime, NNCF's for OpenVINO.
+
+Dynamic: weights are bytes, inputs are rounded at every call with a scale of their own.
+Static: the scales of inputs are found beforehand, on calibration data, so nothing has
+to be measured at a call. Integer arithmetic: Jacob et al. 2018 (arXiv:1712.05877).
+
+A processor without VNNI adds pairs of products of bytes in sixteen bits, which can
+overflow: weights then get seven bits (``reduce_range``; NNCF: overflow fix).
+"""
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import EngineError, QuantizationError
+from ..files import atomic_folder, atomic_path
+from ..quantization import int8_kernels
+from . import packages
+
+Batches = Sequence[Mapping[str, object]]
+
+
+def narrow() -> bool:
+    """Whether weights should get seven bits on this processor."""
+    return not (int8_kernels.available() and int8_kernels.adds_exactly())
+
+
+def dynamic(
+    path: str | os.PathLike,
+    target: str | os.PathLike,
+    *,
+    per_channel: bool = True,
+    reduce_range: bool | None = None,
+    operators: Sequence[str] | None = None,
+) -> Path:
+    """ONNX Runtime: weights in int8, inputs in uint8 with a scale found at every call.
+
+    Args:
+        path, target: .onnx files.
+        per_channel: a scale for every output of a map, or one for all.
+        reduce_range: weights of seven bits; default: where ``narrow`` says so.
+        operators: types to quantize, such as ``["MatMul"]``; default: all it can.
+
+    Raises:
+        QuantizationError: it can't be quantized. EngineError: not installed.
+    """
+    quantize = packages.load("onnxruntime", "quantization")
+    with _plainly(path), atomic_path(target, QuantizationError) as temporary:
+        quantize.quantize_dynamic(
+            _graph(path), str(temporary), per_channel=per_channel,
+            reduce_range=narrow() if reduce_range is None else reduce_range,
+            weight_type=quantize.QuantType.QInt8, op_types_to_quantize=operators,
+        )  # fmt: skip
+    return Path(target)
+
+
+def static(
+    path: str | os.PathLike,
+    target: str | os.PathLike,
+    batches: Batches,
+    *,
+    per_channel: bool = True,
+    reduce_range: bool | None = None,
+    operators: Sequence[str] | None = None,
+    method: str = "MinMax",
+) -> Path:
+    """ONNX Runtime: weights and inputs in int8, scales from calibration data.
+
+    Pairs of QuantizeLinear and DequantizeLinear are put around what is to be computed
+    with bytes; the engine melts them into its integer kernels when it loads the file.
+
+    Args:
+        batches: calibration data, name -> tensor or array, that nobody is judged by.
+        method: of finding ranges: MinMax, Entropy or Percentile.
+        per_channel, reduce_range, operators: as for ``dynamic``.
+
+    Raises:
+        QuantizationError: no calibration data, or it can't be quantized.
+        EngineError: not installed.
+    """
+    quantize = packages.load("onnxruntime", "quantization")
+    feed = _arrays(batches)
+
+    class Reader(quantize.CalibrationDataReader):
+        def __init__(self):
+            self.left = iter(feed)
+
+        def get_next(self):
+            return next(self.left, None)
+
+    with _plainly(path), atomic_path(target, QuantizationError) as temporary:
+        quantize.quantize_static(
+            _graph(path), str(temporary), Reader(), per_channel=per_channel,
+            quant_format=quantize.QuantFormat.QDQ,
+            reduce_range=narrow() if reduce_range is None else reduce_range,
+            activation_type=quantize.QuantType.QUInt8,
+            weight_type=quantize.QuantType.QInt8, op_types_to_quantize=operators,
+            calibrate_method=quantize.CalibrationMethod[method],
+            extra_options={"MatMulConstBOnly": True},  # attention scores stay float
+        )  # fmt: skip
+    return Path(target)
+
+
+def openvino(
+    path: str | os.PathLike,
+    folder: str | os.PathLike,
+    batches: Batches,
+    *,
+    transformer: bool = False,
+    reduce_range: bool | None = None,
+) -> Path:
+    """OpenVINO by NNCF's post-training quantization: static, biases corrected.
+
+    Args:
+        path: an .onnx file.
+        folder: gets model.xml (the graph) and model.bin (the weights).
+        batches: calibration data, as for ``static``.
+        transformer: NNCF then knows attention's patterns, and smooths outliers.
+        reduce_range: as for ``dynamic``.
+
+    Raises:
+        QuantizationError: no calibration data, or it can't be quantized.
+        EngineError: not installed.
+    """
+    ov, nncf = packages.load("openvino"), packages.load("nncf")
+    feed = _arrays(batches)
+    fix = nncf.OverflowFix if hasattr(nncf, "OverflowFix") else None
+    fix = fix or packages.load("nncf", "quantization.advanced_parameters").OverflowFix
+    less = narrow() if reduce_range is None else reduce_range
+    with _plainly(path), _quiet_nncf():
+        quantized = nncf.quantize(
+            ov.Core().read_model(str(path)), nncf.Dataset(feed),
+            subset_size=len(feed), preset=nncf.QuantizationPreset.MIXED,
+            model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                overflow_fix=fix.ENABLE if less else fix.DISABLE
+            ),
+        )  # fmt: skip
+        with atomic_folder(Path(folder), QuantizationError) as draft:
+            ov.save_model(quantized, str(draft / "model.xml"), compress_to_fp16=False)
+    return Path(folder)
+
+
+def _arrays(batches: Batches) -> list[dict[str, np.ndarray]]:
+    feed = [{name: np.asarray(v) for name, v in batch.items()} for batch in batches]
+    if not feed:
+        raise QuantizationError(
+            "No calibration data: give a few batches of real inputs, none of which the "
+            "model is judged by."
+        )
+    return feed
+
+
+def _graph(path: str | os.PathLike):
+    onnx = packages.load("onnx")
+    graph = onnx.load(str(path))
+    # what torch wrote down about shapes contradicts what the quantizer infers
+    graph.graph.ClearField("value_info")
+    return graph
+
+
+@contextlib.contextmanager
+def _plainly(path: str | os.PathLike):
+    if not Path(path).is_file():
+        raise QuantizationError(f"There is no file {path}: export the model first.")
+    import logging
+
+    root, level = logging.getLogger(), logging.getLogger().level
+    root.setLevel(logging.ERROR)  # ORT advises a preprocessing that torch has done
+    try:
+        yield
+    except (QuantizationError, EngineError):
+        raise
+    except Exception as error:  # each library has many
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0][:300]
+        raise QuantizationError(
+            f"{Path(path).name} can't be quantized ({type(error).__name__}: {reason}). "
+            "Do the calibration data have the names and shapes of the model's inputs?"
+        ) from error
+    finally:
+        root.setLevel(level)
+
+
+@contextlib.contextmanager
+def _quiet_nncf():
+    """Without its log and without its bars, which would want widgets."""
+    bars = packages.load("nncf", "common.logging.track_progress")
+    log = packages.load("nncf", "common.logging.logger").nncf_logger
+    whole, level, begin = bars.track, log.level, bars.track.__init__
+
+    def silent(self, *given, **options):
+        begin(self, *given, **(options | {"disable": True}))
+
+    whole.__init__ = silent
+    log.setLevel("ERROR")
+    try:
+        yield
+    finally:
+        whole.__init__ = begin
+        log.setLevel(level)

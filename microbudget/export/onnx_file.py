@@ -1,0 +1,198 @@
+"""A torch module as an ONNX file: its graph, caught by ``torch.export``.
+
+``torch.export`` runs the module once with stand-ins for tensors and writes down every
+operator; what Python decides on the way (an ``if`` on a shape) is decided for good.
+Axes that shall stay free are named. torch then translates its operators to ONNX's, and
+the file is compared with the module before anybody gets it.
+"""
+
+import copy
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..errors import EngineError, MicrobudgetError
+from ..files import atomic_path
+from . import packages
+
+Free = Mapping[str, Mapping[int, str]]
+TOLERANCE = 1e-4  # of the largest output: float32 sums in another order
+
+
+class Listener(nn.Module):
+    """Whisper's encoder as ``whisper_forward.encode`` computes it, for any window.
+
+    (batch, mel bands, 2·frames) -> (batch, frames, d).
+    """
+
+    def __init__(self, encoder: nn.Module):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, mel: torch.Tensor) -> torch.Tensor:
+        from ..models import whisper_forward  # transformers takes seconds to import
+
+        return whisper_forward.encode(self.encoder, mel)
+
+
+def pictures(model: nn.Module, path: str | os.PathLike, size: int, **options) -> Path:
+    """Write a picture classifier: pictures (batch, 3, size, size) -> logits."""
+    example = {"pictures": torch.rand(2, 3, size, size)}
+    return save(model, path, example, {"pictures": {0: "batch"}}, **options)
+
+
+def sentences(model: nn.Module, path: str | os.PathLike, **options) -> Path:
+    """Write a sentence classifier: ids, mask int64 (batch, tokens) -> logits."""
+    mask = torch.ones(2, 16, dtype=torch.long)
+    mask[1, 9:] = 0
+    axes = {0: "batch", 1: "tokens"}
+    free = {"ids": axes, "mask": axes}
+    return save(model, path, {"ids": mask * 3, "mask": mask}, free, **options)
+
+
+def listener(encoder: nn.Module, path: str | os.PathLike, **options) -> Path:
+    """Write Whisper's encoder: mel (batch, bands, 2·frames) -> states."""
+    generator = torch.Generator().manual_seed(0)
+    example = torch.randn(2, encoder.conv1.in_channels, 200, generator=generator)
+    free = {"mel": {0: "batch", 2: "frames"}}
+    options = {"output": "states", **options}
+    return save(Listener(encoder), path, {"mel": example}, free, **options)
+
+
+def save(
+    model: nn.Module,
+    path: str | os.PathLike,
+    example: Mapping[str, torch.Tensor],
+    free: Free,
+    *,
+    output: str = "logits",
+    raw: str | os.PathLike | None = None,
+    program: str | os.PathLike | None = None,
+    tolerance: float = TOLERANCE,
+) -> Path:
+    """Export a module, in eval mode and on the CPU, and compare the file with it.
+
+    Args:
+        example: a name for each of ``forward``'s inputs, in their order, with a tensor
+            of at least two along every free axis.
+        free: input -> axis -> its name; the other axes are fixed for good.
+        output: name of what ``forward`` gives, one tensor.
+        raw: also write the graph before torch simplifies it.
+        program: also write torch's own graph, an ``ExportedProgram`` (.pt2).
+        tolerance: largest difference allowed, relative to the largest output; checked
+            with the example and with one row of it, where ONNX Runtime is installed.
+
+    Raises:
+        EngineError: a package is missing, the module can't be exported with these free
+            axes, or the file computes something else.
+    """
+    packages.load("onnxscript")
+    path, was_training = Path(path), model.training
+    own = model.eval()
+    if any(p.device.type != "cpu" for p in model.parameters()):
+        own = copy.deepcopy(model).to("cpu")
+    try:
+        traced = trace(own, example, free)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's and onnxscript's own insides
+            translated = torch.onnx.export(
+                traced, dynamo=True, optimize=False, verbose=False,
+                input_names=list(example), output_names=[output],
+                dynamic_shapes=[free.get(name, {}) for name in example],
+            )  # fmt: skip
+            if raw is not None:
+                _write(translated, Path(raw))
+            translated.optimize()
+        with atomic_path(path, EngineError) as temporary:
+            translated.save(temporary)
+            _check(own, temporary, example, free, tolerance)
+        if program is not None:
+            # into an open file: torch wants a name to end in .pt2
+            with (
+                atomic_path(program, EngineError) as own_path,
+                own_path.open("wb") as f,
+            ):
+                torch.export.save(traced, f)
+    finally:
+        model.train(was_training)
+    return path
+
+
+def trace(
+    model: nn.Module, example: Mapping[str, torch.Tensor], free: Free
+) -> torch.export.ExportedProgram:
+    """The module's graph, with the named axes free.
+
+    Raises:
+        EngineError: what the module does depends on their sizes, or on the data.
+    """
+    axes = [dict.fromkeys(free.get(n, {}), torch.export.Dim.DYNAMIC) for n in example]
+    if unknown := sorted(set(free) - set(example)):
+        raise EngineError(f"free names {unknown}; the inputs are {sorted(example)}.")
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            return torch.export.export(
+                model, tuple(example.values()), dynamic_shapes=tuple(axes)
+            )
+    except Exception as error:  # torch has many kinds for it
+        first = (
+            str(error).strip().splitlines()[0] if str(error).strip() else "no reason"
+        )
+        raise EngineError(
+            f"{type(model).__name__} can't be exported with the free axes "
+            f"{ {n: list(a.values()) for n, a in free.items()} }: {first} "
+            "Fix an axis, or write that part without depending on its size."
+        ) from error
+
+
+def difference(model: nn.Module, session, batches: Sequence[tuple]) -> float:
+    """The largest |torch − engine|, relative to torch's largest output.
+
+    Args:
+        session: of ``runtimes.load``.
+        batches: tuples of input tensors, in the module's order.
+    """
+    worst = largest = 0.0
+    for inputs in batches:
+        with torch.inference_mode():
+            expected = model(*inputs).float().cpu()
+        given = torch.as_tensor(session(*inputs))
+        if given.shape != expected.shape:
+            raise EngineError(f"shapes differ: {tuple(given.shape)} from the engine, "
+                              f"{tuple(expected.shape)} from torch.")  # fmt: skip
+        worst = max(worst, float((given - expected).abs().max()))
+        largest = max(largest, float(expected.abs().max()))
+    return worst / max(largest, 1e-12)
+
+
+def _write(translated, path: Path) -> None:
+    with atomic_path(path, EngineError) as temporary:
+        translated.save(temporary)
+
+
+def _check(model, path, example, free, tolerance) -> None:
+    from . import runtimes
+
+    try:
+        session = runtimes.load(path, "onnxruntime")
+    except EngineError as error:
+        if "onnxruntime" in runtimes.available():
+            raise
+        warnings.warn(f"The file was not compared with torch: {error}", stacklevel=3)
+        return
+    whole = tuple(example.values())
+    one = tuple(
+        value[:1] if 0 in free.get(name, {}) else value
+        for name, value in example.items()
+    )
+    found = difference(model, session, [whole, one])
+    if not found <= tolerance:
+        raise MicrobudgetError(
+            f"The ONNX file differs from torch by {found:.1e} of the largest output; "
+            f"{tolerance:.0e} is allowed. Nothing was written."
+        )
