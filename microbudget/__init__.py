@@ -111,6 +111,13 @@ _LAZY = {
     "shrinking_encoder": "shrinking_encoder",
     "heads_and_neurons": "heads_and_neurons",
     "semi_structured": "semi_structured",
+    "boxes": "detection.boxes",
+    "coco": "detection.coco",
+    "detector": "detection.detector",
+    "drawing": "detection.drawing",
+    "mixed_int8": "detection.mixed",
+    "pages": "detection.pages",
+    "picodet": "detection.picodet",
     "start": "ledger:start",
 }
 

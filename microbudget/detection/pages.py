@@ -1,54 +1,19 @@
 """Generated pages whose blocks are known exactly: pictures for a layout detector.
 
-A page is typeset here - running head, headings, paragraphs, drawings of the flower
-garden with captions, tables, equations, references, page number - and "photographed":
-paper, uneven light, blur and noise. Boxes are the ink's own extent.
-
-Boxes everywhere: ``x0, y0, x1, y1`` in pixels of the original picture, float32, the
-origin in the upper left corner (see ``boxes``).
+A page is typeset (``typeset``) and then "photographed": uneven light, blur and noise.
+Boxes are the ink's own extent, in the one convention of ``boxes``: ``x0, y0, x1, y1``
+in pixels of the picture, float32.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from io import BytesIO
-from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageFilter
 
 from ..errors import DataError
-from ..garden import render as photograph
-from ..garden import species
+from .typeset import CLASSES, Sheet
 
-CLASSES = (
-    "text", "title", "figure", "figure caption", "table", "table caption", "header",
-    "footer", "reference", "equation",
-)  # fmt: skip
-_FACES = (
-    ("STIXGeneral.ttf", "STIXGeneralBol.ttf"),
-    ("DejaVuSerif.ttf", "DejaVuSerif-Bold.ttf"),
-    ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf"),
-)
-_FORMULAS = (
-    r"$E = m c^2 + \frac{1}{2} \rho v^2$",
-    r"$\sum_{i=1}^{n} (x_i - \mu)^2 \leq n \sigma^2$",
-    r"$W \approx U B, \quad \|W - U B\|^2 = \sum_{j>k} s_j^2$",
-    r"$q = \mathrm{round}(x / S) + Z$",
-    r"$\int_0^\infty e^{-t} t^{z-1} dt = \Gamma(z)$",
-    r"$\hat{y} = \mathrm{softmax}(A x + b)$",
-)
-_FINE = 200  # dots per inch that formulas are kept at
-_NAMES = (
-    "Marsh",
-    "Okafor",
-    "Lindqvist",
-    "Tanaka",
-    "Herrera",
-    "Novak",
-    "Byrne",
-    "Rossi",
-)
+__all__ = ["CLASSES", "Page", "generate", "render"]
 
 
 @dataclass(frozen=True)
@@ -68,23 +33,8 @@ class Page:
 
 def render(rng: np.random.Generator) -> Page:
     """One page; ``rng`` decides everything."""
-    width = int(rng.integers(640, 860))
-    height = int(width * rng.uniform(1.28, 1.42))
-    sheet = _Sheet(width, height, rng)
-    margin = int(width * rng.uniform(0.08, 0.12))
-    top, bottom = int(height * 0.09), int(height * 0.92)
-    sheet.line_of("header", _words(rng, 4, 7), margin, int(height * 0.045), small=True)
-    page = str(rng.integers(1, 400))
-    centre = (width - sheet.small.getlength(page)) / 2
-    sheet.line_of("footer", page, centre, int(height * 0.945), small=True)
-    if rng.random() < 0.6:
-        top = sheet.heading(margin, top, width - 2 * margin, large=True) + sheet.step
-    columns = int(rng.integers(1, 3))
-    gap = int(width * 0.04)
-    each = (width - 2 * margin - gap * (columns - 1)) // columns
-    for column in range(columns):
-        last = column == columns - 1
-        sheet.fill(margin + column * (each + gap), top, each, bottom, ends=last)
+    sheet = Sheet(rng)
+    sheet.compose()
     return Page(
         _photographed(sheet.image, rng),
         np.array(sheet.boxes, np.float32).reshape(-1, 4),
@@ -104,135 +54,6 @@ def generate(count: int, seed: int) -> list[Page]:
     return [render(np.random.default_rng([seed, i])) for i in range(count)]
 
 
-class _Sheet:
-    """A page being typeset: what is drawn is measured and noted."""
-
-    def __init__(self, width: int, height: int, rng: np.random.Generator):
-        self.rng = rng
-        self.paper = tuple(int(v) for v in 255 - rng.integers(0, 14, 3))
-        self.ink = tuple(int(v) for v in rng.integers(0, 60, 1).repeat(3))
-        self.image = Image.new("RGB", (width, height), self.paper)
-        self.draw = ImageDraw.Draw(self.image)
-        face, bold = _FACES[rng.choice(3, p=(0.6, 0.2, 0.2))]
-        size = int(width * rng.uniform(0.018, 0.021))
-        self.body, self.small = _font(face, size), _font(face, max(9, size - 2))
-        self.bold, self.large = _font(bold, size + 2), _font(bold, int(size * 1.7))
-        self.step = int(size * rng.uniform(1.2, 1.4))  # from line to line
-        self.boxes: list[tuple[float, float, float, float]] = []
-        self.labels: list[int] = []
-        self.numbered = 0
-
-    def note(self, kind: str, box) -> None:
-        self.boxes.append(tuple(float(v) for v in box))
-        self.labels.append(CLASSES.index(kind))
-
-    def line_of(self, kind, text, x, y, *, small=False) -> None:
-        font = self.small if small else self.body
-        self.draw.text((x, y), text, self.ink, font)
-        self.note(kind, self.draw.textbbox((x, y), text, font))
-
-    def lines(self, kind, text, x, y, width, font, step, *, centred=False) -> int:
-        """Text broken into lines; returns where the next block may begin."""
-        found = []
-        for i, line in enumerate(_broken(text, font, width)):
-            left = x + (width - font.getlength(line)) / 2 if centred else x
-            place = (left, y + i * step)
-            self.draw.text(place, line, self.ink, font)
-            found.append(self.draw.textbbox(place, line, font))
-        box = np.array(found)
-        self.note(kind, (*box[:, :2].min(0), *box[:, 2:].max(0)))
-        return int(y + len(found) * step)
-
-    def heading(self, x, y, width, *, large=False) -> int:
-        font = self.large if large else self.bold
-        text = _words(self.rng, 4, 8) if large else _words(self.rng, 2, 5)
-        if not large:
-            text = f"{self.rng.integers(1, 9)}  {text}"
-        return self.lines("title", text, x, y, width, font, int(font.size * 1.25))
-
-    def caption(self, word, x, y, width) -> int:
-        self.numbered += 1
-        text = f"{word} {self.numbered}. {_words(self.rng, 5, 12)}"
-        kind = f"{word.lower()} caption"
-        step = int(self.small.size * 1.25)
-        return self.lines(kind, text, x, y, width, self.small, step, centred=True)
-
-    def figure(self, x, y, width) -> int:
-        side = int(width * self.rng.uniform(0.45, 0.75))
-        kind = species(int(self.rng.integers(0, 100)))
-        picture = photograph(kind, self.rng, 96).resize((side, int(side * 0.75)))
-        left = x + (width - side) // 2
-        self.image.paste(picture, (left, y))
-        self.note("figure", (left, y, left + side, y + picture.height))
-        return self.caption("Figure", x, y + picture.height + self.step // 3, width)
-
-    def table(self, x, y, width) -> int:
-        y = self.caption("Table", x, y, width) + self.step // 4
-        rows, columns = int(self.rng.integers(4, 9)), int(self.rng.integers(3, 6))
-        ruled = self.rng.random() < 0.5  # all cells, or only above and below
-        high, wide = int(self.step * 1.15), width // columns
-        right, bottom = x + wide * columns, y + high * rows
-        for row in range(rows + 1):
-            if ruled or row in (0, 1, rows):
-                self.draw.line((x, y + row * high, right, y + row * high), self.ink)
-        for column in range(columns + 1):
-            if ruled:
-                left = x + column * wide
-                self.draw.line((left, y, left, bottom), self.ink)
-        for row in range(rows):
-            for column in range(columns):
-                number = f"{self.rng.uniform(0, 100):.1f}"
-                text = number if row and column else _words(self.rng, 1, 1)[:7]
-                place = (x + column * wide + 6, y + row * high + 2)
-                self.draw.text(place, text, self.ink, self.small)
-        self.note("table", (x, y, right + 1, bottom + 1))
-        return bottom + 2
-
-    def equation(self, x, y, width) -> int:
-        text = _FORMULAS[self.rng.integers(len(_FORMULAS))]
-        mask = _formula(text, self.body.size)
-        left = x + max(0, (width - mask.width) // 2)
-        self.image.paste(self.ink, (left, y), mask)
-        ink = mask.getbbox()
-        self.note("equation", np.add(ink, (left, y, left, y)))
-        return y + mask.height
-
-    def references(self, x, y, width, bottom) -> int:
-        y = self.lines("title", "References", x, y, width, self.bold, self.step) + 4
-        step, entries = int(self.small.size * 1.25), []
-        for i in range(int(self.rng.integers(4, 9))):
-            name = _NAMES[self.rng.integers(len(_NAMES))]
-            year = self.rng.integers(1950, 2020)
-            entry = f"[{i + 1}] {name}, {name[0]}. ({year}). {_words(self.rng, 6, 12)}."
-            entries += _broken(entry, self.small, width)
-        entries = entries[: max(1, (bottom - y) // step)]
-        text = "\n".join(entries)
-        return self.lines("reference", text, x, y, width, self.small, step)
-
-    def fill(self, x, y, width, bottom, *, ends) -> None:
-        """A column of blocks from ``y`` down to ``bottom``."""
-        low = bottom - (12 * self.step if ends and self.rng.random() < 0.5 else 0)
-        makers: dict[Callable, float] = {
-            self.heading: 3.5, self.figure: width * 0.6 / self.step + 3,
-            self.table: 15, self.equation: 3,
-        }  # fmt: skip
-        while low - y > 4 * self.step:
-            room = (low - y) / self.step
-            if self.rng.random() < 0.5:
-                fits = [maker for maker, lines in makers.items() if lines < room]
-                if fits:
-                    chosen = fits[self.rng.integers(len(fits))]
-                    y = chosen(x, y, width) + int(self.step * 0.8)
-                    room = (low - y) / self.step
-            if room > 3:
-                lines = int(self.rng.integers(2, max(3, min(10, int(room) - 1))))
-                text = _prose(self.rng, self.body, width, lines)
-                y = self.lines("text", text, x, y, width, self.body, self.step)
-                y += int(self.step * 0.8)
-        if low < bottom:
-            self.references(x, max(y, low), width, bottom)
-
-
 def _photographed(image: Image.Image, rng: np.random.Generator) -> np.ndarray:
     """Uneven light, a lens that is not quite sharp, a sensor that is not quiet."""
     image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.6)))
@@ -244,77 +65,3 @@ def _photographed(image: Image.Image, rng: np.random.Generator) -> np.ndarray:
     picture = picture * light[..., None].astype(np.float32)
     picture += rng.uniform(0, 4) * rng.standard_normal((h, w, 1), np.float32)
     return picture.clip(0, 255).astype(np.uint8)
-
-
-def _words(rng, fewest: int, most: int) -> str:
-    words = _sentences()[rng.integers(len(_sentences()))].rstrip(".").split()
-    count = int(rng.integers(fewest, most + 1))
-    return " ".join(words[:count]).rstrip(",;").capitalize()
-
-
-def _prose(rng, font, width: int, lines: int) -> str:
-    """So many lines of the course's sentences; the last one ends early."""
-    text = ""
-    while len(broken := _broken(text, font, width)) <= lines:
-        text += " ".join(
-            _sentences()[i] for i in rng.integers(len(_sentences()), size=lines)
-        )
-    broken = broken[:lines]
-    broken[-1] = " ".join(broken[-1].split()[: int(rng.integers(2, 9))])
-    return "\n".join(broken)
-
-
-def _broken(text: str, font, width: float) -> list[str]:
-    """Lines that a text breaks into; a word is as wide as it is alone."""
-    lines, space = [], _length(font, " ")
-    for part in text.split("\n"):
-        line, long = [], 0.0
-        for word in part.split():
-            wide = _length(font, word)
-            if line and long + wide > width:
-                lines.append(" ".join(line))
-                line, long = [], 0.0
-            line.append(word)
-            long += wide + space
-        lines.append(" ".join(line))
-    return lines
-
-
-@lru_cache(1 << 16)
-def _length(font, word: str) -> float:
-    return font.getlength(word)
-
-
-@cache
-def _sentences() -> tuple[str, ...]:
-    """The course's own sentences."""
-    folder = Path(__file__).parents[1] / "voice" / "texts"
-    text = (folder / "train_short.txt").read_text(encoding="utf-8")
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
-
-
-@lru_cache(64)
-def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
-    import matplotlib
-
-    return ImageFont.truetype(
-        str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size
-    )
-
-
-def _formula(text: str, size: int) -> Image.Image:
-    """A formula's ink as a mask (8 bit), for a body of so many pixels."""
-    mask = _engraved(text)
-    factor = 72 * size / (10 * _FINE)
-    new = max(1, round(mask.width * factor)), max(1, round(mask.height * factor))
-    return mask.resize(new, Image.BILINEAR)
-
-
-@lru_cache(64)
-def _engraved(text: str) -> Image.Image:
-    """A formula set by matplotlib, finely, and only once: it takes a while."""
-    from matplotlib.mathtext import math_to_image
-
-    target = BytesIO()
-    math_to_image(text, target, dpi=_FINE, format="png")
-    return Image.eval(Image.open(target).convert("L"), lambda v: 255 - v)

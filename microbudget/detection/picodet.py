@@ -18,6 +18,12 @@ SIZE = 800, 608  # height, width of the network's input
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # ImageNet's, of 0...1
 STD = np.array([0.229, 0.224, 0.225], np.float32)
 STRIDES = 8, 16, 32, 64
+PARTS = {  # convolutions of this network, in the file's order
+    "first ten": slice(0, 10),
+    "rest of backbone": slice(10, 31),
+    "neck": slice(31, 66),
+    "heads": slice(66, None),
+}
 _CANDIDATES = 1000  # of a class, before suppression
 
 
@@ -45,16 +51,16 @@ def prepare(picture: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(((scaled - MEAN) / STD).transpose(2, 0, 1)[None])
 
 
-def check_input(array: np.ndarray) -> None:
+def check_input(array: np.ndarray, size: tuple[int, int] = SIZE) -> None:
     """Raise DataError unless ``array`` looks like an input made by ``prepare``.
 
     A page or a photograph has dark *and* light places, and standardised numbers lie in
     about -2.2...2.7. A picture divided by 255 twice, or rounded to bytes after it was
     divided, is nearly black everywhere: all its numbers are near the least one.
     """
-    if array.shape != (1, 3, *SIZE) or array.dtype != np.float32:
+    if array.shape != (1, 3, *size) or array.dtype != np.float32:
         raise DataError(
-            f"The network wants float32 {(1, 3, *SIZE)}, not {array.dtype} "
+            f"The network wants float32 {(1, 3, *size)}, not {array.dtype} "
             f"{array.shape}."
         )
     shades = array[0] * STD[:, None, None] + MEAN[:, None, None]  # back to 0...1

@@ -1,0 +1,178 @@
+"""The course's detector, and the pictures it is calibrated on and judged by.
+
+``mini``: PicoDet trained on scanned documents, and pages generated here. ``full``:
+DETR-ResNet-50 from the Hub, and COCO's validation pictures from a folder of yours.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .. import assets, settings
+from ..errors import DataError
+from ..export import graphs
+from . import boxes as bx
+from . import coco, detr, pages, picodet
+
+_SEEDS = {"calibration": 1, "judge": 2}  # of generated pages
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A network with what goes in and what comes out.
+
+    Attributes:
+        network: .onnx file, float32, one input.
+        input: its name.
+        classes: what labels count.
+        parts: name -> convolutions, a slice of them in the file's order.
+        prepare: uint8 picture -> the network's input.
+        check: raises DataError on an input that was prepared wrongly.
+        decode: the network's outputs, (height, width) of the picture -> Found.
+    """
+
+    name: str
+    card: str
+    network: Path
+    input: str
+    classes: tuple[str, ...]
+    parts: dict[str, slice]
+    prepare: Callable[[np.ndarray], np.ndarray]
+    check: Callable[[np.ndarray], None]
+    decode: Callable[..., coco.Found]
+
+    def find(self, session, picture: np.ndarray) -> coco.Found:
+        """Boxes in one picture, by the network in an engine (``runtimes.load``)."""
+        given = self.prepare(picture)
+        self.check(given)
+        return self.decode(_several(session(given)), picture.shape[:2])
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Annotated pictures: none of the ones that judge are calibrated on.
+
+    Attributes:
+        calibration, judge: pictures (``pages.Page``).
+        notes: COCO's dictionary of either, by name.
+        card: what they are. is_the_courses: whether claims were checked on them.
+    """
+
+    calibration: Sequence[pages.Page]
+    judge: Sequence[pages.Page]
+    notes: dict[str, dict]
+    card: str
+    is_the_courses: bool
+
+
+def load() -> Detector:
+    """The detector of this profile, fetched first if it isn't here.
+
+    Raises:
+        AssetError: it can't be had. EngineError: onnx and its engines are missing.
+    """
+    cache = settings.load().home / "runs" / "detection"
+    if settings.load().profile == "full":
+        folder, path = assets.fetch("detr-resnet-50"), cache / "detr.onnx"
+        if not path.is_file():
+            detr.export(detr.load(folder), path)
+        names = json.loads((folder / "config.json").read_text())["id2label"]
+        names = {int(i): n for i, n in names.items() if n != "N/A"}
+        ids = sorted(names)
+
+        def of_detr(outputs, size, **options):
+            return detr.decode(outputs[0], size, ids, **options)
+
+        return Detector(
+            "DETR-ResNet-50", assets.get("detr-resnet-50").card(), path, "image",
+            tuple(names[i] for i in ids), detr.PARTS, detr.prepare,
+            partial(picodet.check_input, size=detr.SIZE), of_detr,
+        )  # fmt: skip
+    folder, path = assets.fetch("page-layout"), cache / "page-layout.onnx"
+    if not path.is_file():  # batch norms folded, constants computed: exact rewriting
+        graphs.optimise(folder / "layout_cdla.onnx", path, "basic")
+    return Detector(
+        "PicoDet", assets.get("page-layout").card(), path, "image", pages.CLASSES,
+        picodet.PARTS, picodet.prepare, picodet.check_input, picodet.decode,
+    )  # fmt: skip
+
+
+def pictures(calibrate: int, judge: int) -> Pictures:
+    """So many pictures of either kind.
+
+    ``MICROBUDGET_DATA/coco`` (``instances_val2017.json``, and the pictures beside it or
+    in ``val2017``) in profile ``full``; else pages generated here, whose boxes are
+    known because they were drawn.
+
+    Raises:
+        DataError: profile ``full`` without that folder, or too few pictures in it.
+    """
+    if settings.load().profile == "full":
+        return _from_coco(calibrate, judge)
+    made = {
+        kind: pages.generate(count, _SEEDS[kind])
+        for kind, count in (("calibration", calibrate), ("judge", judge))
+    }
+    notes = {kind: coco.annotations(own, pages.CLASSES) for kind, own in made.items()}
+    card = (
+        "Generated pages\n  source   typeset on this machine: they are not scans of "
+        "real ones\n  licence  MIT (the course's own sentences and "
+        "drawings)"
+    )
+    return Pictures(**made, notes=notes, card=card, is_the_courses=True)
+
+
+def _from_coco(calibrate: int, judge: int) -> Pictures:
+    folder = settings.load().data and settings.load().data / "coco"
+    table = folder and folder / "instances_val2017.json"
+    if not table or not table.is_file():
+        raise DataError(
+            "Profile full judges by COCO's validation pictures: put "
+            "instances_val2017.json and the folder val2017 into "
+            "MICROBUDGET_DATA/coco, or use MICROBUDGET_PROFILE=mini."
+        )
+    whole = json.loads(table.read_text(encoding="utf-8"))
+    ids = sorted(category["id"] for category in whole["categories"])
+    order = np.random.default_rng(0).permutation(len(whole["images"]))
+    if len(order) < calibrate + judge:
+        raise DataError(f"{table} lists {len(order)} pictures, too few.")
+    found, notes = {}, {}
+    for kind, chosen in (
+        ("calibration", order[:calibrate]),
+        ("judge", order[calibrate : calibrate + judge]),
+    ):
+        images = [whole["images"][i] for i in chosen]
+        known = {image["id"] for image in images}
+        own = [n for n in whole["annotations"] if n["image_id"] in known]
+        notes[kind] = {
+            "images": sorted(images, key=lambda image: image["id"]),
+            "annotations": own,
+            "categories": sorted(whole["categories"], key=lambda c: c["id"]),
+        }
+        found[kind] = [
+            _page(folder, image, own, ids) for image in notes[kind]["images"]
+        ]
+    return Pictures(**found, notes=notes, card="COCO 2017, validation pictures "
+                    "(CC BY 4.0: the annotations)", is_the_courses=False)  # fmt: skip
+
+
+def _page(folder: Path, image: dict, notes: list[dict], ids: list[int]) -> pages.Page:
+    path = folder / "val2017" / image["file_name"]
+    path = path if path.is_file() else folder / image["file_name"]
+    try:
+        with Image.open(path) as opened:
+            picture = np.asarray(opened.convert("RGB"))
+    except OSError as error:
+        raise DataError(f"{path} can't be read as a picture ({error}).") from error
+    own = [n for n in notes if n["image_id"] == image["id"] and not n["iscrowd"]]
+    labels = np.array([ids.index(n["category_id"]) for n in own], np.int64)
+    return pages.Page(picture, bx.from_coco([n["bbox"] for n in own]), labels)
+
+
+def _several(outputs) -> tuple:
+    return outputs if isinstance(outputs, tuple) else (outputs,)

@@ -1,0 +1,110 @@
+"""DETR, the detector of profile ``full``: Hub model to ONNX, its input, its output.
+
+DETR (Carion et al. 2020, arXiv:2005.12872) says a hundred boxes at once, each with a
+class or "nothing"; no grid, no suppression. Its classes are numbered by COCO's ids,
+which have gaps: 91 numbers for 80 classes.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from ..errors import AssetError, DataError
+from ..export import onnx_file
+from . import boxes as bx
+from .coco import MOST, Found
+from .picodet import MEAN, STD
+
+SIZE = 800, 1056  # height, width of the network's input
+PARTS = {  # convolutions of a ResNet-50, in their order
+    "stem, stage 1": slice(0, 11),
+    "stage 2": slice(11, 24),
+    "stage 3": slice(24, 43),
+    "stage 4": slice(43, 53),
+    "projection": slice(53, None),
+}
+
+
+class Whole(nn.Module):
+    """DETR with one input and one output, of a fixed size: what ONNX wants.
+
+    (1, 3, height, width) standardised -> (1, 100, classes + 1 + 4): the classes'
+    logits, "nothing" last, and the box as centre, width, height, each in 0...1.
+    """
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        mask = torch.ones(
+            pixels.shape[0], *pixels.shape[2:], dtype=torch.long, device=pixels.device
+        )
+        found = self.model(pixel_values=pixels, pixel_mask=mask)
+        return torch.cat([found.logits, found.pred_boxes], -1)
+
+
+def load(folder: str | os.PathLike) -> nn.Module:
+    """The Hub's model in a folder, as :class:`Whole`, in eval mode.
+
+    Raises:
+        AssetError: the files are missing or another model's.
+    """
+    from ..compat import transformers  # its timm backbone imports torchvision
+
+    try:
+        model = transformers.DetrForObjectDetection.from_pretrained(
+            folder, local_files_only=True
+        )
+    except Exception as error:  # transformers has many
+        raise AssetError(f"{folder} holds no DETR that can be read: {error}") from error
+    return Whole(model).eval()
+
+
+def export(model: nn.Module, path: str | os.PathLike, size=SIZE) -> Path:
+    """Write the ONNX file, compared with torch's output."""
+    example = {"image": torch.randn(1, 3, *size)}
+    return onnx_file.save(model, path, example, {}, output="found")
+
+
+def prepare(picture: np.ndarray, size=SIZE) -> np.ndarray:
+    """uint8 (height, width, 3) -> float32 (1, 3, 800, 1056), standardised.
+
+    The shape isn't kept: a fixed size quantizes and times more simply than padding.
+    """
+    picture = np.asarray(picture)
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        raise DataError(
+            f"A picture must be uint8 (height, width, 3), not {picture.dtype} "
+            f"{picture.shape}."
+        )
+    resized = Image.fromarray(picture).resize(size[::-1], Image.BILINEAR)
+    scaled = np.asarray(resized, np.float32) / 255
+    return np.ascontiguousarray(((scaled - MEAN) / STD).transpose(2, 0, 1)[None])
+
+
+def decode(
+    output, size: tuple[int, int], ids: list[int], *, least: float = 0.05
+) -> Found:
+    """From the network's output to boxes.
+
+    Args:
+        output: (1, queries, numbers + 1 + 4).
+        size: (height, width) of the original picture.
+        ids: COCO's ids of the classes, in the order that labels count them.
+        least: score below which nothing is reported.
+    """
+    output = np.asarray(output)[0]
+    logits, centred = output[:, :-4], output[:, -4:]
+    weights = np.exp(logits - logits.max(1, keepdims=True))
+    shares = (weights / weights.sum(1, keepdims=True))[:, ids]  # gaps and nothing out
+    labels, scores = shares.argmax(1), shares.max(1)
+    low, high = centred[:, :2] - centred[:, 2:] / 2, centred[:, :2] + centred[:, 2:] / 2
+    boxes = bx.scaled(np.concatenate([low, high], 1), (1, 1), size)
+    best = np.argsort(-scores, kind="stable")[:MOST]
+    best = best[scores[best] >= least]
+    return Found(boxes[best], scores[best].astype(np.float32), labels[best])

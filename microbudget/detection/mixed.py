@@ -1,0 +1,107 @@
+"""Int8 for a detector's convolutions, with parts of the network left in float.
+
+``export.int8.static`` quantizes a whole file. Here the ranges are measured once, kept
+in a file, and any selection of convolutions is quantized by them: what a layer costs
+can then be asked for every layer.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import QuantizationError
+from ..export import int8, packages
+from ..files import atomic_folder, atomic_path
+
+
+def convolutions(path: str | os.PathLike) -> dict[str, int]:
+    """An ONNX file's convolutions, in their order: name -> how many weights.
+
+    Raises:
+        EngineError: onnx is not installed.
+    """
+    graph = packages.load("onnx").load(str(path)).graph
+    sizes = {given.name: int(np.prod(given.dims)) for given in graph.initializer}
+    return {
+        node.name: sizes.get(node.input[1], 0)
+        for node in graph.node
+        if node.op_type == "Conv"
+    }
+
+
+def quantize(
+    path: str | os.PathLike,
+    target: str | os.PathLike,
+    ranges: str | os.PathLike,
+    batches: Sequence[Mapping[str, np.ndarray]] = (),
+    *,
+    names: Sequence[str] | None = None,
+    reduce_range: bool | None = None,
+) -> Path:
+    """Convolutions in int8: weights a scale per output channel, inputs one per tensor.
+
+    Args:
+        path, target: .onnx files.
+        ranges: file of the tensors' least and largest values; measured on ``batches``
+            and written if it isn't there.
+        batches: calibration data, input's name -> array; on none of them may the
+            detector be judged.
+        names: the convolutions to quantize; default: all.
+        reduce_range: weights of seven bits; default: where the processor needs it.
+
+    Raises:
+        QuantizationError: no ranges and no calibration data, or an unknown name.
+        EngineError: the engines aren't installed.
+    """
+    there = convolutions(path)
+    chosen = list(there) if names is None else list(names)
+    if unknown := sorted(set(chosen) - set(there)):
+        raise QuantizationError(
+            f"{Path(path).name} has no convolution {', '.join(unknown)}."
+        )
+    if not chosen:
+        raise QuantizationError("No convolution is to be quantized: copy the file.")
+    if not Path(ranges).is_file() and not len(batches):
+        raise QuantizationError(
+            f"There are no ranges at {Path(ranges).name} and no calibration data: give "
+            "a few inputs that the detector is not judged by."
+        )
+    library = packages.load("onnxruntime", "quantization")
+
+    class Reader(library.CalibrationDataReader):
+        def __init__(self):
+            self.left = iter(batches)
+
+        def get_next(self):
+            return next(self.left, None)
+
+    Path(ranges).parent.mkdir(parents=True, exist_ok=True)
+    with int8._plainly(path), atomic_path(target, QuantizationError) as temporary:
+        library.quantize_static(
+            int8._graph(path), str(temporary), Reader(), per_channel=True,
+            reduce_range=int8.narrow() if reduce_range is None else reduce_range,
+            quant_format=library.QuantFormat.QDQ,
+            activation_type=library.QuantType.QUInt8,
+            weight_type=library.QuantType.QInt8,
+            op_types_to_quantize=["Conv"],
+            nodes_to_quantize=chosen if names is not None else None,
+            calibration_cache_path=str(ranges),
+        )  # fmt: skip
+    return Path(target)
+
+
+def half(path: str | os.PathLike, folder: str | os.PathLike) -> Path:
+    """The network as OpenVINO's own file, weights stored in float16.
+
+    On a CPU they are widened when they are loaded: half the bytes, the same arithmetic.
+
+    Args:
+        path: an .onnx file. folder: gets model.xml and model.bin.
+    """
+    ov = packages.load("openvino")
+    with atomic_folder(Path(folder), QuantizationError) as draft:
+        graph = ov.Core().read_model(str(path))
+        ov.save_model(graph, str(draft / "model.xml"), compress_to_fp16=True)
+    return Path(folder)
