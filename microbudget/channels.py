@@ -90,14 +90,18 @@ class Survey:
             name: Moments.of(block.conv[2].in_channels)
             for name, block in blocks(model).items()
         }
-        pick, handles, spread = picker(seed), [], {}
+        pick, handles = picker(seed), []
+        outputs = {  # their variance is the scale of a block's error
+            name: Moments.of(block.conv[2].out_channels)
+            for name, block in blocks(model).items()
+        }
         for name, block in blocks(model).items():
 
             def look(module, inputs, name=name):
                 moments[name].add(pick(inputs[0]))
 
             def outcome(module, inputs, output, name=name):
-                spread[name] = output.var(dim=(0, 2, 3)).sum().double().cpu()
+                outputs[name].add(pick(output))
 
             handles.append(block.conv[2].register_forward_pre_hook(look))
             handles.append(block.register_forward_hook(outcome))
@@ -118,7 +122,8 @@ class Survey:
             )
             self.orders[name], errors = eliminate(covariance, weight, group)
             own = torch.einsum("oi,ij,oj->", weight, covariance, weight)
-            self.errors[name] = errors * own / spread[name].clamp_min(1e-12)
+            spread = outputs[name].matrix(centred=True).trace()
+            self.errors[name] = errors * own / spread.clamp_min(1e-12)
 
     def keep(
         self, prices: Mapping[str, float], budget: float, fixed: float | None = None

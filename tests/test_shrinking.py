@@ -122,6 +122,19 @@ def test_a_survey_drops_blocks_only_when_it_may():
     shrinking.remove(model, dropped)
 
 
+def test_a_surveys_errors_are_of_all_pictures():
+    """Pictures that differ little end the pass: the scale must not be theirs alone."""
+    model, x = small_mobilenet(), pictures(64)
+    x[32:] = x[32:] // 32 + 100
+    last, first = (
+        channels.Survey(model, order, SCALE, group=4) for order in (x, x.flip(0))
+    )
+    for name, errors in last.errors.items():  # [-1]: all channels gone
+        torch.testing.assert_close(
+            errors[-1], first.errors[name][-1], rtol=0.05, atol=0
+        )
+
+
 def test_zeroed_filters_alone_are_no_removal():
     """The reason for masking the projection's columns: batch-norm's bias is read."""
     model, x = small_mobilenet(), SCALE(pictures(3))
