@@ -69,7 +69,8 @@ def _table(options) -> int:
     if options.write:
         print(f"{report.write_readme()} is up to date")
     else:
-        print(report.at_a_glance(report.books(settings.load())))
+        shown = report.every_row if options.rows else report.at_a_glance
+        print(shown(report.books(settings.load())))
     return 0
 
 
@@ -100,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("names", nargs="*", metavar="NOTEBOOK", help="such as 01")
     run.add_argument("--save", action="store_true", help="keep the outputs in them")
     table = command("table", _table, "the at-a-glance table of measured figures")
+    table.add_argument("--rows", action="store_true", help="all that was measured")
     table.add_argument("--write", action="store_true", help="into the README")
     hand = command("handout", _handout, "copies without outputs and solutions")
     hand.add_argument("names", nargs="*", metavar="NOTEBOOK")

@@ -37,8 +37,8 @@ class Row:
         wall_s, cpu_s: seconds by the clock, and of processor time over all threads.
         peak_memory_bytes: highest resident memory of the process meanwhile.
         bytes_written: what the row's author says was saved (``row.saved(path)``).
-        scores: metric -> value; ``latency_ms``, ``loss``, ``wer``, ``perplexity``
-            and ``kl`` are better when lower, all others when higher.
+        scores: metric -> value; those in ``settings.LOWER_IS_BETTER`` (latency_ms,
+            megabytes, loss, wer …) are better when lower, all others when higher.
         energy_j: joules, or None: not measured.
         cost: ``wall_s`` at the stated price per hour.
     """

@@ -40,7 +40,7 @@ class Listening:
 
 _LISTENING = {
     "mini": Listening(800, 400, 80, 64, 48, 5, 8, 12),
-    "mini, no bf16": Listening(120, 64, 30, 24, 12, 3, 4, 6),
+    "mini, no bf16": Listening(112, 64, 24, 24, 12, 3, 3, 5),
     "full": Listening(800, 400, 80, 64, 48, 5, 8, 12),
 }
 
@@ -77,6 +77,7 @@ _FINE_TUNING = {
     "mini": FineTuning(
         352, 160, 320, 1, (("qv", 1), ("qv", 64), ("qkvof", 8)), 240, 56
     ),
+    "mini, no bf16": FineTuning(256, 128, 256, 1, (("qv", 64), ("qkvof", 8)), 240, 40),
     "full": FineTuning(
         2000, 872, 872, 3, tuple((t, r) for t in _TARGETS for r in _RANKS), 900, 240
     ),
@@ -85,7 +86,7 @@ _FINE_TUNING = {
 
 def fine_tuning() -> FineTuning:
     """The sizes of this profile."""
-    return _FINE_TUNING[settings.load().profile]
+    return _here(_FINE_TUNING)
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class Quantization:
 _QUANTIZATION = {
     "mini": Quantization("smollm2-135m-instruct", (12, 256), (4, 128), 16, 64),
     "mini, no bf16": Quantization(
-        "smollm2-135m-instruct", (12, 256), (3, 128), 12, 48
+        "smollm2-135m-instruct", (12, 256), (3, 128), 8, 32
     ),
     "full on cpu": Quantization(
         "smollm2-360m-instruct", (32, 256), (16, 512), 300, 256
@@ -174,7 +175,7 @@ class LowRank:
 
 
 _LOW_RANK = {
-    "mini": LowRank((192, 128, 64, 32), 256, 128, 208, 80, 5),
+    "mini": LowRank((192, 128, 64, 32), 240, 96, 160, 80, 5),
     "full": LowRank((320, 256, 128, 64), 872, 1000, 2000, 600, 20),
 }
 
@@ -242,7 +243,7 @@ class Pruning:
 
 
 _PRUNING = {
-    "mini": Pruning(3, 8, 3, 128, 2, 0.55, 2, 3, (128, 300)),
+    "mini": Pruning(3, 8, 3, 128, 3, 0.55, 2, 3, (96, 240)),
     "full": Pruning(5, 30, 4, 600, 1, 0.55, 8, 12, (1000, 872)),
 }
 
@@ -279,7 +280,7 @@ class Distillation:
 
 
 _DISTILLATION = {
-    "mini": Distillation(240, (5, 16), (2, 15), 320, 640, 128, (24, 16), (16, 12)),
+    "mini": Distillation(240, (5, 16), (2, 15), 288, 576, 128, (20, 14), (16, 12)),
     "full": Distillation(1000, (6, 32), (6, 32), 872, 872, 256, (256, 64), (32, 32)),
 }
 
@@ -287,3 +288,91 @@ _DISTILLATION = {
 def distillation() -> Distillation:
     """The sizes of this profile."""
     return _DISTILLATION[settings.load().profile]
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Sizes of the notebook that quantizes a detector.
+
+    Attributes:
+        calibrate: pictures that ranges are found on, and layers are chosen by.
+        judge: pictures to be judged by.
+        probe: of those, how many show what mistakes cost.
+        resampled: times that pictures are drawn anew, for the spread.
+        repeats: of a timing.
+    """
+
+    calibrate: int
+    judge: int
+    probe: int
+    resampled: int
+    repeats: int
+
+
+_DETECTION = {
+    "mini": Detection(12, 28, 12, 200, 8),
+    "full": Detection(64, 400, 64, 500, 20),
+}
+
+
+def detection() -> Detection:
+    """The sizes of this profile."""
+    return _here(_DETECTION)
+
+
+@dataclass(frozen=True)
+class Export:
+    """Sizes of the notebook on other engines.
+
+    Attributes:
+        sentences, pictures: to judge by.
+        calibrate: sentences and pictures that ranges are found on, a multiple of 8.
+        clips: that Whisper hears.
+    """
+
+    sentences: int
+    pictures: int
+    calibrate: int
+    clips: int
+
+
+_EXPORT = {"mini": Export(320, 320, 64, 3), "full": Export(872, 600, 256, 16)}
+
+
+def export() -> Export:
+    """The sizes of this profile."""
+    return _EXPORT[settings.load().profile]
+
+
+@dataclass(frozen=True)
+class Stacking:
+    """Sizes of the notebook that stacks methods.
+
+    Attributes:
+        labelled, unlabelled: sentences that teach the student; epochs: passes.
+        mend: sentences that pruning looks at. calibrate: for int8, in eights.
+        judge: sentences that judge. pictures: that judge.
+        thin: of so many training pictures one calibrates.
+        repeats: of a timing.
+    """
+
+    labelled: int
+    unlabelled: int
+    epochs: int
+    mend: int
+    calibrate: int
+    judge: int
+    pictures: int
+    thin: int
+    repeats: int
+
+
+_STACKING = {
+    "mini": Stacking(600, 600, 1, 96, 64, 400, 300, 12, 15),
+    "full": Stacking(6000, 12000, 3, 1000, 256, 872, 1000, 8, 50),
+}
+
+
+def stacking() -> Stacking:
+    """The sizes of this profile."""
+    return _here(_STACKING)

@@ -49,6 +49,18 @@ def question(path: Path) -> str:
     return path.stem
 
 
+def lines_of_code(stem: str) -> int:
+    """Of a notebook, without comments, blank lines, exercises and solutions."""
+    (path,) = find([stem])
+    count = 0
+    for cell in nbformat.read(path, as_version=4).cells:
+        tags = set(cell.metadata.get("tags", []))
+        if cell.cell_type == "code" and not tags & {"exercise", "solution"}:
+            lines = (line.strip() for line in cell.source.splitlines())
+            count += sum(1 for line in lines if line and not line.startswith("#"))
+    return count
+
+
 def sources_sha256(notebook: nbformat.NotebookNode) -> str:
     """Digest of the code cells' sources: outputs belong to exactly these."""
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]

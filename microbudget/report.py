@@ -1,12 +1,13 @@
-"""The at-a-glance table, from the ledger; and the generated part of the README."""
+"""The tables, from the ledger; and the generated parts of the README."""
 
 from pathlib import Path
 
-from . import ledger, notebooks, settings
+from . import glance, ledger, notebooks, settings
 from .errors import MicrobudgetError
 from .files import atomic_path
 
 START, END = "<!-- generated: microbudget table --write -->", "<!-- end generated -->"
+GLANCE = "<!-- generated: at a glance, microbudget table --write -->"
 
 
 def books(here: settings.Settings) -> list[tuple[dict, str]]:
@@ -22,7 +23,21 @@ def books(here: settings.Settings) -> list[tuple[dict, str]]:
     ]
 
 
-def at_a_glance(chosen: list[tuple[dict, str]]) -> str:
+def reference() -> list[tuple[dict, str]]:
+    """The books of the runs that are committed with the course."""
+    return [(book, "reference") for book in ledger.read(_reference_folder())]
+
+
+def at_a_glance(chosen: list[tuple[dict, str]], *, for_readme: bool = False) -> str:
+    """Markdown: a line of measured numbers a method; with links, and the chart."""
+    head, lines = glance.table(chosen, anchors=for_readme)
+    if not lines:
+        return "The ledger is empty: run `make notebooks` first."
+    found = _markdown(head, lines)
+    return f"{found}\n\n{glance.chart(chosen)}" if for_readme else found
+
+
+def every_row(chosen: list[tuple[dict, str]]) -> str:
     """A Markdown table, a line for every measured piece of work."""
     if not chosen:
         return "The ledger is empty: run `make notebooks` first."
@@ -68,23 +83,29 @@ def course_table() -> str:
     return _markdown(head, lines) + where
 
 
-def readme_with_table(text: str, table: str) -> str:
-    """The README's text with what stands between its markers replaced.
+def readme_with_table(text: str, table: str, start: str = START) -> str:
+    """The README's text with what stands between two markers replaced.
 
     Raises:
         MicrobudgetError: the markers are missing.
     """
-    before, start, rest = text.partition(START)
+    before, found, rest = text.partition(start)
     _, end, after = rest.partition(END)
-    if not start or not end:
-        raise MicrobudgetError(f"README.md lacks the lines {START!r} and {END!r}.")
-    return f"{before}{START}\n{table}\n{END}{after}"
+    if not found or not end:
+        raise MicrobudgetError(f"README.md lacks the lines {start!r} and {END!r}.")
+    return f"{before}{start}\n{table}\n{END}{after}"
+
+
+def between_markers(text: str, start: str) -> str:
+    """What stands between ``start`` and the next end marker."""
+    return text.partition(start)[2].partition(END)[0]
 
 
 def write_readme() -> Path:
-    """Bring the README's generated table up to date."""
+    """Bring the README's generated tables up to date, from the reference ledger."""
     path = _root() / "README.md"
     text = readme_with_table(path.read_text(encoding="utf-8"), course_table())
+    text = readme_with_table(text, at_a_glance(reference(), for_readme=True), GLANCE)
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path

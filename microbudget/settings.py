@@ -30,7 +30,10 @@ from .errors import SettingsError
 PROFILES = ("mini", "full")
 CURRENCY = "EUR"  # of MICROBUDGET_PRICE_PER_HOUR; the default is a small rented VM
 # metrics that are better when lower; every other is better when higher
-LOWER_IS_BETTER = frozenset({"latency_ms", "loss", "wer", "perplexity", "kl"})
+LOWER_IS_BETTER = frozenset({
+    "latency_ms", "latency32_ms", "load_s", "megabytes", "loss", "wer", "perplexity",
+    "kl",
+})  # fmt: skip
 _ON = {"1", "true", "yes", "on"}
 _LOOPBACK = {"localhost", "::1", "0.0.0.0", "::", ""}
 
