@@ -1,0 +1,307 @@
+"""Boxes, pages, PicoDet's input and output, COCO's precision and its spread."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pycocotools import mask as coco_mask
+
+from microbudget.detection import boxes as bx
+from microbudget.detection import coco, detr, drawing, pages, picodet
+from microbudget.errors import DataError, EvaluationError
+
+corners = st.tuples(*[st.integers(0, 60)] * 4).map(
+    lambda v: [min(v[0], v[2]), min(v[1], v[3]), max(v[0], v[2]), max(v[1], v[3])]
+)
+some_boxes = st.lists(corners, min_size=1, max_size=8).map(
+    lambda v: np.array(v, np.float32)
+)
+
+
+@given(some_boxes, some_boxes)
+def test_iou_is_what_pycocotools_computes(a, b):
+    ours = bx.iou(a, b)
+    theirs = coco_mask.iou(
+        bx.to_coco(a).astype(float), bx.to_coco(b).astype(float), [0] * len(b)
+    )
+    # of empty boxes pycocotools' 0/0 is not a number
+    np.testing.assert_allclose(ours, np.nan_to_num(theirs), atol=1e-5)
+    np.testing.assert_allclose(ours, bx.iou(b, a).T, atol=1e-6)
+
+
+@given(some_boxes)
+def test_cocos_form_and_back(own):
+    np.testing.assert_allclose(bx.from_coco(bx.to_coco(own)), own, atol=1e-4)
+
+
+@given(some_boxes)
+def test_resizing_there_and_back(own):
+    there = bx.scaled(own, (64, 64), (128, 32))
+    np.testing.assert_allclose(there[:, 0], own[:, 0] / 2, atol=1e-4)
+    np.testing.assert_allclose(there[:, 1], own[:, 1] * 2, atol=1e-4)
+    np.testing.assert_allclose(bx.scaled(there, (128, 32), (64, 64)), own, atol=1e-3)
+
+
+@given(some_boxes, st.sampled_from([0.1, 0.5, 0.9]))
+def test_suppression_keeps_the_best_and_nothing_that_overlaps_it(own, threshold):
+    scores = np.linspace(1, 0.1, len(own), dtype=np.float32)
+    kept = bx.suppress(own, scores, threshold)
+    assert kept[0] == 0
+    assert (np.diff(scores[kept]) < 0).all()
+    overlap = bx.iou(own, own)
+    among = overlap[np.ix_(kept, kept)] - np.eye(len(kept)) * overlap[kept, kept]
+    assert (among <= threshold).all()
+    for gone in set(range(len(own))) - set(kept.tolist()):
+        assert (overlap[gone, kept[kept < gone]] > threshold).any()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (np.zeros((3, 5)), "must be"),
+        ([[0, 0, np.nan, 1]], "not a number"),
+        ([[5, 5, 3, 9]], "ends before it begins"),
+        ([[0, 0, 30, 90]], "swapped"),
+        ([[-4, 0, 30, 20]], "swapped"),
+    ],
+)
+def test_boxes_that_break_the_convention_are_refused(wrong, says):
+    with pytest.raises(DataError, match=says):
+        bx.checked(wrong, (40, 60))
+
+
+@pytest.fixture(scope="module")
+def three():
+    return pages.generate(3, 5)
+
+
+def test_pages_are_the_same_for_a_seed_and_share_nothing_between_seeds(three):
+    again = pages.generate(1, 5)[0]
+    np.testing.assert_array_equal(three[0].picture, again.picture)
+    np.testing.assert_array_equal(three[0].boxes, again.boxes)
+    other = pages.generate(1, 6)[0]
+    assert (
+        other.picture.shape != again.picture.shape
+        or (other.picture != again.picture).any()
+    )
+    with pytest.raises(DataError, match="at least 1"):
+        pages.generate(0, 5)
+
+
+def test_boxes_of_a_page_hold_its_ink(three):
+    """What is dark stands in a box, and every box holds something dark."""
+    for page in three:
+        bx.checked(page.boxes, page.picture.shape[:2])
+        assert page.picture.dtype == np.uint8
+        assert set(page.labels) <= set(range(len(pages.CLASSES)))
+        grey = page.picture.mean(2)
+        outside = np.ones(grey.shape, bool)
+        for x0, y0, x1, y1 in page.boxes.astype(int):
+            inside = grey[y0 : y1 + 1, x0 : x1 + 1]
+            assert inside.min() < 0.6 * np.median(grey)
+            outside[max(0, y0 - 2) : y1 + 4, max(0, x0 - 2) : x1 + 4] = False
+        assert (grey[outside] < 0.6 * np.median(grey)).mean() < 1e-3
+
+
+def test_a_picture_is_prepared_as_the_network_was_trained():
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (*picodet.SIZE, 3), np.uint8)  # no resizing
+    own = picodet.prepare(picture)
+    back = own[0].transpose(1, 2, 0) * picodet.STD + picodet.MEAN
+    np.testing.assert_allclose(back * 255, picture, atol=1e-3)
+    picodet.check_input(own)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda p: picodet.prepare((p / 255).astype(np.uint8)),
+        lambda p: picodet.prepare(p) * 0 + picodet.prepare(p * 0),
+        lambda p: picodet.prepare(p) / 255 - 1.9,
+        lambda p: p[None].transpose(0, 3, 1, 2).astype(np.float32),
+        lambda p: picodet.prepare(p)[:, :, :-8],
+        lambda p: picodet.prepare(p).astype(np.float64),
+    ],
+)
+def test_an_input_prepared_wrongly_is_refused(spoil):
+    picture = np.full((*picodet.SIZE, 3), 250, np.uint8)
+    picture[100:200] = 10
+    with pytest.raises(DataError):
+        picodet.check_input(spoil(picture))
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8)])
+def test_only_bytes_of_three_colours_are_a_picture(wrong):
+    for module in (picodet, detr):
+        with pytest.raises(DataError, match="uint8"):
+            module.prepare(wrong)
+
+
+def _outputs(place, stride, label, edges, sure=0.9):
+    """The network's outputs for one object at a place of one grid."""
+    scores, boxes = [], []
+    for each in picodet.STRIDES:
+        count = len(picodet.centres(each))
+        scores.append(np.zeros((1, count, 10), np.float32))
+        boxes.append(np.zeros((1, count, 32), np.float32))
+        if each == stride:
+            scores[-1][0, place, label] = sure
+            for side, distance in enumerate(edges):
+                low = int(distance)
+                share = distance - low
+                logits = np.full(8, -40.0)
+                logits[low] = np.log(max(1 - share, 1e-9))
+                logits[min(low + 1, 7)] = np.log(max(share, 1e-9))
+                boxes[-1][0, place, 8 * side : 8 * side + 8] = logits
+    return (*scores, *boxes)
+
+
+@given(
+    st.sampled_from(picodet.STRIDES),
+    st.integers(0, 9),
+    arrays(np.float32, 4, elements=st.floats(0.25, 6.75, width=32)),
+)
+def test_a_box_is_decoded_from_its_distances(stride, label, edges):
+    places = picodet.centres(stride)
+    place = len(places) // 2
+    size = picodet.SIZE[0] * 2, picodet.SIZE[1] * 3
+    found = picodet.decode(_outputs(place, stride, label, edges), size)
+    x, y = places[place, :2]
+    left, top, right, bottom = edges * stride
+    expected = np.array([x - left, y - top, x + right, y + bottom]) * [3, 2, 3, 2]
+    expected = expected.clip(0, [size[1], size[0]] * 2)
+    assert found.labels.tolist() == [label]
+    np.testing.assert_allclose(found.boxes[0], expected, atol=0.05)
+    np.testing.assert_allclose(found.scores, 0.9)
+
+
+def test_nothing_found_and_another_networks_outputs():
+    nothing = _outputs(3, 8, 1, [1, 1, 1, 1], sure=0.01)
+    found = picodet.decode(nothing, (100, 100))
+    assert found.boxes.shape == (0, 4)
+    assert found.labels.dtype == np.int64
+    with pytest.raises(DataError, match="outputs"):
+        picodet.decode(nothing[:3], (100, 100))
+    with pytest.raises(DataError, match="places"):
+        picodet.decode((*nothing[1:4], nothing[0], *nothing[4:]), (100, 100))
+
+
+def test_detrs_boxes_and_the_gaps_in_cocos_ids():
+    output = np.full((1, 3, 6 + 4), -9.0, np.float32)  # five ids and "nothing"
+    output[0, 0, 4], output[0, 0, -4:] = 9, (0.5, 0.5, 0.2, 0.4)
+    output[0, 1, 5] = 9  # nothing
+    output[0, 2, 2] = 9  # an id that no class has
+    found = detr.decode(output, (100, 200), ids=[1, 3, 4])
+    assert found.labels.tolist() == [2]
+    np.testing.assert_allclose(found.boxes, [[80, 30, 120, 70]], atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def guesses(three):
+    """Detections that are partly right, partly shifted, doubled, missing or wrong."""
+    rng = np.random.default_rng(0)
+    guessed = []
+    for page in three:
+        keep = rng.random(len(page.boxes)) < 0.8
+        own = np.repeat(page.boxes[keep], 2, 0)
+        moved = own + rng.normal(0, 4, own.shape).astype(np.float32)
+        moved[:, 2:] = np.maximum(moved[:, 2:], moved[:, :2] + 1)
+        labels = np.repeat(page.labels[keep], 2)
+        swap = rng.random(len(labels)) < 0.2
+        labels[swap] = rng.integers(0, 10, swap.sum())
+        scores = rng.random(len(labels)).astype(np.float32)
+        guessed.append(coco.Found(moved, scores, labels))
+    return guessed
+
+
+def _references(notes, guessed):
+    """COCOeval as anybody would call it."""
+    import contextlib
+    import io
+
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = notes
+        truth.createIndex()
+        judge = COCOeval(truth, truth.loadRes(coco.results(guessed, notes)), "bbox")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    return judge.stats[:2]
+
+
+@pytest.mark.parametrize("crowd", [False, True])
+def test_precision_is_pycocotools_and_so_is_the_sum_over_pictures(
+    three, guesses, crowd
+):
+    notes = json.loads(json.dumps(coco.annotations(three, pages.CLASSES)))
+    for note in notes["annotations"][::5]:
+        note["iscrowd"] = int(crowd)
+    judged = coco.average_precision(guesses, notes)
+    mean, at_50 = _references(notes, guesses)
+    assert 0.1 < mean < 0.9
+    assert judged.mean == pytest.approx(mean, abs=1e-9)
+    assert judged.at_50 == pytest.approx(at_50, abs=1e-9)
+    again = coco.mean_precision(judged, np.arange(3))
+    assert again == pytest.approx(mean, abs=1e-9)
+
+
+def test_a_selection_of_pictures_is_judged_as_if_it_were_all(three, guesses):
+    judged = coco.average_precision(guesses, coco.annotations(three, pages.CLASSES))
+    for chosen in ([2], [0, 2], [1, 1, 0]):
+        some = [three[i] for i in chosen]
+        alone = coco.average_precision(
+            [guesses[i] for i in chosen], coco.annotations(some, pages.CLASSES)
+        )
+        found = coco.mean_precision(judged, np.array(chosen))
+        assert found == pytest.approx(alone.mean, abs=1e-9)
+
+
+def test_the_truth_scores_one_and_nothing_scores_zero(three):
+    notes = coco.annotations(three, pages.CLASSES)
+    perfect = [
+        coco.Found(p.boxes, np.ones(len(p.boxes), np.float32), p.labels) for p in three
+    ]
+    assert coco.average_precision(perfect, notes).mean == pytest.approx(1)
+    nothing = [f.above(2) for f in perfect]
+    assert coco.average_precision(nothing, notes).mean == 0
+    off = [coco.Found(f.boxes, f.scores, (f.labels + 1) % 10) for f in perfect]
+    assert coco.average_precision(off, notes).mean < 0.2
+
+
+def test_the_spread_is_paired(three, guesses):
+    notes = coco.annotations(three, pages.CLASSES)
+    judged = coco.average_precision(guesses, notes)
+    drawn = coco.spread({"a": judged, "b": judged}, 20)
+    np.testing.assert_array_equal(drawn["a"], drawn["b"])
+    assert drawn["a"].std() > 0
+    fewer = coco.average_precision(
+        guesses[:2], coco.annotations(three[:2], pages.CLASSES)
+    )
+    with pytest.raises(EvaluationError, match="different pictures"):
+        coco.spread({"a": judged, "b": fewer}, 3)
+    with pytest.raises(EvaluationError, match="2 pictures"):
+        coco.average_precision(guesses[:2], notes)
+    with pytest.raises(EvaluationError, match="no annotations"):
+        coco.average_precision(guesses, notes | {"annotations": []})
+
+
+def test_annotations_are_written_whole(three, tmp_path):
+    notes = coco.annotations(three, pages.CLASSES)
+    path = coco.save(notes, tmp_path / "deep" / "notes.json")
+    assert json.loads(path.read_text()) == notes
+    assert min(note["category_id"] for note in notes["annotations"]) >= 1
+
+
+def test_a_picture_is_drawn_with_each_set_of_boxes(three, guesses):
+    axes = drawing.side_by_side(
+        three[0].picture, {"drawn": three[0], "guessed": guesses[0]}, pages.CLASSES
+    )
+    counts = [len(axis.patches) for axis in axes.flat]
+    assert counts == [len(three[0].boxes), len(guesses[0].boxes)]
