@@ -287,6 +287,30 @@ def test_static_int8_and_nncf_of_a_transformer(classifier, tmp_path, capfd):
     assert (printed.out, printed.err) == ("", "")
 
 
+def test_the_first_layers_can_stay_in_floats(flowers, tmp_path):
+    _, path = flowers
+    feed = [{"pictures": pictures(4)}]
+    kept = int8.first(path, 2)
+    options = {"unsigned": True, "keep": kept, "method": "MinMax"}
+    own = int8.static(path, tmp_path / "int8.onnx", feed, **options)
+
+    def of_bytes(file):
+        import onnx
+
+        graph = onnx.load(file).graph
+        found = {t.name: t.data_type for t in graph.initializer}
+        read = {n.output[0]: n for n in graph.node if n.op_type == "DequantizeLinear"}
+        convs = [n for n in graph.node if n.op_type == "Conv"]
+        return [found.get(read[n.input[1]].input[0]) if n.input[1] in read else None
+                for n in convs], onnx.TensorProto  # fmt: skip
+
+    kinds, types = of_bytes(own)
+    assert kinds[:2] == [None, None]
+    assert set(kinds[2:]) == {types.UINT8}
+    with pytest.raises(QuantizationError, match="were asked for"):
+        int8.first(path, 99)
+
+
 def test_bad_calibration_is_a_plain_error(flowers, tmp_path):
     _, path = flowers
     wrong = [{"photos": pictures(1)}]

@@ -5,7 +5,8 @@ Static: the scales of inputs are found beforehand, on calibration data, so nothi
 to be measured at a call. Integer arithmetic: Jacob et al. 2018 (arXiv:1712.05877).
 
 A processor without VNNI adds pairs of products of bytes in sixteen bits, which can
-overflow: weights then get seven bits (``reduce_range``; NNCF: overflow fix).
+overflow: signed weights then get seven bits (``reduce_range``; NNCF: overflow fix). For
+unsigned ones ONNX Runtime has other, slower kernels, whose sums are exact.
 """
 
 import contextlib
@@ -65,7 +66,9 @@ def static(
     per_channel: bool = True,
     reduce_range: bool | None = None,
     operators: Sequence[str] | None = None,
-    method: str = "MinMax",
+    unsigned: bool = False,
+    keep: Sequence[str] = (),
+    method: str = "Average",
 ) -> Path:
     """ONNX Runtime: weights and inputs in int8, scales from calibration data.
 
@@ -74,7 +77,10 @@ def static(
 
     Args:
         batches: calibration data, name -> tensor or array, that nobody is judged by.
-        method: of finding ranges: MinMax, Entropy or Percentile.
+        unsigned: weights of eight bits in uint8.
+        keep: names of nodes to leave in floats, of ``first``.
+        method: of finding ranges: ``"Average"`` (of every batch's extremes), MinMax,
+            Entropy or Percentile.
         per_channel, reduce_range, operators: as for ``dynamic``.
 
     Raises:
@@ -82,7 +88,16 @@ def static(
         EngineError: not installed.
     """
     quantize = packages.load("onnxruntime", "quantization")
-    feed = _arrays(batches)
+    feed, kind = _arrays(batches), quantize.QuantType
+    options = {
+        "MatMulConstBOnly": True,  # products of activations stay float, as do results
+        "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"],
+        "CalibMovingAverage": method == "Average",
+    }
+    if reduce_range is None:
+        reduce_range = narrow() and not unsigned
+    if method == "Average":
+        method = "MinMax"
 
     class Reader(quantize.CalibrationDataReader):
         def __init__(self):
@@ -94,14 +109,28 @@ def static(
     with _plainly(path), atomic_path(target, QuantizationError) as temporary:
         quantize.quantize_static(
             _graph(path), str(temporary), Reader(), per_channel=per_channel,
-            quant_format=quantize.QuantFormat.QDQ,
-            reduce_range=narrow() if reduce_range is None else reduce_range,
-            activation_type=quantize.QuantType.QUInt8,
-            weight_type=quantize.QuantType.QInt8, op_types_to_quantize=operators,
+            quant_format=quantize.QuantFormat.QDQ, reduce_range=reduce_range,
+            activation_type=kind.QUInt8, nodes_to_exclude=list(keep),
+            weight_type=kind.QUInt8 if unsigned else kind.QInt8,
+            op_types_to_quantize=operators, extra_options=options,
             calibrate_method=quantize.CalibrationMethod[method],
-            extra_options={"MatMulConstBOnly": True},  # attention scores stay float
         )  # fmt: skip
     return Path(target)
+
+
+def first(path: str | os.PathLike, count: int, kind: str = "Conv") -> list[str]:
+    """Names of a graph's nodes up to its ``count``-th operator of a kind.
+
+    Raises:
+        QuantizationError: there are fewer.
+    """
+    nodes = _graph(path).graph.node
+    places = [i for i, node in enumerate(nodes) if node.op_type == kind]
+    if not 1 <= count <= len(places):
+        raise QuantizationError(
+            f"{Path(path).name} has {len(places)} of {kind}; {count} were asked for."
+        )
+    return [node.name for node in nodes[: places[count - 1] + 1]]
 
 
 def openvino(
