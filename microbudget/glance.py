@@ -88,8 +88,7 @@ METHODS = (
     ),
     Method(
         "channels", "pruning: channels removed, fine-tuned", "07",
-        "flowers: channels removed and mended", "flowers: fine-tuned",
-        "labelled pictures",
+        "flowers: the smaller fine-tuned", "flowers: fine-tuned", "labelled pictures",
         ("channels surveyed", "flowers: channels removed and mended",
          "flowers: the smaller fine-tuned"),
     ),
@@ -106,6 +105,33 @@ METHODS = (
         ("moments of all inputs", "moments of all gradients",
          "SVD of every linear map, by loss"),
     ),
+    Method(
+        "engine", "another engine, in floats: OpenVINO", "09", "classifier, openvino",
+        "classifier, torch", "nothing", ("three exports",),
+    ),
+    Method(
+        "engine-int8", "another engine, in int8: OpenVINO", "09",
+        "classifier, openvino int8", "classifier, torch", "unlabelled sentences",
+        ("three exports", "classifier, made int8 in three ways"),
+    ),
+    Method(
+        "detector", "a detector in int8, its head in floats", "10",
+        "detector, int8, sensitive parts in float", "detector, float32",
+        "pages, some with boxes",
+        ("detector, a part at a time", "detector, int8, sensitive parts in float"),
+    ),
+    Method(
+        "stacked", "stacked: distilled, pruned, OpenVINO int8", "11",
+        "sentences: distilled, pruned, openvino int8", "sentences: whole, torch",
+        "labels, more sentences without",
+        ("sentences: distilled", "sentences: distilled, pruned",
+         "sentences: exported and quantized"),
+    ),
+    Method(
+        "stacked-pictures", "stacked: channels removed, OpenVINO int8", "11",
+        "flowers: pruned, openvino int8", "flowers: whole, torch", "labelled pictures",
+        ("flowers: the pair, loaded or made", "flowers: exported and quantized"),
+    ),
 )  # fmt: skip
 
 # question -> answer -> another question, or the keys of methods
@@ -121,7 +147,7 @@ CHART = {
             "What is it?": {
                 "a language model, on a CPU": ("gguf",),
                 "a language model, on a GPU": ("gptq", "nf4"),
-                "a network for pictures": ("int8",),
+                "a network for pictures": ("int8", "detector"),
             }
         },
         "it is too slow": {

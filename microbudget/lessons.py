@@ -77,7 +77,7 @@ _FINE_TUNING = {
     "mini": FineTuning(
         352, 160, 320, 1, (("qv", 1), ("qv", 64), ("qkvof", 8)), 240, 56
     ),
-    "mini, no bf16": FineTuning(256, 128, 256, 1, (("qv", 64), ("qkvof", 8)), 240, 40),
+    "mini, no bf16": FineTuning(352, 128, 256, 1, (("qv", 64), ("qkvof", 8)), 240, 40),
     "full": FineTuning(
         2000, 872, 872, 3, tuple((t, r) for t in _TARGETS for r in _RANKS), 900, 240
     ),
@@ -310,7 +310,7 @@ class Detection:
 
 
 _DETECTION = {
-    "mini": Detection(12, 28, 12, 200, 8),
+    "mini": Detection(12, 28, 8, 200, 8),
     "full": Detection(64, 400, 64, 500, 20),
 }
 

@@ -140,6 +140,8 @@ def test_what_the_notebooks_need_is_in_the_catalog():
         "smollm2-135m-instruct": ("mb.llm.",),
         "wikitext2": ("mb.prose.",),
         "lambada": ("mb.prose.last_words",),
+        "page-layout": ("mb.detector.",),
+        "detr-resnet-50": ("mb.detector.",),
     }
     stems = set()
     for path in (ROOT / "notebooks").glob("*.ipynb"):
