@@ -33,7 +33,8 @@ class Detector:
         parts: name -> convolutions, a slice of them in the file's order.
         prepare: uint8 picture -> the network's input.
         check: raises DataError on an input that was prepared wrongly.
-        decode: the network's outputs, (height, width) of the picture -> Found.
+        decode: what the network gives in an engine, (height, width) of the picture ->
+            Found.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Detector:
         """Boxes in one picture, by the network in an engine (``runtimes.load``)."""
         given = self.prepare(picture)
         self.check(given)
-        return self.decode(_several(session(given)), picture.shape[:2])
+        return self.decode(session(given), picture.shape[:2])
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def load() -> Detector:
         ids = sorted(names)
 
         def of_detr(outputs, size, **options):
-            return detr.decode(outputs[0], size, ids, **options)
+            return detr.decode(outputs, size, ids, **options)
 
         return Detector(
             "DETR-ResNet-50", assets.get("detr-resnet-50").card(), path, "image",
@@ -172,7 +173,3 @@ def _page(folder: Path, image: dict, notes: list[dict], ids: list[int]) -> pages
     own = [n for n in notes if n["image_id"] == image["id"] and not n["iscrowd"]]
     labels = np.array([ids.index(n["category_id"]) for n in own], np.int64)
     return pages.Page(picture, bx.from_coco([n["bbox"] for n in own]), labels)
-
-
-def _several(outputs) -> tuple:
-    return outputs if isinstance(outputs, tuple) else (outputs,)
