@@ -110,8 +110,8 @@ METHODS = (
         "classifier, torch", "nothing", ("three exports",),
     ),
     Method(
-        "engine-int8", "another engine, in int8: OpenVINO", "09",
-        "classifier, openvino int8", "classifier, torch", "unlabelled sentences",
+        "engine-int8", "another engine, in int8: ONNX Runtime", "09",
+        "classifier, onnxruntime int8 dynamic", "classifier, torch", "nothing",
         ("three exports", "classifier, made int8 in three ways"),
     ),
     Method(
@@ -121,15 +121,16 @@ METHODS = (
         ("detector, a part at a time", "detector, int8, sensitive parts in float"),
     ),
     Method(
-        "stacked", "stacked: distilled, pruned, OpenVINO int8", "11",
-        "sentences: distilled, pruned, openvino int8", "sentences: whole, torch",
+        "stacked", "stacked: distilled, pruned, ONNX Runtime int8", "11",
+        "sentences: distilled, pruned, onnxruntime int8", "sentences: whole, torch",
         "labels, more sentences without",
         ("sentences: distilled", "sentences: distilled, pruned",
          "sentences: exported and quantized"),
     ),
     Method(
-        "stacked-pictures", "stacked: channels removed, OpenVINO int8", "11",
-        "flowers: pruned, openvino int8", "flowers: whole, torch", "labelled pictures",
+        "stacked-pictures", "stacked: channels removed, ONNX Runtime int8", "11",
+        "flowers: pruned, onnxruntime int8", "flowers: whole, torch",
+        "labelled pictures",
         ("flowers: the pair, loaded or made", "flowers: exported and quantized"),
     ),
 )  # fmt: skip

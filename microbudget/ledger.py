@@ -26,7 +26,8 @@ from .files import atomic_path
 
 SCHEMA = 1
 _PACKAGES = ("torchvision", "transformers", "accelerate", "peft", "bitsandbytes",
-             "torchao", "gguf", "cyllama", "timm", "numpy", "scikit-learn")  # fmt: skip
+             "torchao", "gguf", "cyllama", "timm", "numpy", "scikit-learn", "onnx",
+             "onnxruntime", "openvino", "nncf")  # fmt: skip
 
 
 @dataclass

@@ -336,7 +336,7 @@ class Export:
     clips: int
 
 
-_EXPORT = {"mini": Export(320, 320, 64, 3), "full": Export(872, 600, 256, 16)}
+_EXPORT = {"mini": Export(288, 256, 48, 3), "full": Export(872, 600, 256, 16)}
 
 
 def export() -> Export:

@@ -59,26 +59,35 @@ def optimise(
 
 
 def compiled(session: runtimes.Session) -> Counter:
-    """How many of each operator OpenVINO runs, with what was fused into others gone.
+    """How many of each operator OpenVINO runs; what was fused into others is gone.
 
     Raises:
         EngineError: a session of another engine.
     """
-    if session.engine != "openvino":
-        raise EngineError(f"{session.engine} doesn't tell: use optimise() for ONNX.")
-    nodes = session.native.get_runtime_model().get_ordered_ops()
-    kinds = (str(node.get_rt_info()["layerType"].astype(str)) for node in nodes)
-    return Counter(kind for kind in kinds if kind not in ("Const", "Input", "Output"))
+    return Counter(info["layerType"] for info in _running(session))
 
 
 def precisions(session: runtimes.Session) -> Counter:
-    """How many of OpenVINO's operators compute in which arithmetic, such as ``i8``."""
+    """How many of OpenVINO's operators compute in which arithmetic, such as ``i8``.
+
+    Raises:
+        EngineError: a session of another engine.
+    """
+    return Counter(info["runtimePrecision"] for info in _running(session))
+
+
+def _running(session: runtimes.Session) -> list[dict[str, str]]:
+    """What OpenVINO says of every operator; work on constants is done only once."""
     if session.engine != "openvino":
-        raise EngineError(f"{session.engine} doesn't tell.")
-    nodes = session.native.get_runtime_model().get_ordered_ops()
-    found: Counter = Counter()
-    for node in nodes:
-        info = node.get_rt_info()
-        if info["layerType"].astype(str) not in ("Const", "Input", "Output"):
-            found[str(info["runtimePrecision"].astype(str))] += 1
-    return found
+        raise EngineError(f"{session.engine} doesn't tell: use optimise() for ONNX.")
+    constant, running = set(), []
+    for node in session.native.get_runtime_model().get_ordered_ops():
+        info = {k: str(v.astype(str)) for k, v in node.get_rt_info().items()}
+        sources = [
+            given.get_node().get_friendly_name() for given in node.input_values()
+        ]
+        if info["layerType"] == "Const" or (sources and constant.issuperset(sources)):
+            constant.add(node.get_friendly_name())
+        elif info["layerType"] not in ("Input", "Output"):
+            running.append(info)
+    return running
