@@ -198,7 +198,10 @@ def figures(method: Method, books: Books) -> dict | None:
     if not {method.row, method.base, *method.made} <= set(rows):
         return None  # an older run of the notebook
     row, base = rows[method.row], rows[method.base]
-    metric = next(m for m in _METRICS if m in row["scores"])
+    told = [m for m in _METRICS if m in row["scores"] and m in base["scores"]]
+    if not told:
+        return None
+    metric = told[0]
     made = [rows[name] for name in method.made]
     return {
         "book": book["notebook"], "metric": metric, "currency": book["currency"],
