@@ -78,9 +78,9 @@ def quantize(
             return next(self.left, None)
 
     Path(ranges).parent.mkdir(parents=True, exist_ok=True)
-    with int8._plainly(path), atomic_path(target, QuantizationError) as temporary:
+    with int8.plainly(path), atomic_path(target, QuantizationError) as temporary:
         library.quantize_static(
-            int8._graph(path), str(temporary), Reader(), per_channel=True,
+            int8.graph_of(path), str(temporary), Reader(), per_channel=True,
             reduce_range=int8.narrow() if reduce_range is None else reduce_range,
             quant_format=library.QuantFormat.QDQ,
             activation_type=library.QuantType.QUInt8,

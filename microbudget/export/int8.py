@@ -49,9 +49,9 @@ def dynamic(
         QuantizationError: it can't be quantized. EngineError: not installed.
     """
     quantize = packages.load("onnxruntime", "quantization")
-    with _plainly(path), atomic_path(target, QuantizationError) as temporary:
+    with plainly(path), atomic_path(target, QuantizationError) as temporary:
         quantize.quantize_dynamic(
-            _graph(path), str(temporary), per_channel=per_channel,
+            graph_of(path), str(temporary), per_channel=per_channel,
             reduce_range=narrow() if reduce_range is None else reduce_range,
             weight_type=quantize.QuantType.QInt8, op_types_to_quantize=operators,
         )  # fmt: skip
@@ -106,9 +106,9 @@ def static(
         def get_next(self):
             return next(self.left, None)
 
-    with _plainly(path), atomic_path(target, QuantizationError) as temporary:
+    with plainly(path), atomic_path(target, QuantizationError) as temporary:
         quantize.quantize_static(
-            _graph(path), str(temporary), Reader(), per_channel=per_channel,
+            graph_of(path), str(temporary), Reader(), per_channel=per_channel,
             quant_format=quantize.QuantFormat.QDQ, reduce_range=reduce_range,
             activation_type=kind.QUInt8, nodes_to_exclude=list(keep),
             weight_type=kind.QUInt8 if unsigned else kind.QInt8,
@@ -124,7 +124,7 @@ def first(path: str | os.PathLike, count: int, kind: str = "Conv") -> list[str]:
     Raises:
         QuantizationError: there are fewer.
     """
-    nodes = _graph(path).graph.node
+    nodes = graph_of(path).graph.node
     places = [i for i, node in enumerate(nodes) if node.op_type == kind]
     if not 1 <= count <= len(places):
         raise QuantizationError(
@@ -159,7 +159,7 @@ def openvino(
     fix = nncf.OverflowFix if hasattr(nncf, "OverflowFix") else None
     fix = fix or packages.load("nncf", "quantization.advanced_parameters").OverflowFix
     less = narrow() if reduce_range is None else reduce_range
-    with _plainly(path), _quiet_nncf():
+    with plainly(path), _quiet_nncf():
         quantized = nncf.quantize(
             ov.Core().read_model(str(path)), nncf.Dataset(feed),
             subset_size=len(feed), preset=nncf.QuantizationPreset.MIXED,
@@ -183,7 +183,8 @@ def _arrays(batches: Batches) -> list[dict[str, np.ndarray]]:
     return feed
 
 
-def _graph(path: str | os.PathLike):
+def graph_of(path: str | os.PathLike):
+    """The ONNX model of a file, as ONNX Runtime's quantizers take it."""
     onnx = packages.load("onnx")
     graph = onnx.load(str(path))
     # what torch wrote down about shapes contradicts what the quantizer infers
@@ -192,7 +193,8 @@ def _graph(path: str | os.PathLike):
 
 
 @contextlib.contextmanager
-def _plainly(path: str | os.PathLike):
+def plainly(path: str | os.PathLike):
+    """Any library's failure on a file, as a QuantizationError; its advice unsaid."""
     if not Path(path).is_file():
         raise QuantizationError(f"There is no file {path}: export the model first.")
     import logging
