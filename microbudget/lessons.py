@@ -40,7 +40,7 @@ class Listening:
 
 _LISTENING = {
     "mini": Listening(800, 400, 80, 64, 48, 5, 8, 12),
-    "mini, no bf16": Listening(112, 64, 24, 24, 12, 3, 3, 5),
+    "mini, no bf16": Listening(112, 60, 20, 20, 12, 3, 3, 5),
     "full": Listening(800, 400, 80, 64, 48, 5, 8, 12),
 }
 
@@ -77,7 +77,7 @@ _FINE_TUNING = {
     "mini": FineTuning(
         352, 160, 320, 1, (("qv", 1), ("qv", 64), ("qkvof", 8)), 240, 56
     ),
-    "mini, no bf16": FineTuning(352, 128, 256, 1, (("qv", 64), ("qkvof", 8)), 240, 40),
+    "mini, no bf16": FineTuning(352, 112, 240, 1, (("qv", 64), ("qkvof", 8)), 240, 36),
     "full": FineTuning(
         2000, 872, 872, 3, tuple((t, r) for t in _TARGETS for r in _RANKS), 900, 240
     ),
@@ -350,7 +350,7 @@ class Stacking:
 
     Attributes:
         labelled, unlabelled: sentences that teach the student; epochs: passes.
-        mend: sentences that pruning looks at. calibrate: for int8, in eights.
+        mend: sentences that pruning looks at.
         judge: sentences that judge. pictures: that judge.
         thin: of so many training pictures one calibrates.
         repeats: of a timing.
@@ -360,7 +360,6 @@ class Stacking:
     unlabelled: int
     epochs: int
     mend: int
-    calibrate: int
     judge: int
     pictures: int
     thin: int
@@ -368,8 +367,8 @@ class Stacking:
 
 
 _STACKING = {
-    "mini": Stacking(600, 600, 1, 96, 64, 400, 300, 12, 15),
-    "full": Stacking(6000, 12000, 3, 1000, 256, 872, 1000, 8, 50),
+    "mini": Stacking(480, 480, 1, 96, 320, 240, 12, 12),
+    "full": Stacking(6000, 12000, 3, 1000, 872, 1000, 8, 50),
 }
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from dataclasses import replace
 
 import pytest
 from conftest import ROOT
@@ -43,6 +44,12 @@ def test_a_line_says_what_the_ledger_holds(books):
     assert told["time"] == "20.0 → 5.0 ms (4.00×)"
     assert told["made in"] == "16 s, 0.0160 EUR"
     assert int(told["lines of its notebook"]) > 100
+    part = replace(METHOD, part=True)
+    assert glance._size(glance.figures(part, books)) == "90.0 + 62.0 MB"
+    far = replace(METHOD, made=("07:surveyed",))
+    assert glance.figures(far, books) is None
+    elsewhere = {"notebook": "07_pruning", "rows": [row("surveyed", 5.0)]}
+    assert glance.figures(far, [*books, (elsewhere, "yours")])["seconds"] == 5
     other = copy.deepcopy(books)
     other[0][0]["rows"].pop()  # an older run, without a row that the line needs
     assert glance.table(other)[1] == []
