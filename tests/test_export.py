@@ -14,7 +14,8 @@ from torch import nn
 
 from microbudget import classification, factorization, students
 from microbudget.compat import torchvision, transformers
-from microbudget.errors import EngineError, MicrobudgetError, QuantizationError
+from microbudget.detection import mixed
+from microbudget.errors import EngineError, QuantizationError
 from microbudget.export import (
     footprint,
     graphs,
@@ -26,7 +27,8 @@ from microbudget.export import (
 )
 from microbudget.quantization import int8_kernels
 
-if missing := [n for n in ("onnxruntime", "openvino", "nncf") if not find_spec(n)]:
+ENGINES = "onnx", "onnxscript", "onnxruntime", "openvino", "nncf"
+if missing := [name for name in ENGINES if not find_spec(name)]:
     pytest.skip(f"{missing}: {packages.REMEDY}", allow_module_level=True)
 SIZE = 24
 
@@ -119,7 +121,11 @@ def test_whispers_encoder_takes_any_window(tmp_path):
         d_model=32, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=48
     )
     encoder = transformers.models.whisper.modeling_whisper.WhisperEncoder(config).eval()
+    encoder.layers[0].train()
     path = onnx_file.listener(encoder, tmp_path / "encoder.onnx")
+    assert not encoder.training
+    assert encoder.layers[0].training  # each module's mode is what it was
+    encoder.eval()
     session = runtimes.load(path, "openvino", threads=1)
     model = onnx_file.Listener(encoder)
     for batch, frames in ((1, 60), (3, 100)):
@@ -134,7 +140,8 @@ def test_a_file_that_differs_is_not_written(tmp_path):
 
     model = Fickle()
     model.offset = 1.0
-    path = tmp_path / "x.onnx"
+    path, others = tmp_path / "x.onnx", {"raw": tmp_path / "raw.onnx"}
+    others["program"] = tmp_path / "x.pt2"
     example, free = {"x": torch.ones(2, 3)}, {"x": {0: "batch"}}
     path.write_bytes(b"an older one")
     original = onnx_file.trace
@@ -146,10 +153,51 @@ def test_a_file_that_differs_is_not_written(tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx_file, "trace", and_then_changed)
-        with pytest.raises(MicrobudgetError, match="differs from torch"):
-            onnx_file.save(model, path, example, free)
+        with pytest.raises(EngineError, match="differs from torch"):
+            onnx_file.save(model, path, example, free, **others)
+    assert model.training
     assert path.read_bytes() == b"an older one"
     assert [p.name for p in tmp_path.iterdir()] == ["x.onnx"]
+
+
+def test_what_is_not_a_number_differs(tmp_path, monkeypatch):
+    model = nn.Linear(3, 2)
+
+    def session(x):
+        return np.full((len(x), 2), np.nan, np.float32)
+
+    batches = [(torch.ones(1, 3),), (torch.ones(2, 3),)]
+    assert np.isnan(onnx_file.difference(model, session, batches))
+    monkeypatch.setattr(runtimes, "load", lambda *_: session)
+    with pytest.raises(EngineError, match="differs from torch by nan"):
+        onnx_file.save(model, tmp_path / "x.onnx", {"x": torch.ones(2, 3)}, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_torch_cannot_write_is_a_plain_error(tmp_path, monkeypatch):
+    model, given = nn.Linear(3, 2), {"x": torch.ones(2, 3)}
+
+    def fails(*_, **__):
+        raise RuntimeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.onnx, "export", fails)
+        with pytest.raises(EngineError, match="Linear can't be exported: RuntimeError"):
+            onnx_file.save(model, tmp_path / "x.onnx", given, {})
+    monkeypatch.setattr(onnx_file, "MOST", 10)
+    with pytest.raises(EngineError, match="of weights"):
+        onnx_file.save(model, tmp_path / "x.onnx", given, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sessions_inputs_are_those_forward_needs():
+    class Optional(nn.Module):
+        def forward(self, x, scale=2, *more, loud=False):
+            return x * scale
+
+    session = runtimes.load(Optional(), "torch", threads=1)
+    assert session.inputs == ("x",)
+    np.testing.assert_array_equal(session(torch.ones(2, requires_grad=True)), [2, 2])
 
 
 def test_what_depends_on_a_size_cannot_have_it_free(tmp_path):
@@ -309,6 +357,86 @@ def test_the_first_layers_can_stay_in_floats(flowers, tmp_path):
     assert set(kinds[2:]) == {types.UINT8}
     with pytest.raises(QuantizationError, match="were asked for"):
         int8.first(path, 99)
+    for wrong, says in (
+        ({"keep": ["conv_that_is_not"]}, "has no node conv_that_is_not"),
+        ({"method": "minmax"}, "use one of Average, MinMax"),
+    ):
+        with pytest.raises(QuantizationError, match=says):
+            int8.static(path, tmp_path / "x.onnx", feed, **wrong)
+
+
+def test_nodes_without_names_are_not_chosen_by_name(flowers, tmp_path):
+    import onnx
+
+    graph = onnx.load(flowers[1])
+    convs = [node for node in graph.graph.node if node.op_type == "Conv"]
+    for names in (("", ""), ("same", "same")):
+        for node, name in zip(convs[:2], names, strict=True):
+            node.name = name
+        onnx.save(graph, tmp_path / "x.onnx")
+        for call in (lambda p: int8.first(p, 2), mixed.convolutions):
+            with pytest.raises(QuantizationError, match="chosen by name"):
+                call(tmp_path / "x.onnx")
+
+
+def _in_bytes(path):
+    """Names of the convolutions whose weights come from a DequantizeLinear."""
+    import onnx
+
+    graph = onnx.load(path).graph
+    kind = {name: node.op_type for node in graph.node for name in node.output}
+    return [
+        node.name
+        for node in graph.node
+        if node.op_type == "Conv" and kind.get(node.input[1]) == "DequantizeLinear"
+    ]
+
+
+def test_any_selection_of_convolutions_by_ranges_measured_once(flowers, tmp_path):
+    _, path = flowers
+    names = list(mixed.convolutions(path))
+    target, ranges = tmp_path / "x.onnx", tmp_path / "ranges.json"
+    with pytest.raises(QuantizationError, match=r"no ranges at ranges\.json"):
+        mixed.quantize(path, target, ranges)
+    with pytest.raises(QuantizationError, match="no convolution other"):
+        mixed.quantize(path, target, ranges, names=["other"])
+    feed = [{"pictures": pictures(4).requires_grad_()}]
+    assert _in_bytes(mixed.quantize(path, target, ranges, feed)) == names
+    measured = ranges.read_bytes()
+    some = names[1::2]
+    assert _in_bytes(mixed.quantize(path, target, ranges, names=some)) == some
+    assert ranges.read_bytes() == measured
+    other = path.parent / "raw.onnx"
+    with pytest.raises(QuantizationError, match="not measured in this network"):
+        mixed.quantize(other, target, ranges, feed)
+    ranges.write_text("{")
+    with pytest.raises(QuantizationError, match="not measured in this network"):
+        mixed.quantize(path, target, ranges, feed)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ranges.json", "x.onnx"]
+
+
+def test_half_of_the_bytes(flowers, tmp_path):
+    model, path = flowers
+    folder = mixed.half(path, tmp_path / "half")
+    assert (folder / "model.bin").stat().st_size < 0.6 * path.stat().st_size
+    session = runtimes.load(folder, "openvino", threads=1)
+    assert onnx_file.difference(model, session, [(pictures(2),)]) < 0.02
+
+
+def test_missing_and_damaged_files_are_plain_errors(tmp_path):
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"not a graph")
+    for call in (
+        lambda p: int8.first(p, 1),
+        mixed.convolutions,
+        lambda p: mixed.quantize(p, tmp_path / "x", tmp_path / "r"),
+        lambda p: mixed.half(p, tmp_path / "x"),
+    ):
+        with pytest.raises(QuantizationError, match="export the model first"):
+            call(tmp_path / "none.onnx")
+        with pytest.raises(QuantizationError, match=r"broken\.onnx .* again"):
+            call(broken)
+    assert [p.name for p in tmp_path.iterdir()] == ["broken.onnx"]
 
 
 def test_bad_calibration_is_a_plain_error(flowers, tmp_path):
@@ -359,9 +487,13 @@ def test_a_process_of_its_own_needs_no_torch(flowers):
         footprint.measure(path, "onnxruntime", [((1, 3, 5, 5), "float32")])
 
 
-def test_threads_are_torchs_again_after_a_call(flowers):
-    model, _ = flowers
+def test_threads_are_torchs_again_after_a_call():
+    class Counting(nn.Module):
+        def forward(self, x):
+            return x * torch.get_num_threads()
+
     before = torch.get_num_threads()
-    runtimes.load(model, "torch", threads=before + 1)(pictures(1))
+    session = runtimes.load(Counting(), "torch", threads=before + 1)
+    assert session(torch.ones(1)) == before + 1
     assert torch.get_num_threads() == before
     assert set(loaders.LOADERS) == set(runtimes.ENGINES)

@@ -5,6 +5,9 @@ in a file, and any selection of convolutions is quantized by them: what a layer 
 can then be asked for every layer.
 """
 
+import contextlib
+import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,20 +18,22 @@ from ..errors import QuantizationError
 from ..export import int8, packages
 from ..files import atomic_folder, atomic_path
 
+_AGAIN = "Export the network again."
+
 
 def convolutions(path: str | os.PathLike) -> dict[str, int]:
     """An ONNX file's convolutions, in their order: name -> how many weights.
 
     Raises:
-        EngineError: onnx is not installed.
+        QuantizationError: no such file, not ONNX, or names that are missing or the
+            same. EngineError: onnx is not installed.
     """
-    graph = packages.load("onnx").load(str(path)).graph
+    with int8.plainly(path, _AGAIN):
+        graph = int8.graph_of(path).graph
     sizes = {given.name: int(np.prod(given.dims)) for given in graph.initializer}
-    return {
-        node.name: sizes.get(node.input[1], 0)
-        for node in graph.node
-        if node.op_type == "Conv"
-    }
+    found = [node for node in graph.node if node.op_type == "Conv"]
+    int8.named([node.name for node in found], found, path)
+    return {node.name: sizes.get(node.input[1], 0) for node in found}
 
 
 def quantize(
@@ -44,18 +49,19 @@ def quantize(
 
     Args:
         path, target: .onnx files.
-        ranges: file of the tensors' least and largest values; measured on ``batches``
-            and written if it isn't there.
-        batches: calibration data, input's name -> array; on none of them may the
-            detector be judged.
+        ranges: file of the tensors' least and largest values, and of the network they
+            belong to; measured on ``batches`` and written if it isn't there.
+        batches: calibration data, input's name -> tensor or array; on none of them may
+            the detector be judged.
         names: the convolutions to quantize; default: all.
         reduce_range: weights of seven bits; default: where the processor needs it.
 
     Raises:
-        QuantizationError: no ranges and no calibration data, or an unknown name.
+        QuantizationError: no ranges and no calibration data, another network's ranges,
+            an unknown name, or it can't be quantized.
         EngineError: the engines aren't installed.
     """
-    there = convolutions(path)
+    there, ranges = convolutions(path), Path(ranges)
     chosen = list(there) if names is None else list(names)
     if unknown := sorted(set(chosen) - set(there)):
         raise QuantizationError(
@@ -63,32 +69,36 @@ def quantize(
         )
     if not chosen:
         raise QuantizationError("No convolution is to be quantized: copy the file.")
-    if not Path(ranges).is_file() and not len(batches):
+    measured = ranges.is_file()
+    if not measured and not len(batches):
         raise QuantizationError(
-            f"There are no ranges at {Path(ranges).name} and no calibration data: give "
+            f"There are no ranges at {ranges.name} and no calibration data: give "
             "a few inputs that the detector is not judged by."
         )
+    network = _digest(path)
+    if measured:
+        _require(ranges, network)
     library = packages.load("onnxruntime", "quantization")
-
-    class Reader(library.CalibrationDataReader):
-        def __init__(self):
-            self.left = iter(batches)
-
-        def get_next(self):
-            return next(self.left, None)
-
-    Path(ranges).parent.mkdir(parents=True, exist_ok=True)
-    with int8.plainly(path), atomic_path(target, QuantizationError) as temporary:
+    with contextlib.ExitStack() as files:
+        files.enter_context(int8.plainly(path))
+        cache = ranges
+        if not measured:
+            cache = files.enter_context(atomic_path(ranges, QuantizationError))
+            cache.unlink()  # an empty file would be read
+        temporary = files.enter_context(atomic_path(target, QuantizationError))
         library.quantize_static(
-            int8.graph_of(path), str(temporary), Reader(), per_channel=True,
+            int8.graph_of(path), str(temporary),
+            None if measured else int8.reader(batches), per_channel=True,
             reduce_range=int8.narrow() if reduce_range is None else reduce_range,
             quant_format=library.QuantFormat.QDQ,
             activation_type=library.QuantType.QUInt8,
             weight_type=library.QuantType.QInt8,
             op_types_to_quantize=["Conv"],
             nodes_to_quantize=chosen if names is not None else None,
-            calibration_cache_path=str(ranges),
+            calibration_cache_path=str(cache),
         )  # fmt: skip
+        if not measured:
+            _sign(cache, network)
     return Path(target)
 
 
@@ -99,9 +109,40 @@ def half(path: str | os.PathLike, folder: str | os.PathLike) -> Path:
 
     Args:
         path: an .onnx file. folder: gets model.xml and model.bin.
+
+    Raises:
+        QuantizationError: no such file, or OpenVINO can't read it.
+        EngineError: not installed.
     """
     ov = packages.load("openvino")
-    with atomic_folder(Path(folder), QuantizationError) as draft:
+    with (
+        int8.plainly(path, _AGAIN),
+        atomic_folder(Path(folder), QuantizationError) as draft,
+    ):
         graph = ov.Core().read_model(str(path))
         ov.save_model(graph, str(draft / "model.xml"), compress_to_fp16=True)
     return Path(folder)
+
+
+def _digest(path: str | os.PathLike) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sign(ranges: Path, network: str) -> None:
+    """Note in a file of ranges what network they were measured in."""
+    whole = json.loads(ranges.read_text(encoding="utf-8"))
+    ranges.write_text(json.dumps(whole | {"network": network}), encoding="utf-8")
+
+
+def _require(ranges: Path, network: str) -> None:
+    """Raise QuantizationError unless the ranges were measured in this network."""
+    try:
+        found = json.loads(ranges.read_text(encoding="utf-8"))["network"]
+    except (ValueError, KeyError, TypeError):  # cut short, or older than the note
+        found = None
+    if found != network:
+        raise QuantizationError(
+            f"{ranges.name} was not measured in this network: delete it, and give "
+            "calibration data."
+        )

@@ -33,7 +33,7 @@ def optimise(
     """Write the graph that ONNX Runtime really runs on this processor.
 
     Args:
-        level: ``"basic"`` (exact rewriting: constants, dead ends), ``"extended"``
+        level: ``"basic"`` (constants, dead ends: exact up to rounding), ``"extended"``
             (fusions into operators of its own), ``"all"`` (and memory layouts).
 
     Raises:

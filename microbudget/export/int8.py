@@ -11,6 +11,7 @@ unsigned ones ONNX Runtime has other, slower kernels, whose sums are exact.
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,9 +20,12 @@ import numpy as np
 from ..errors import EngineError, QuantizationError
 from ..files import atomic_folder, atomic_path
 from ..quantization import int8_kernels
-from . import packages
+from . import loaders, packages
 
 Batches = Sequence[Mapping[str, object]]
+METHODS = ("Average", "MinMax", "Entropy", "Percentile")  # of finding ranges
+_CALIBRATED = "Do the calibration data have the names and shapes of the model's inputs?"
+_AGAIN = "Export the model again."
 
 
 def narrow() -> bool:
@@ -49,7 +53,7 @@ def dynamic(
         QuantizationError: it can't be quantized. EngineError: not installed.
     """
     quantize = packages.load("onnxruntime", "quantization")
-    with plainly(path), atomic_path(target, QuantizationError) as temporary:
+    with plainly(path, _AGAIN), atomic_path(target, QuantizationError) as temporary:
         quantize.quantize_dynamic(
             graph_of(path), str(temporary), per_channel=per_channel,
             reduce_range=narrow() if reduce_range is None else reduce_range,
@@ -70,7 +74,7 @@ def static(
     keep: Sequence[str] = (),
     method: str = "Average",
 ) -> Path:
-    """ONNX Runtime: weights and inputs in int8, scales from calibration data.
+    """ONNX Runtime: weights in int8, inputs in uint8, scales from calibration data.
 
     Pairs of QuantizeLinear and DequantizeLinear are put around what is to be computed
     with bytes; the engine melts them into its integer kernels when it loads the file.
@@ -79,16 +83,19 @@ def static(
         batches: calibration data, name -> tensor or array, that nobody is judged by.
         unsigned: weights of eight bits in uint8.
         keep: names of nodes to leave in floats, of ``first``.
-        method: of finding ranges: ``"Average"`` (of every batch's extremes), MinMax,
-            Entropy or Percentile.
+        method: of finding ranges, one of ``METHODS``: ``"Average"`` is that of every
+            batch's extremes.
         per_channel, reduce_range, operators: as for ``dynamic``.
 
     Raises:
-        QuantizationError: no calibration data, or it can't be quantized.
+        QuantizationError: no calibration data, no such node or method, or it can't be
+            quantized.
         EngineError: not installed.
     """
     quantize = packages.load("onnxruntime", "quantization")
-    feed, kind = _arrays(batches), quantize.QuantType
+    kind = quantize.QuantType
+    if method not in METHODS:
+        raise QuantizationError(f"method={method!r}: use one of {', '.join(METHODS)}.")
     options = {
         "MatMulConstBOnly": True,  # products of activations stay float, as do results
         "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"],
@@ -98,17 +105,11 @@ def static(
         reduce_range = narrow() and not unsigned
     if method == "Average":
         method = "MinMax"
-
-    class Reader(quantize.CalibrationDataReader):
-        def __init__(self):
-            self.left = iter(feed)
-
-        def get_next(self):
-            return next(self.left, None)
-
     with plainly(path), atomic_path(target, QuantizationError) as temporary:
+        graph = graph_of(path)
+        named(keep, graph.graph.node, path)
         quantize.quantize_static(
-            graph_of(path), str(temporary), Reader(), per_channel=per_channel,
+            graph, str(temporary), reader(batches), per_channel=per_channel,
             quant_format=quantize.QuantFormat.QDQ, reduce_range=reduce_range,
             activation_type=kind.QUInt8, nodes_to_exclude=list(keep),
             weight_type=kind.QUInt8 if unsigned else kind.QInt8,
@@ -122,15 +123,35 @@ def first(path: str | os.PathLike, count: int, kind: str = "Conv") -> list[str]:
     """Names of a graph's nodes up to its ``count``-th operator of a kind.
 
     Raises:
-        QuantizationError: there are fewer.
+        QuantizationError: no such file, there are fewer, or the nodes' names are
+            missing or the same.
     """
-    nodes = graph_of(path).graph.node
+    with plainly(path, _AGAIN):
+        nodes = graph_of(path).graph.node
     places = [i for i, node in enumerate(nodes) if node.op_type == kind]
     if not 1 <= count <= len(places):
         raise QuantizationError(
             f"{Path(path).name} has {len(places)} of {kind}; {count} were asked for."
         )
-    return [node.name for node in nodes[: places[count - 1] + 1]]
+    names = [node.name for node in nodes[: places[count - 1] + 1]]
+    named(names, nodes, path)
+    return names
+
+
+def named(names: Sequence[str], nodes, path: str | os.PathLike) -> None:
+    """Check that each name stands for exactly one of a graph's nodes.
+
+    Raises:
+        QuantizationError: it stands for none, or for several.
+    """
+    counts = Counter(node.name for node in nodes)
+    if unknown := sorted(set(names) - set(counts)):
+        raise QuantizationError(f"{Path(path).name} has no node {', '.join(unknown)}.")
+    if any(not name or counts[name] > 1 for name in names):
+        raise QuantizationError(
+            f"Nodes of {Path(path).name} have no names or share one: they can't be "
+            "chosen by name."
+        )
 
 
 def openvino(
@@ -155,11 +176,9 @@ def openvino(
         EngineError: not installed.
     """
     ov, nncf = packages.load("openvino"), packages.load("nncf")
-    feed = _arrays(batches)
-    fix = nncf.OverflowFix if hasattr(nncf, "OverflowFix") else None
-    fix = fix or packages.load("nncf", "quantization.advanced_parameters").OverflowFix
-    less = narrow() if reduce_range is None else reduce_range
+    fix, less = nncf.OverflowFix, narrow() if reduce_range is None else reduce_range
     with plainly(path), _quiet_nncf():
+        feed = arrays(batches)
         quantized = nncf.quantize(
             ov.Core().read_model(str(path)), nncf.Dataset(feed),
             subset_size=len(feed), preset=nncf.QuantizationPreset.MIXED,
@@ -173,8 +192,13 @@ def openvino(
     return Path(folder)
 
 
-def _arrays(batches: Batches) -> list[dict[str, np.ndarray]]:
-    feed = [{name: np.asarray(v) for name, v in batch.items()} for batch in batches]
+def arrays(batches: Batches) -> list[dict[str, np.ndarray]]:
+    """Calibration data, tensors or arrays, as arrays.
+
+    Raises:
+        QuantizationError: there are none.
+    """
+    feed = [{name: loaders.array(v) for name, v in own.items()} for own in batches]
     if not feed:
         raise QuantizationError(
             "No calibration data: give a few batches of real inputs, none of which the "
@@ -183,17 +207,40 @@ def _arrays(batches: Batches) -> list[dict[str, np.ndarray]]:
     return feed
 
 
+def reader(batches: Batches):
+    """Calibration data as ONNX Runtime's quantizer asks for them."""
+
+    class Reader(packages.load("onnxruntime", "quantization").CalibrationDataReader):
+        def __init__(self):
+            self.left = iter(arrays(batches))
+
+        def get_next(self):
+            return next(self.left, None)
+
+    return Reader()
+
+
 def graph_of(path: str | os.PathLike):
-    """The ONNX model of a file, as ONNX Runtime's quantizers take it."""
+    """The ONNX model of a file, as ONNX Runtime's quantizers take it.
+
+    Raises:
+        QuantizationError: it can't be read.
+    """
     onnx = packages.load("onnx")
-    graph = onnx.load(str(path))
+    try:
+        graph = onnx.load(str(path))
+    except Exception as error:  # protobuf's own
+        reason = packages.reason(error)
+        raise QuantizationError(
+            f"{Path(path).name} is no ONNX file ({reason}). {_AGAIN}"
+        ) from error
     # what torch wrote down about shapes contradicts what the quantizer infers
     graph.graph.ClearField("value_info")
     return graph
 
 
 @contextlib.contextmanager
-def plainly(path: str | os.PathLike):
+def plainly(path: str | os.PathLike, remedy: str = _CALIBRATED):
     """Any library's failure on a file, as a QuantizationError; its advice unsaid."""
     if not Path(path).is_file():
         raise QuantizationError(f"There is no file {path}: export the model first.")
@@ -206,10 +253,10 @@ def plainly(path: str | os.PathLike):
     except (QuantizationError, EngineError):
         raise
     except Exception as error:  # each library has many
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0][:300]
+        reason = packages.reason(error)
         raise QuantizationError(
             f"{Path(path).name} can't be quantized ({type(error).__name__}: {reason}). "
-            "Do the calibration data have the names and shapes of the model's inputs?"
+            f"{remedy}"
         ) from error
     finally:
         root.setLevel(level)

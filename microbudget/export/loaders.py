@@ -7,6 +7,8 @@ unless torch is the engine: a process that serves a model needn't have it.
 import inspect
 from pathlib import Path
 
+import numpy as np
+
 from . import packages
 
 
@@ -43,8 +45,20 @@ def run_torch(model, threads: int):
 
 
 def input_names(model) -> tuple[str, ...]:
-    """Of a torch module's ``forward``."""
-    return tuple(inspect.signature(model.forward).parameters)
+    """What a torch module's ``forward`` can't do without, by position."""
+    places = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return tuple(
+        name
+        for name, given in inspect.signature(model.forward).parameters.items()
+        if given.kind in places and given.default is given.empty
+    )
+
+
+def array(value) -> np.ndarray:
+    """A tensor, of any device, with a gradient or without, or an array; contiguous."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    return np.asarray(value, order="C")
 
 
 def onnxruntime_options(threads: int):

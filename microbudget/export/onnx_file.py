@@ -6,12 +6,15 @@ Axes that shall stay free are named. torch then translates its operators to ONNX
 the file is compared with the module before anybody gets it.
 """
 
+import contextlib
 import copy
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -21,6 +24,7 @@ from . import packages
 
 Free = Mapping[str, Mapping[int, str]]
 TOLERANCE = 1e-4  # of the largest output: float32 sums in another order
+MOST = 1536 << 20  # bytes of weights; torch puts more into files beside the graph
 
 
 class Listener(nn.Module):
@@ -76,6 +80,8 @@ def save(
 ) -> Path:
     """Export a module, in eval mode and on the CPU, and compare the file with it.
 
+    All the files appear, or none; the module is left as it was.
+
     Args:
         example: a name for each of ``forward``'s inputs, in their order, with a tensor
             of at least two along every free axis.
@@ -87,45 +93,57 @@ def save(
             with the example and with one row of it, where ONNX Runtime is installed.
 
     Raises:
-        EngineError: a package is missing, the module can't be exported with these free
-            axes, or the file computes something else.
+        EngineError: a package is missing, the module has more than ``MOST`` bytes of
+            weights or can't be exported with these free axes, or the file computes
+            something else.
     """
     packages.load("onnxscript")
-    path, was_training = Path(path), model.training
-    own = model.eval()
-    if any(p.device.type != "cpu" for p in model.parameters()):
-        own = copy.deepcopy(model).to("cpu")
-    # written in place, a ReLU6 takes the exporter ten times as long
-    in_place = [m for m in own.modules() if getattr(m, "inplace", False)]
+    modes = [(module, module.training) for module in model.modules()]
+    in_place = []
     try:
+        own = model.eval()
+        held = list(chain(own.parameters(), own.buffers()))
+        if (size := sum(t.nbytes for t in held)) > MOST:
+            raise EngineError(
+                f"{type(model).__name__} has {size / 1e9:.1f} GB of weights; more than "
+                f"{MOST / 1e9:.1f} GB don't go into one ONNX file. Halve them first."
+            )
+        if any(t.device.type != "cpu" for t in held):
+            own = copy.deepcopy(model).to("cpu")
+        # written in place, a ReLU6 takes the exporter ten times as long
+        in_place = [m for m in own.modules() if getattr(m, "inplace", False)]
         for module in in_place:
             module.inplace = False
         traced = trace(own, example, free)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch's and onnxscript's own insides
-            translated = torch.onnx.export(
-                traced, dynamo=True, optimize=False, verbose=False,
-                input_names=list(example), output_names=[output],
-                dynamic_shapes=[free.get(name, {}) for name in example],
-            )  # fmt: skip
+        translated = _translated(traced, example, free, output)
+        with contextlib.ExitStack() as files:
+
+            def new(where) -> Path:
+                return files.enter_context(atomic_path(where, EngineError))
+
             if raw is not None:
-                _write(translated, Path(raw))
-            translated.optimize()
-        with atomic_path(path, EngineError) as temporary:
-            translated.save(temporary)
-            _check(own, temporary, example, free, tolerance)
-        if program is not None:
-            # into an open file: torch wants a name to end in .pt2
-            with (
-                atomic_path(program, EngineError) as own_path,
-                own_path.open("wb") as f,
-            ):
-                torch.export.save(traced, f)
+                translated.save(new(raw))
+            with _unwarned():
+                translated.optimize()
+            written = new(path)
+            translated.save(written)
+            _check(own, written, example, free, tolerance)
+            if program is not None:
+                # into an open file: torch wants a name to end in .pt2
+                with new(program).open("wb") as file:
+                    torch.export.save(traced, file)
+    except MicrobudgetError:
+        raise
+    except Exception as error:  # torch and the translator have many
+        raise EngineError(
+            f"{type(model).__name__} can't be exported: {packages.reason(error)}"
+        ) from error
     finally:
         for module in in_place:
             module.inplace = True
-        model.train(was_training)
-    return path
+        for module, mode in modes:
+            module.training = mode
+    return Path(path)
 
 
 def trace(
@@ -140,24 +158,21 @@ def trace(
     if unknown := sorted(set(free) - set(example)):
         raise EngineError(f"free names {unknown}; the inputs are {sorted(example)}.")
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
+        with _unwarned(), torch.no_grad():
             return torch.export.export(
                 model, tuple(example.values()), dynamic_shapes=tuple(axes)
             )
     except Exception as error:  # torch has many kinds for it
-        first = (
-            str(error).strip().splitlines()[0] if str(error).strip() else "no reason"
-        )
         raise EngineError(
             f"{type(model).__name__} can't be exported with the free axes "
-            f"{ {n: list(a.values()) for n, a in free.items()} }: {first} "
-            "Fix an axis, or write that part without depending on its size."
+            f"{ {n: list(a.values()) for n, a in free.items()} }: "
+            f"{packages.reason(error)} Fix an axis, or write that part without "
+            "depending on its size."
         ) from error
 
 
 def difference(model: nn.Module, session, batches: Sequence[tuple]) -> float:
-    """The largest |torch − engine|, relative to torch's largest output.
+    """The largest |torch − engine|, relative to torch's largest output; NaN if any is.
 
     Args:
         session: of ``runtimes.load``.
@@ -171,14 +186,28 @@ def difference(model: nn.Module, session, batches: Sequence[tuple]) -> float:
         if given.shape != expected.shape:
             raise EngineError(f"shapes differ: {tuple(given.shape)} from the engine, "
                               f"{tuple(expected.shape)} from torch.")  # fmt: skip
-        worst = max(worst, float((given - expected).abs().max()))
+        # max() would drop a NaN
+        worst = float(np.maximum(worst, float((given - expected).abs().max())))
         largest = max(largest, float(expected.abs().max()))
     return worst / max(largest, 1e-12)
 
 
-def _write(translated, path: Path) -> None:
-    with atomic_path(path, EngineError) as temporary:
-        translated.save(temporary)
+def _translated(traced, example, free, output):
+    """torch's graph in ONNX's operators, not simplified yet."""
+    with _unwarned():
+        return torch.onnx.export(
+            traced, dynamo=True, optimize=False, verbose=False,
+            input_names=list(example), output_names=[output],
+            dynamic_shapes=[free.get(name, {}) for name in example],
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _unwarned():
+    """Without the warnings of torch's and onnxscript's own insides."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _check(model, path, example, free, tolerance) -> None:
@@ -198,7 +227,7 @@ def _check(model, path, example, free, tolerance) -> None:
     )
     found = difference(model, session, [whole, one])
     if not found <= tolerance:
-        raise MicrobudgetError(
+        raise EngineError(
             f"The ONNX file differs from torch by {found:.1e} of the largest output; "
             f"{tolerance:.0e} is allowed. Nothing was written."
         )

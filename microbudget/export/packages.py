@@ -15,7 +15,8 @@ def load(name: str, part: str = "") -> ModuleType:
 
     OpenVINO and NNCF report their use to their makers through ``openvino_telemetry``
     (unless a file in the home folder forbids it): here it counts as not installed,
-    which both of them provide for.
+    which both of them provide for. That only helps where nothing has imported
+    ``openvino_telemetry``, OpenVINO or NNCF earlier in this process.
 
     Args:
         name: onnx, onnxscript, onnxruntime, openvino or nncf.
@@ -41,3 +42,8 @@ def load(name: str, part: str = "") -> ModuleType:
         runtime.set_default_logger_severity(3)  # errors only
         getattr(runtime, "disable_telemetry_events", lambda: None)()
     return module
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what an exception says, or its kind; at most 300 characters."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -44,13 +43,13 @@ class Session:
         if len(inputs) != len(self.inputs):
             raise EngineError(f"{len(inputs)} inputs given, wanted: {self.inputs}.")
         try:
-            outputs = self._run([_array(value) for value in inputs])
+            outputs = self._run([loaders.array(value) for value in inputs])
         except Exception as error:  # every engine has errors of its own
             shapes = [tuple(np.shape(value)) for value in inputs]
-            reason = str(error).strip().splitlines()[0][:300]
             raise EngineError(
-                f"{self.engine} refuses inputs of the shapes {shapes}: {reason}. "
-                "Only axes that were left free at the export may change."
+                f"{self.engine} refuses inputs of the shapes {shapes}: "
+                f"{packages.reason(error)}. Only axes that were left free at the "
+                "export may change."
             ) from error
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
@@ -92,7 +91,9 @@ def load(path, engine: str = "onnxruntime", threads: int | None = None) -> Sessi
 
     Args:
         path: an .onnx file; for OpenVINO also a folder that ``int8.openvino`` wrote;
-            for torch a .pt2 file of ``onnx_file.save``, or a module as it is.
+            for torch a .pt2 file of ``onnx_file.save``, or a module, which stays
+            what it is but for being in eval mode from now on. Its inputs are what its
+            ``forward`` requires: those with a default can't be given.
         threads: to compute with; default: the course's.
 
     Raises:
@@ -115,9 +116,9 @@ def load(path, engine: str = "onnxruntime", threads: int | None = None) -> Sessi
     except EngineError:
         raise
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:300]
         raise EngineError(
-            f"{engine} can't read {path.name}: {reason}. Export the model again."
+            f"{engine} can't read {path.name}: {packages.reason(error)}. Export the "
+            "model again."
         ) from error
     seconds = time.perf_counter() - started
     return Session(engine, tuple(inputs), threads, seconds, native, run)
@@ -127,17 +128,11 @@ def _every() -> dict[str, str]:
     found = {"torch": torch.__version__}
     for name in ENGINES[1:]:
         try:
-            packages.load(name)
-            found[name] = version(name)
-        except (EngineError, ModuleNotFoundError):
+            # OpenVINO adds its build after a dash
+            found[name] = packages.load(name).__version__.split("-")[0]
+        except EngineError:
             found[name] = ""
     return found
-
-
-def _array(value) -> np.ndarray:
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu().numpy()
-    return np.ascontiguousarray(value)
 
 
 def _eager(model: nn.Module, threads: int) -> Session:
