@@ -1,16 +1,19 @@
 """Boxes, pages, PicoDet's input and output, COCO's precision and its spread."""
 
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from microbudget.detection import boxes as bx
-from microbudget.detection import coco, detr, drawing, pages, picodet
+from microbudget.detection import coco, detector, detr, drawing, pages, picodet
 from microbudget.errors import DataError, EvaluationError
 
 corners = st.tuples(*[st.integers(0, 60)] * 4).map(
@@ -133,6 +136,19 @@ def test_an_input_prepared_wrongly_is_refused(spoil):
         picodet.check_input(spoil(picture))
 
 
+def test_a_dark_photograph_is_no_mistake():
+    dark = np.random.default_rng(0).integers(0, 12, (300, 200, 3), np.uint8)
+    given = picodet.prepare(dark)
+    picodet.check_input(given, picture=dark)
+    bright = np.full_like(dark, 200)
+    divided = (bright / 255 + 0.5).astype(np.uint8)
+    for array, picture in (
+        (given, None), (given, bright), (picodet.prepare(divided), divided),
+    ):  # fmt: skip
+        with pytest.raises(DataError, match="near-black"):
+            picodet.check_input(array, picture=picture)
+
+
 @pytest.mark.parametrize("wrong", [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8)])
 def test_only_bytes_of_three_colours_are_a_picture(wrong):
     for module in (picodet, detr):
@@ -199,6 +215,86 @@ def test_detrs_boxes_and_the_gaps_in_cocos_ids():
     np.testing.assert_allclose(found.boxes, [[80, 30, 120, 70]], atol=1e-3)
 
 
+def _like_coco(folder, count=2):
+    """A folder as COCO's, of pictures and boxes whose ids have gaps and no order."""
+    rng = np.random.default_rng(0)
+    images, notes = [], []
+    for i in range(count):
+        own = {"id": 50 - 7 * i, "file_name": f"{i}.jpg", "width": 60, "height": 40}
+        images.append(own)
+        picture = Image.fromarray(rng.integers(0, 256, (40, 60, 3), np.uint8))
+        picture.save(folder / own["file_name"])
+        for crowd, category in ((0, 9), (0, 4), (1, 4)):
+            notes.append({
+                "id": len(notes) + 1, "image_id": own["id"], "iscrowd": crowd,
+                "category_id": category, "bbox": [5, 6, 20, 10], "area": 200,
+            })  # fmt: skip
+    kinds = [{"id": 9, "name": "cup"}, {"id": 4, "name": "cat"}]
+    whole = {"images": images, "annotations": notes, "categories": kinds}
+    table = folder / "instances_val2017.json"
+    table.write_text(json.dumps(whole), encoding="utf-8")
+
+
+def test_cocos_pictures_come_from_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("MICROBUDGET_PROFILE", "full")
+    monkeypatch.setenv("MICROBUDGET_DATA", str(tmp_path))
+    with pytest.raises(DataError, match="instances_val2017"):
+        detector.pictures(1, 1)
+    folder = tmp_path / "coco"
+    folder.mkdir()
+    _like_coco(folder)
+    found = detector.pictures(1, 1)
+    assert "Flickr" in found.card
+    assert not found.is_the_courses
+    ids = [found.notes[kind]["images"][0]["id"] for kind in ("calibration", "judge")]
+    assert sorted(ids) == [43, 50]
+    (page,) = found.judge
+    assert page.picture.shape == (40, 60, 3)
+    assert page.labels.tolist() == [1, 0]  # sorted by id; no crowd
+    np.testing.assert_array_equal(page.boxes, [[5, 6, 25, 16]] * 2)
+    right = [coco.Found(page.boxes, np.ones(2, np.float32), page.labels)]
+    assert coco.average_precision(right, found.notes["judge"]).mean == pytest.approx(1)
+    with pytest.raises(DataError, match="too few"):
+        detector.pictures(2, 1)
+    (folder / "0.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="can't be read"):
+        detector.pictures(1, 1)
+
+
+def test_a_kept_network_has_its_makers_name(home):
+    names = {
+        detector._cached("net", digest, maker)
+        for digest in ("0" * 64, "1" * 64)
+        for maker in ("torch-1", "torch-2")
+    }
+    assert len(names) == 4
+    assert all(home in name.parents for name in names)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("onnxscript"), reason="the export extra")
+def test_a_small_detr_is_exported_whole(tmp_path):
+    from microbudget.compat import transformers
+
+    torch.manual_seed(0)
+    backbone = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], out_features=["stage2"]
+    )
+    config = transformers.DetrConfig(
+        backbone_config=backbone, num_queries=5, num_labels=7, d_model=16,
+        encoder_layers=1, decoder_layers=1, encoder_ffn_dim=16, decoder_ffn_dim=16,
+        encoder_attention_heads=2, decoder_attention_heads=2,
+    )  # fmt: skip
+    model = detr.Whole(transformers.DetrForObjectDetection(config)).eval()
+    path = detr.export(model, tmp_path / "detr.onnx", (64, 96))
+    assert path.stat().st_size > 0
+    given = torch.zeros(1, 3, 64, 96)
+    output = model(given).detach()
+    assert output.shape == (1, 5, 7 + 1 + 4)
+    found = detr.decode(output, (100, 200), ids=[1, 3, 4], least=0)
+    assert found.boxes.shape == (5, 4)
+
+
 @pytest.fixture(scope="module")
 def guesses(three):
     """Detections that are partly right, partly shifted, doubled, missing or wrong."""
@@ -243,7 +339,9 @@ def test_precision_is_pycocotools_and_so_is_the_sum_over_pictures(
     notes = json.loads(json.dumps(coco.annotations(three, pages.CLASSES)))
     for note in notes["annotations"][::5]:
         note["iscrowd"] = int(crowd)
+    before = json.dumps(notes)
     judged = coco.average_precision(guesses, notes)
+    assert json.dumps(notes) == before
     mean, at_50 = _references(notes, guesses)
     assert 0.1 < mean < 0.9
     assert judged.mean == pytest.approx(mean, abs=1e-9)
@@ -275,6 +373,35 @@ def test_the_truth_scores_one_and_nothing_scores_zero(three):
     assert coco.average_precision(off, notes).mean < 0.2
 
 
+def test_classes_and_pictures_keep_the_order_of_the_annotations(three, guesses):
+    notes = coco.annotations(three, pages.CLASSES)
+    judged = coco.average_precision(guesses, notes)
+    images, classes = [2, 0, 1], np.random.default_rng(0).permutation(10)
+    moved = notes | {
+        "images": [notes["images"][i] for i in images],
+        "categories": [notes["categories"][k] for k in classes],
+    }
+    place = np.argsort(classes)  # of a class in the other order
+    found = [
+        coco.Found(g.boxes, g.scores, place[g.labels])
+        for g in (guesses[i] for i in images)
+    ]
+    again = coco.average_precision(found, moved)
+    np.testing.assert_allclose(again.by_class, judged.by_class[classes])
+    assert again.mean == pytest.approx(judged.mean)
+    for i, old in enumerate(images):
+        one = coco.mean_precision(again, np.array([i]))
+        assert one == pytest.approx(coco.mean_precision(judged, np.array([old])))
+
+
+def test_at_an_iou_of_a_half_only_if_it_was_judged(three, guesses):
+    notes = coco.annotations(three, pages.CLASSES)
+    assert np.isnan(coco.average_precision(guesses, notes, (0.01,)).at_50)
+    only = coco.average_precision(guesses, notes, (0.75, 0.5))
+    whole = coco.average_precision(guesses, notes)
+    assert only.at_50 == pytest.approx(whole.at_50)
+
+
 def test_the_spread_is_paired(three, guesses):
     notes = coco.annotations(three, pages.CLASSES)
     judged = coco.average_precision(guesses, notes)
@@ -290,6 +417,16 @@ def test_the_spread_is_paired(three, guesses):
         coco.average_precision(guesses[:2], notes)
     with pytest.raises(EvaluationError, match="no annotations"):
         coco.average_precision(guesses, notes | {"annotations": []})
+    crowds = [note | {"iscrowd": 1} for note in notes["annotations"]]
+    with pytest.raises(EvaluationError, match="crowds only"):
+        coco.average_precision(guesses, notes | {"annotations": crowds})
+    others = notes | {"annotations": notes["annotations"][1:]}
+    one_less = coco.average_precision(guesses, others)
+    with pytest.raises(EvaluationError, match="different pictures"):
+        coco.spread({"a": judged, "b": one_less}, 3)
+    unsure = [coco.Found(f.boxes, f.scores * np.nan, f.labels) for f in guesses]
+    with pytest.raises(EvaluationError, match="not a number"):
+        coco.average_precision(unsure, notes)
 
 
 def test_annotations_are_written_whole(three, tmp_path):

@@ -20,7 +20,7 @@ from ..errors import DataError, EvaluationError
 from ..files import atomic_path
 from . import boxes as bx
 
-MOST = 100  # detections of a picture that count
+MOST = 100  # of a class in a picture, for pycocotools; of a picture, for ``decode``
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0, 1, 101)
 
@@ -50,10 +50,12 @@ class Precision:
     """What pycocotools matched, a picture at a time: enough to add up any selection.
 
     Attributes:
-        mean, at_50: mAP, and AP at an IoU of 0.5, over all pictures.
+        mean, at_50: mAP, and AP at an IoU of 0.5 (NaN: not among the thresholds), over
+            all pictures.
         by_class: AP of each class (NaN: the pictures hold none).
         matches: [class][picture]: scores (d,), hits and ignored, both bool
-            (thresholds, d), and how many boxes there are to find.
+            (thresholds, d), and how many boxes there are to find. Classes and pictures
+            are in the order of the annotations' lists.
     """
 
     mean: float
@@ -96,7 +98,8 @@ def results(found: Sequence[Found], notes: dict) -> list[dict]:
     """Detections as COCO's list of results, in the order of ``notes["images"]``.
 
     Raises:
-        EvaluationError: not one list of detections for each picture.
+        EvaluationError: not one list of detections for each picture, or a score that is
+            not a number.
     """
     if len(found) != len(notes["images"]):
         raise EvaluationError(
@@ -106,6 +109,10 @@ def results(found: Sequence[Found], notes: dict) -> list[dict]:
     known = [category["id"] for category in notes["categories"]]
     rows = []
     for image, own in zip(notes["images"], found, strict=True):
+        if np.isnan(own.scores).any():
+            raise EvaluationError(
+                f"Picture {image['id']} has a detection whose score is not a number."
+            )
         for box, score, label in zip(
             bx.to_coco(own.boxes).tolist(), own.scores.tolist(), own.labels.tolist(),
             strict=True,
@@ -127,20 +134,25 @@ def average_precision(
         thresholds: of the IoU; the course uses others only to show what they hide.
 
     Raises:
-        EvaluationError: other pictures than annotated, or nothing annotated.
+        EvaluationError: other pictures than annotated, nothing annotated but crowds, or
+            a score that is not a number.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    if not notes["annotations"]:
-        raise EvaluationError("The pictures have no annotations: nothing to find.")
+    # a copy: pycocotools writes into it
+    truths = [{"iscrowd": 0, **note} for note in notes["annotations"]]
+    if all(note["iscrowd"] for note in truths):
+        raise EvaluationError(
+            "The pictures have no annotations, or of crowds only: nothing to find."
+        )
     rows = results(found, notes)
     if not rows:  # pycocotools can't read an empty list
         first = notes["images"][0]["id"], notes["categories"][0]["id"]
         rows = [_row(*first, [0, 0, 1, 1], 0.0)]
     with contextlib.redirect_stdout(io.StringIO()):  # it prints tables of its own
         truth = COCO()
-        truth.dataset = notes
+        truth.dataset = notes | {"annotations": truths}
         truth.createIndex()
         judge = COCOeval(truth, truth.loadRes(rows), "bbox")
         judge.params.iouThrs = np.asarray(thresholds, float)
@@ -148,15 +160,19 @@ def average_precision(
         judge.params.maxDets = [MOST]
         judge.evaluate()
         judge.accumulate()
-    table = judge.eval["precision"][..., 0, 0]  # (thresholds, recalls, classes)
+    # pycocotools sorts by id
+    pictures, classes = _ranks(notes["images"]), _ranks(notes["categories"])
+    # (thresholds, recalls, classes)
+    table = judge.eval["precision"][:, :, classes, 0, 0]
     known = table.reshape(-1, table.shape[-1]).min(0) > -1
     by_class = np.where(known, table.mean((0, 1)), np.nan)
-    at_50 = int(np.argmin(np.abs(np.asarray(thresholds) - 0.5)))
+    half = np.isclose(thresholds, 0.5)
+    matches = _matches(judge)
     return Precision(
         float(np.nanmean(by_class)),
-        float(table[at_50][:, known].mean()),
+        float(table[half][..., known].mean()) if half.any() else float("nan"),
         by_class,
-        _matches(judge),
+        tuple([matches[k][i] for i in pictures] for k in classes),
         len(notes["images"]),
     )
 
@@ -187,12 +203,18 @@ def spread(
     cancels out.
 
     Raises:
-        EvaluationError: they were judged on different numbers of pictures.
+        EvaluationError: they were judged on different pictures, whose boxes to find
+            differ in number.
     """
+    truths = {
+        tuple(tuple(part[3] for part in pictures) for pictures in own.matches)
+        for own in judged.values()
+    }
     counts = {own.pictures for own in judged.values()}
-    if len(counts) != 1:
+    if len(truths) != 1 or len(counts) != 1:
         raise EvaluationError(
-            f"Judged on different pictures: {sorted(counts)} of them."
+            f"Judged on different pictures ({sorted(counts)} of them): the boxes to "
+            "find aren't the same."
         )
     (count,) = counts
     rng = np.random.default_rng(seed)
@@ -217,6 +239,11 @@ def _area(scores, hits, ignored, truths: int) -> float:
         place = np.searchsorted(r, _RECALLS, side="left")
         total += p[place[place < len(r)]].sum() / len(_RECALLS)
     return total / len(hits)
+
+
+def _ranks(rows: list[dict]) -> np.ndarray:
+    """The place that each would have if they were sorted by id."""
+    return np.argsort(np.argsort([row["id"] for row in rows]))
 
 
 def _matches(judge) -> tuple:

@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from .. import assets, settings
 from ..errors import DataError
-from ..export import graphs
+from ..export import graphs, packages
 from . import boxes as bx
 from . import coco, detr, pages, picodet
 
@@ -32,7 +33,8 @@ class Detector:
         classes: what labels count.
         parts: name -> convolutions, a slice of them in the file's order.
         prepare: uint8 picture -> the network's input.
-        check: raises DataError on an input that was prepared wrongly.
+        check: raises DataError on an input that was prepared wrongly, perhaps from
+            ``picture``.
         decode: what the network gives in an engine, (height, width) of the picture ->
             Found.
     """
@@ -44,13 +46,13 @@ class Detector:
     classes: tuple[str, ...]
     parts: dict[str, slice]
     prepare: Callable[[np.ndarray], np.ndarray]
-    check: Callable[[np.ndarray], None]
+    check: Callable[..., None]
     decode: Callable[..., coco.Found]
 
     def find(self, session, picture: np.ndarray) -> coco.Found:
         """Boxes in one picture, by the network in an engine (``runtimes.load``)."""
         given = self.prepare(picture)
-        self.check(given)
+        self.check(given, picture=picture)
         return self.decode(session(given), picture.shape[:2])
 
 
@@ -77,12 +79,14 @@ def load() -> Detector:
     Raises:
         AssetError: it can't be had. EngineError: onnx and its engines are missing.
     """
-    cache = settings.load().home / "runs" / "detection"
     if settings.load().profile == "full":
-        folder, path = assets.fetch("detr-resnet-50"), cache / "detr.onnx"
+        folder, asset = assets.fetch("detr-resnet-50"), assets.get("detr-resnet-50")
+        digest = asset.spec["hub_files"]["model.safetensors"]
+        path = _cached("detr", digest, f"torch-{torch.__version__}")
         if not path.is_file():
             detr.export(detr.load(folder), path)
-        names = json.loads((folder / "config.json").read_text())["id2label"]
+        table = (folder / "config.json").read_text(encoding="utf-8")
+        names = json.loads(table)["id2label"]
         names = {int(i): n for i, n in names.items() if n != "N/A"}
         ids = sorted(names)
 
@@ -90,17 +94,26 @@ def load() -> Detector:
             return detr.decode(outputs, size, ids, **options)
 
         return Detector(
-            "DETR-ResNet-50", assets.get("detr-resnet-50").card(), path, "image",
+            "DETR-ResNet-50", asset.card(), path, "image",
             tuple(names[i] for i in ids), detr.PARTS, detr.prepare,
             partial(picodet.check_input, size=detr.SIZE), of_detr,
         )  # fmt: skip
-    folder, path = assets.fetch("page-layout"), cache / "page-layout.onnx"
-    if not path.is_file():  # batch norms folded, constants computed: exact rewriting
+    folder, asset = assets.fetch("page-layout"), assets.get("page-layout")
+    engine = packages.load("onnxruntime").__version__
+    digest = asset.spec["files"]["layout_cdla.onnx"]
+    path = _cached("page-layout", digest, f"onnxruntime-{engine}")
+    if not path.is_file():  # batch norms folded, constants computed: exact to rounding
         graphs.optimise(folder / "layout_cdla.onnx", path, "basic")
     return Detector(
-        "PicoDet", assets.get("page-layout").card(), path, "image", pages.CLASSES,
+        "PicoDet", asset.card(), path, "image", pages.CLASSES,
         picodet.PARTS, picodet.prepare, picodet.check_input, picodet.decode,
     )  # fmt: skip
+
+
+def _cached(name: str, digest: str, maker: str) -> Path:
+    """Where a network is kept: another asset's or another library's is another file."""
+    folder = settings.load().home / "runs" / "detection"
+    return folder / f"{name}-{digest[:8]}-{maker}.onnx"
 
 
 def pictures(calibrate: int, judge: int) -> Pictures:
@@ -158,8 +171,11 @@ def _from_coco(calibrate: int, judge: int) -> Pictures:
         found[kind] = [
             _page(folder, image, own, ids) for image in notes[kind]["images"]
         ]
-    return Pictures(**found, notes=notes, card="COCO 2017, validation pictures "
-                    "(CC BY 4.0: the annotations)", is_the_courses=False)  # fmt: skip
+    card = (
+        "COCO 2017, validation pictures\n  licence  CC BY 4.0: the annotations; the "
+        "pictures are under the terms of their owners on Flickr"
+    )
+    return Pictures(**found, notes=notes, card=card, is_the_courses=False)
 
 
 def _page(folder: Path, image: dict, notes: list[dict], ids: list[int]) -> pages.Page:

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 
-from ..errors import AssetError, DataError
+from ..errors import AssetError
 from ..export import onnx_file
 from . import boxes as bx
+from . import picodet
 from .coco import MOST, Found
-from .picodet import MEAN, STD
 
 SIZE = 800, 1056  # height, width of the network's input
 PARTS = {  # convolutions of a ResNet-50, in their order
@@ -66,25 +65,25 @@ def load(folder: str | os.PathLike) -> nn.Module:
 
 
 def export(model: nn.Module, path: str | os.PathLike, size=SIZE) -> Path:
-    """Write the ONNX file, compared with torch's output."""
+    """Write the ONNX file, compared with torch's output.
+
+    Raises:
+        EngineError: as ``onnx_file.save``.
+    """
     example = {"image": torch.randn(1, 3, *size)}
     return onnx_file.save(model, path, example, {}, output="found")
 
 
 def prepare(picture: np.ndarray, size=SIZE) -> np.ndarray:
-    """uint8 (height, width, 3) -> float32 (1, 3, 800, 1056), standardised.
+    """uint8 (height, width, 3) -> float32 (1, 3, *size), as ``picodet.prepare`` does.
 
-    The shape isn't kept: a fixed size quantizes and times more simply than padding.
+    DETR was trained on shapes that were kept; a fixed size quantizes and times more
+    simply than padding.
+
+    Raises:
+        DataError: not such a picture.
     """
-    picture = np.asarray(picture)
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-        raise DataError(
-            f"A picture must be uint8 (height, width, 3), not {picture.dtype} "
-            f"{picture.shape}."
-        )
-    resized = Image.fromarray(picture).resize(size[::-1], Image.BILINEAR)
-    scaled = np.asarray(resized, np.float32) / 255
-    return np.ascontiguousarray(((scaled - MEAN) / STD).transpose(2, 0, 1)[None])
+    return picodet.prepare(picture, size)
 
 
 def decode(

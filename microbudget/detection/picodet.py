@@ -27,14 +27,15 @@ PARTS = {  # convolutions of this network, in the file's order
 _CANDIDATES = 1000  # of a class, before suppression
 
 
-def prepare(picture: np.ndarray) -> np.ndarray:
+def prepare(picture: np.ndarray, size: tuple[int, int] = SIZE) -> np.ndarray:
     """From a picture to the network's input.
 
     Args:
         picture: uint8 (height, width, 3), RGB, any size.
+        size: (height, width) of the input.
 
     Returns:
-        float32 (1, 3, 800, 608): resized without keeping the shape, as the network was
+        float32 (1, 3, *size): resized without keeping the shape, as the network was
         trained, scaled to 0...1, then standardised by ImageNet's mean and deviation.
 
     Raises:
@@ -46,17 +47,27 @@ def prepare(picture: np.ndarray) -> np.ndarray:
             f"A picture must be uint8 (height, width, 3), not {picture.dtype} "
             f"{picture.shape}. Don't divide it by 255: this function does."
         )
-    resized = Image.fromarray(picture).resize(SIZE[::-1], Image.BILINEAR)
+    resized = Image.fromarray(picture).resize(size[::-1], Image.BILINEAR)
     scaled = np.asarray(resized, np.float32) / 255  # before any integer rounds it
     return np.ascontiguousarray(((scaled - MEAN) / STD).transpose(2, 0, 1)[None])
 
 
-def check_input(array: np.ndarray, size: tuple[int, int] = SIZE) -> None:
+def check_input(
+    array: np.ndarray,
+    size: tuple[int, int] = SIZE,
+    picture: np.ndarray | None = None,
+) -> None:
     """Raise DataError unless ``array`` looks like an input made by ``prepare``.
 
     A page or a photograph has dark *and* light places, and standardised numbers lie in
     about -2.2...2.7. A picture divided by 255 twice, or rounded to bytes after it was
     divided, is nearly black everywhere: all its numbers are near the least one.
+
+    Args:
+        array: the input.
+        size: (height, width) that it must have.
+        picture: what it was made of, uint8; one that is dark itself, but not as dark as
+            one divided by 255, may be nearly black.
     """
     if array.shape != (1, 3, *size) or array.dtype != np.float32:
         raise DataError(
@@ -69,7 +80,9 @@ def check_input(array: np.ndarray, size: tuple[int, int] = SIZE) -> None:
             f"Undoing the scaling gives shades from {shades.min():.2f} to "
             f"{shades.max():.2f}; they must lie in 0...1. Was it scaled at all?"
         )
-    if np.quantile(shades, 0.95) < 0.1:
+    # resizing moves the limit a little, hence 0.15
+    dark = picture is not None and np.quantile(picture, 0.95) < 0.15 * 255
+    if np.quantile(shades, 0.95) < 0.1 and not (dark and picture.max() > 1):
         raise DataError(
             f"The network is fed a near-black picture (95 % of it darker than "
             f"{np.quantile(shades, 0.95):.3f} of white). Was it divided by 255 twice, "
