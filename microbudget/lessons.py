@@ -18,6 +18,32 @@ def _here(sizes: dict):
 
 
 @dataclass(frozen=True)
+class Transfer:
+    """Sizes of the notebook on transfer learning.
+
+    Attributes:
+        large, small: epochs of the two networks that are trained from nothing.
+        passes: of the learning curve's heads through all pictures, or as many steps.
+    """
+
+    large: int
+    small: int
+    passes: int
+
+
+_TRANSFER = {
+    "mini": Transfer(4, 10, 40),
+    "mini, no bf16": Transfer(2, 6, 20),
+    "full": Transfer(4, 10, 40),
+}
+
+
+def transfer() -> Transfer:
+    """The sizes of this profile."""
+    return _here(_TRANSFER)
+
+
+@dataclass(frozen=True)
 class Listening:
     """Sizes of the notebook that distils Whisper.
 
