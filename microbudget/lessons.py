@@ -66,7 +66,7 @@ class Listening:
 
 _LISTENING = {
     "mini": Listening(800, 400, 80, 64, 48, 5, 8, 12),
-    "mini, no bf16": Listening(112, 60, 20, 20, 12, 3, 3, 5),
+    "mini, no bf16": Listening(104, 54, 16, 20, 12, 3, 2, 4),
     "full": Listening(800, 400, 80, 64, 48, 5, 8, 12),
 }
 
@@ -103,7 +103,7 @@ _FINE_TUNING = {
     "mini": FineTuning(
         352, 160, 320, 1, (("qv", 1), ("qv", 64), ("qkvof", 8)), 240, 56
     ),
-    "mini, no bf16": FineTuning(352, 112, 240, 1, (("qv", 64), ("qkvof", 8)), 240, 36),
+    "mini, no bf16": FineTuning(352, 112, 208, 1, (("qv", 64),), 240, 32),
     "full": FineTuning(
         2000, 872, 872, 3, tuple((t, r) for t in _TARGETS for r in _RANKS), 900, 240
     ),
@@ -362,7 +362,7 @@ class Export:
     clips: int
 
 
-_EXPORT = {"mini": Export(288, 256, 48, 3), "full": Export(872, 600, 256, 16)}
+_EXPORT = {"mini": Export(288, 224, 40, 3), "full": Export(872, 600, 256, 16)}
 
 
 def export() -> Export:

@@ -5,11 +5,14 @@ The sentences in ``texts/`` were written for this course. The voice is hibari-tt
 """
 
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from .. import settings
 from ..files import atomic_path
 
 TEXTS = Path(__file__).with_name("texts")
@@ -49,21 +52,33 @@ def read_aloud(
     jobs = [
         (name, i, text) for name in SETS for i, text in enumerate(texts(name)[:limit])
     ]
-    voice = Hibari()
-    entries = []
-    for done, (name, i, text) in enumerate(jobs, start=1):
+    own = threading.local()  # a voice for each thread: it leaves Python to compute
+
+    def speak(job: tuple[str, int, str]) -> dict:
+        if not hasattr(own, "voice"):
+            own.voice = Hibari()
+        name, i, text = job
         pace = np.random.default_rng([seed, list(SETS).index(name), i]).uniform(
             0.85, 1.2
         )
-        spoken = voice(text, seed=seed + i, speed=round(float(pace), 2))
+        spoken = own.voice(text, seed=seed + i, speed=round(float(pace), 2))
         samples = soxr.resample(spoken, 24_000, RATE)
         path = folder / name / f"{i:04d}.flac"
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as draft:
             soundfile.write(draft, samples, RATE, format="FLAC")
-        entries.append({"file": f"{name}/{path.name}", "text": text, "set": name,
-                        "seconds": round(len(samples) / RATE, 3)})  # fmt: skip
-        if progress:
-            progress(done, len(jobs))
+        return {"file": f"{name}/{path.name}", "text": text, "set": name,
+                "seconds": round(len(samples) / RATE, 3)}  # fmt: skip
+
+    entries = []
+    with ThreadPoolExecutor(settings.load().threads) as pool:
+        try:
+            for entry in pool.map(speak, jobs):
+                entries.append(entry)
+                if progress:
+                    progress(len(entries), len(jobs))
+        except BaseException:  # an interrupt too: do not read the rest first
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     with atomic_path(folder / MANIFEST) as draft:
         draft.write_text(json.dumps(entries, indent=0), encoding="utf-8")
