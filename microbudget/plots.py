@@ -3,11 +3,12 @@
 import math
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
 
 GOOD, BAD, QUIET = "#2a7f62", "#c8553d", "#9aa5b1"
 
@@ -196,18 +197,29 @@ def points(
     x: str,
     y: str,
     colours: Mapping[str, str] | None = None,
+    named: Collection[str] | None = None,
 ) -> Axes:
-    """One named point a name, at (x, y)."""
+    """One point a name, at (x, y), with its name; or with some of the names only."""
     _, axis = plt.subplots(figsize=(7, 4.2))
     for name, (across, up) in values.items():
         colour = (colours or {}).get(name, GOOD)
         axis.plot(across, up, "o", color=colour)
-        axis.annotate(name, (across, up), (5, 4), textcoords="offset points",
-                      fontsize=9, color=colour)  # fmt: skip
+        if named is None or name in named:
+            axis.annotate(name, (across, up), (5, 4), textcoords="offset points",
+                          fontsize=9, color=colour)  # fmt: skip
     axis.set_xlabel(x)
     axis.set_ylabel(y)
     axis.grid(alpha=0.3)
     axis.margins(x=0.12, y=0.1)
+    return axis
+
+
+def log_x(axis: Axes) -> Axes:
+    """A logarithmic x axis with plain numbers: … 1, 2, 5, 10 …"""
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
     return axis
 
 
