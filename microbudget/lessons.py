@@ -103,7 +103,7 @@ _FINE_TUNING = {
     "mini": FineTuning(
         352, 160, 320, 1, (("qv", 1), ("qv", 64), ("qkvof", 8)), 240, 56
     ),
-    "mini, no bf16": FineTuning(352, 112, 208, 1, (("qv", 64),), 240, 32),
+    "mini, no bf16": FineTuning(352, 112, 240, 1, (("qv", 64),), 240, 36),
     "full": FineTuning(
         2000, 872, 872, 3, tuple((t, r) for t in _TARGETS for r in _RANKS), 900, 240
     ),
