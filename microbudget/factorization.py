@@ -6,6 +6,7 @@ others, their *energy*. Two thin maps store k(out + in) numbers instead of out·
 gain below the break-even rank only.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from torch import nn
 from .errors import MicrobudgetError
 
 
-class Factored(nn.Sequential):
+class Factored(nn.Sequential, ABC):
     """What takes the place of a map: two thinner ones, and how to multiply them out.
 
     Attributes:
@@ -25,8 +26,9 @@ class Factored(nn.Sequential):
     kind: str
     rank: int
 
+    @abstractmethod
     def merged(self) -> nn.Module:
-        raise NotImplementedError
+        """One map again, with the product of the two as its weight."""
 
 
 class LowRank(Factored):

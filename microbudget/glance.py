@@ -138,20 +138,23 @@ def _bytes(row: dict) -> float | None:
 
 
 def _size(found: dict) -> str:
-    before, after = found["bytes"]
-    if after is None:
-        return ""
-    if before is None:
-        return f"{after / 1e6:.1f} MB"
-    if found["part"]:
-        return f"{before / 1e6:.1f} + {after / 1e6:.1f} MB"
-    return f"{before / 1e6:.1f} → {after / 1e6:.1f} MB"
+    pair = [size and size / 1e6 for size in found["bytes"]]
+    return _change(pair, "MB", "+" if found["part"] else "→")
 
 
 def _time(found: dict) -> str:
     before, after = found["latency_ms"]
+    told = _change((before, after), "ms")
+    return f"{told} ({before / after:.2f}×)" if before and after else told
+
+
+def _change(pair, unit: str, sign: str = "→") -> str:
+    """Such as ``2.0 → 1.0 MB``; what wasn't measured is left out."""
+    before, after = pair
     if after is None:
         return ""
-    if before is None:
-        return f"{after:.1f} ms"
-    return f"{before:.1f} → {after:.1f} ms ({before / after:.2f}×)"
+    return (
+        f"{after:.1f} {unit}"
+        if before is None
+        else f"{before:.1f} {sign} {after:.1f} {unit}"
+    )

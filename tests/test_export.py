@@ -252,6 +252,11 @@ def test_without_the_extra_the_errors_say_what_to_install(monkeypatch, flowers):
             call()
 
 
+def in_a_new_process(code):
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True)
+
+
 def test_the_package_imports_without_any_engine():
     code = (
         "import sys\n"
@@ -261,9 +266,7 @@ def test_the_package_imports_without_any_engine():
         "mb.onnx_file, mb.graphs, mb.footprint\n"
         "print(list(mb.runtimes.available()))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
+    done = in_a_new_process(code)
     assert done.stdout == "['torch']\n"
 
 
@@ -276,9 +279,7 @@ def test_nothing_is_told_to_anybody():
         "from nncf.telemetry import telemetry\n"
         "print(type(telemetry).__name__, sys.modules['openvino_telemetry'])\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
+    done = in_a_new_process(code)
     assert (done.stdout, done.stderr) == ("MagicMock None\n", "")
 
 
