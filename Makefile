@@ -41,7 +41,8 @@ ifneq ($(UV),)
 else
 	"$(PYTHON)" -m venv "$(VENV)"
 	@echo "Installing the locked packages (minutes, the first time) …"
-	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --no-compile \
+	  -r requirements.lock
 	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --no-deps -e .
 endif
 	@touch "$@"

@@ -103,8 +103,8 @@ def search_lr(
 ) -> tuple[float, dict[float, float]]:
     """The best learning rate on a grid of powers, found by going downhill.
 
-    Both neighbours of ``start`` are tried, then one goes on in the better direction
-    while the loss falls. The same start and steps for every method: no favourites.
+    From ``start`` upwards while the loss falls; downwards, if the first step up isn't
+    better. The same start and steps for every method: no favourites.
 
     Args:
         loss_at: learning rate -> validation loss; a run that fails counts as infinite.
@@ -130,12 +130,11 @@ def search_lr(
                 tried[power] = math.inf
         return tried[power]
 
-    best = min((0, 1, -1), key=at)
-    while best and len(tried) < most:
-        onwards = best + (1 if best > 0 else -1)
-        if at(onwards) >= tried[best]:
+    best, way = 0, 1 if at(1) < at(0) else -1
+    while len(tried) < most:
+        if at(best + way) >= at(best) < math.inf:
             break
-        best = onwards
+        best += way
     if at(best) == math.inf:
         raise TrainingError(
             f"No rate between {start * factor ** min(tried):.0e} and "

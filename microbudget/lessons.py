@@ -33,7 +33,7 @@ class Transfer:
 
 _TRANSFER = {
     "mini": Transfer(4, 10, 40),
-    "mini, no bf16": Transfer(2, 6, 20),
+    "mini, no bf16": Transfer(2, 6, 12),
     "full": Transfer(4, 10, 40),
 }
 
@@ -66,7 +66,7 @@ class Listening:
 
 _LISTENING = {
     "mini": Listening(800, 400, 80, 64, 48, 5, 8, 12),
-    "mini, no bf16": Listening(112, 60, 20, 20, 12, 3, 2, 4),
+    "mini, no bf16": Listening(112, 60, 12, 20, 12, 3, 2, 4),
     "full": Listening(800, 400, 80, 64, 48, 5, 8, 12),
 }
 
@@ -101,9 +101,9 @@ _RANKS = (1, 2, 4, 8, 16, 32, 64)
 _TARGETS = ("q", "qv", "qkvo", "qkvof")
 _FINE_TUNING = {
     "mini": FineTuning(
-        352, 160, 320, 1, (("qv", 1), ("qv", 64), ("qkvof", 8)), 240, 56
+        352, 160, 320, 1, (("qv", 1), ("qv", 64), ("qkvof", 8)), 240, 40
     ),
-    "mini, no bf16": FineTuning(352, 112, 240, 1, (("qv", 64),), 240, 36),
+    "mini, no bf16": FineTuning(352, 112, 240, 1, (("qv", 64),), 240, 20),
     "full": FineTuning(
         2000, 872, 872, 3, tuple((t, r) for t in _TARGETS for r in _RANKS), 900, 240
     ),
