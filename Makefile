@@ -43,6 +43,8 @@ else
 	@echo "Installing the locked packages (minutes, the first time) …"
 	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --no-compile \
 	  -r requirements.lock
+	@# pip would compile on one core; some packages hold templates that don't compile
+	@"$(BIN)/python" -m compileall -qq -j 0 "$(VENV)/lib" || true
 	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --no-deps -e .
 endif
 	@touch "$@"
