@@ -414,6 +414,8 @@ def test_the_search_goes_downhill_to_the_bottom(power, steepness):
     best, tried = search_lr(loss_at, most=6)
     assert best == pytest.approx(1e-3 * 10 ** (power / 2))
     assert len(seen) == len(set(seen)) == len(tried) <= 6
+    if power > 0:  # it went up: nothing below the start was tried
+        assert min(tried) >= 0.999e-3
     assert list(tried) == sorted(tried)
 
 

@@ -58,20 +58,17 @@ def test_it_hears_what_was_said(clips, heard):
 
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_the_batch_changes_no_word(teacher, clips, heard, batch_size):
-    sound = [clip.samples() for clip in clips][-5:]  # one is left over
+    sound = [clip.samples() for clip in clips]
     again = transcription.transcribe(
         teacher, sound, batch_size=batch_size, precision="no"
     )
-    assert again == heard[-5:]
+    assert again == heard
 
 
 def test_windows_and_half_precision_stay_close(teacher, clips, heard):
     sound = [clip.samples() for clip in clips]
-    short = transcription.transcribe(teacher, sound, window="clip", precision="no")
+    short = transcription.transcribe(teacher, sound, window="clip", precision="bf16")
     assert word_errors(heard, short).wer < 0.05
-    # half of them: a processor without bfloat16 takes ten times as long
-    low = transcription.transcribe(teacher, sound[3:], window="clip", precision="bf16")
-    assert word_errors(heard[3:], low).wer < 0.05
     assert teacher.model.dtype == torch.float32  # a copy was lowered
     assert transcription.window_for(3.0) == 8.0
     assert transcription.window_for(29.0) == 30.0
@@ -84,15 +81,15 @@ def test_a_run_gives_the_same_transcripts_again(teacher, clips, heard):
 
 
 def test_a_long_recording_loses_nothing_at_the_seams(teacher):
-    """Clips joined to some 45 s, without a gap, are written as they are one by one."""
+    """Clips joined to some 75 s, without a gap, are written as they are one by one."""
     chosen, samples = [], []
     for clip in speech.load().test[44:]:
         chosen.append(clip)
         samples.append(clip.samples())
-        if sum(map(len, samples)) > 45 * 16_000:
+        if sum(map(len, samples)) > 75 * 16_000:
             break
     long = np.concatenate(samples)
-    assert len(long) > 40 * 16_000  # two windows
+    assert len(long) > 70 * 16_000
     (text,) = transcription.transcribe(teacher, [long], window="clip")
     found = word_errors([" ".join(clip.text for clip in chosen)], [text])
     alone = transcription.transcribe(
@@ -140,7 +137,7 @@ def test_what_is_heard_once_serves_every_decoder(teacher, clips, heard):
     assert transcription.write(teacher, states) == heard
     student = whisper.student(teacher, [0, 1, 2, 3])  # the teacher again
     assert transcription.write(student, states) == heard
-    low = list(transcription.hear(teacher, sound[:2], window="clip", precision="bf16"))
+    low = list(transcription.hear(teacher, sound[:2], precision="bf16"))
     assert len(transcription.write(teacher, low)) == 2
 
 
