@@ -66,7 +66,7 @@ class Listening:
 
 _LISTENING = {
     "mini": Listening(800, 400, 80, 64, 48, 5, 8, 12),
-    "mini, no bf16": Listening(112, 60, 12, 20, 12, 3, 2, 4),
+    "mini, no bf16": Listening(112, 60, 20, 20, 12, 3, 2, 4),
     "full": Listening(800, 400, 80, 64, 48, 5, 8, 12),
 }
 
