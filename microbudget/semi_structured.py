@@ -5,6 +5,8 @@ every four weights of a linear map (Mishra et al. 2021, arXiv:2104.08378). Torch
 such a weight compressed: half of its numbers, and where each of them stood.
 """
 
+import warnings
+
 import torch
 from torch import nn
 
@@ -44,6 +46,8 @@ def compress(linear: nn.Linear) -> nn.Linear:
     ).requires_grad_(False)  # fmt: skip
     if linear.bias is not None:
         sparse.bias.copy_(linear.bias.detach().half())
-    compressed = torch.sparse.to_sparse_semi_structured(weight)
+    with warnings.catch_warnings():  # torch calls it a prototype, once
+        warnings.simplefilter("ignore", UserWarning)
+        compressed = torch.sparse.to_sparse_semi_structured(weight)
     sparse.weight = nn.Parameter(compressed, requires_grad=False)
     return sparse

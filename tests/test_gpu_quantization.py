@@ -39,13 +39,13 @@ def test_gptq_on_the_gpu_is_as_good_as_on_the_cpu(small, monkeypatch):
 
 
 def test_a_model_in_main_memory_is_quantized_on_the_gpu_layer_by_layer(small):
+    original, ids = perplexity(small.model, small), calibration(small)
     small.model.cpu()
-    ids = calibration(small)
     torch.cuda.reset_peak_memory_stats()
     layerwise.quantize(small.model, ids.cuda(), Scheme(4, 64, act_order=True))
     assert next(small.model.parameters()).device.type == "cpu"
     small.model.cuda()
-    assert perplexity(small.model, small) < 13
+    assert original < perplexity(small.model, small) < 1.15 * original
 
 
 def test_torchaos_packed_four_bits(monkeypatch):

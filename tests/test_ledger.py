@@ -166,7 +166,10 @@ def test_a_ledger_on_a_full_disk_is_clear(home, monkeypatch):
     shutil.rmtree(run.settings.ledger)
 
 
-def test_a_claim_is_checked_on_the_courses_data_and_reported_on_yours(home, capsys):
+def test_a_claim_is_checked_on_the_courses_data_and_reported_elsewhere(
+    home, capsys, monkeypatch
+):
+    monkeypatch.setattr(settings, "device", lambda: "cpu")
     run = ledger.start("00_start_here")
     run.uses("garden", "drawn", checked=True)
     run.claim("two and two are four", True)
@@ -174,7 +177,12 @@ def test_a_claim_is_checked_on_the_courses_data_and_reported_on_yours(home, caps
         run.claim("two and two are five", False)
     run.uses("mine", "pictures of my own", checked=False)
     run.claim("two and two are six", False)
+    run.close()
+    monkeypatch.setattr(settings, "device", lambda: "mps")  # speeds differ there
+    run = ledger.start("00_start_here")
+    run.claim("two and two are seven", False)
     printed = capsys.readouterr().out
+    assert "It does NOT hold here: two and two are seven" in printed
     assert "It holds here: two and two are four" in printed
     assert "It does NOT hold here: two and two are six" in printed
     run.close()

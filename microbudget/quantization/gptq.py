@@ -6,6 +6,7 @@ what a column loses is made up for by those still to come (equations 2 and 3).
 """
 
 import math
+from functools import cache
 
 import torch
 
@@ -19,11 +20,9 @@ from .affine import (
     stored,
 )
 
-_BLOCK = (
-    32  # columns that are finished before the others hear of it (section 4, step 2)
-)
+# columns that are finished before the others hear of it (section 4, step 2)
+_BLOCK = 32
 _PANEL = 256
-_Grid = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 _DAMP_TRIES = 4
 
 
@@ -99,41 +98,89 @@ def gptq(weight: torch.Tensor, h: torch.Tensor, scheme: Scheme) -> Quantized:
     h.diagonal()[dead] = alive.mean() if len(alive) else 1.0
     groups = columns_to_groups(columns, scheme, w.device)
     order = torch.arange(columns, device=w.device)
-    grids: list[_Grid] = []
+    width = scheme.group or columns
+    grids: list[tuple[torch.Tensor, torch.Tensor]] = []  # scale and zero of a group
     if scheme.act_order:  # grids as the weights are now: groups are not torn apart
         order = h.diagonal().argsort(descending=True, stable=True)
-        for part in w.split(scheme.group or columns):
-            grids.append(_grid_of(part, scheme))
+        grids = [grid(part.T, scheme) for part in w.split(width)]
+        scales, zeros = (torch.stack(parts) for parts in zip(*grids, strict=True))
         w, h = w[order], h[order][:, order]
     upper = inverse_factor(h, scheme.damping)
     lower = upper.T.contiguous()
-    codes = torch.empty_like(w)
-    group_of, spread = groups[order].tolist(), upper.diagonal().tolist()
-    width = scheme.group or columns
+    codes, group_of = torch.empty_like(w), groups[order]
     for start in range(0, columns, block := _block(scheme)):
         stop = min(start + block, columns)
-        if not scheme.act_order and group_of[start] == len(grids):  # a group begins
-            grids.append(_grid_of(w[start : start + width], scheme))
-        errors = torch.empty_like(w[start:stop])
-        lines = zip(w[start:stop], codes[start:stop], errors, strict=True)
-        for j, (row, code, error) in enumerate(lines, start):  # each (out,)
-            if j > start:  # what the block's columns before have left to this one
-                known = errors[: j - start].T
-                row = torch.addmv(row, known, lower[j, start:j], alpha=-1)
-            scale, zero, low, high = grids[group_of[j]]
-            q = (row / scale).round_().clamp_(low, high)
-            torch.add(q, zero, out=code)
-            torch.sub(row, q.mul_(scale), out=error).div_(spread[j])  # equation 2
-        w[stop:].addmm_(upper[start:stop, stop:].T, errors, alpha=-1)  # equation 4
+        part = slice(start, stop)
+        if scheme.act_order:  # every column has its group's grid, (columns, out)
+            on = scales[group_of[part]], zeros[group_of[part]]
+        else:
+            if start % width == 0:  # a group begins
+                grids.append(grid(w[start : start + width].T, scheme))
+            on = tuple(x.expand(stop - start, -1) for x in grids[-1])
+        codes[part], errors = _round_block(
+            w[part], lower[part, part], upper.diagonal()[part], *on, scheme.top
+        )
+        w[stop:].addmm_(upper[part, stop:].T, errors, alpha=-1)  # equation 4
     codes = codes[order.argsort()].T.contiguous()  # (out, in)
-    scales, zeros = (torch.stack([g[part] for g in grids], 1) for part in (0, 1))
+    scales, zeros = (torch.stack(parts, 1) for parts in zip(*grids, strict=True))
     return stored(codes, scales, zeros, groups, scheme)
 
 
-def _grid_of(part: torch.Tensor, scheme: Scheme) -> _Grid:
-    """Of a group (columns, out): scale, zero, and how far from zero codes may be."""
-    scale, zero = grid(part.T, scheme)
-    return scale, zero, -zero, scheme.top - zero
+def _round_columns(
+    w: torch.Tensor,
+    lower: torch.Tensor,
+    spread: torch.Tensor,
+    scale: torch.Tensor,
+    zero: torch.Tensor,
+    top: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A block's codes and errors, both (columns, out): one column after the other.
+
+    Args:
+        w, scale, zero: (columns, out).
+        lower: (columns, columns) what a column's error does to those after it.
+        spread: (columns,) its diagonal.
+    """
+    codes, errors = torch.empty_like(w), torch.empty_like(w)
+    lines = zip(w, codes, errors, scale, zero, spread, strict=True)
+    for j, (row, code, error, step, middle, by) in enumerate(lines):  # each (out,)
+        if j:  # what the columns before have left to this one
+            row = torch.addmv(row, errors[:j].T, lower[j, :j], alpha=-1)
+        torch.clamp((row / step).round_().add_(middle), 0, top, out=code)
+        torch.sub(row, (code - middle).mul_(step), out=error).div_(by)  # equation 2
+    return codes, errors
+
+
+def _round_block(w: torch.Tensor, *others) -> tuple[torch.Tensor, torch.Tensor]:
+    """``_round_columns``; on CUDA recorded once for a shape, then replayed.
+
+    It is hundreds of tiny kernels, and Python would start each of them anew.
+    """
+    if w.device.type != "cuda":
+        return _round_columns(w, *others)
+    *others, top = others
+    inputs, graph, outputs = _recording(w.shape, top, w.device)
+    for mine, given in zip(inputs, (w, *others), strict=True):
+        mine.copy_(given)
+    graph.replay()
+    return outputs  # the next replay overwrites them
+
+
+@cache
+def _recording(shape: torch.Size, top: int, device: torch.device) -> tuple:
+    """A CUDA graph of ``_round_columns``, the tensors it reads and those it writes."""
+    square = (shape[0], shape[0])
+    shapes = (shape, square, shape[:1], shape, shape)
+    inputs = [torch.ones(s, device=device) for s in shapes]
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):  # libraries get ready outside of the recording
+        _round_columns(*inputs, top)
+    torch.cuda.current_stream(device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = _round_columns(*inputs, top)
+    return inputs, graph, outputs
 
 
 def output_error(weight: torch.Tensor, rounded: torch.Tensor, h: torch.Tensor) -> float:

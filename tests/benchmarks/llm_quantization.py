@@ -1,4 +1,4 @@
-"""Perplexity of the small LLM at 4 and 3 bits: rounding, our GPTQ, and GPTQModel.
+"""Perplexity of the small LLM at 8, 4 and 3 bits: rounding, our GPTQ, and GPTQModel.
 
     python tests/benchmarks/llm_quantization.py [--tokens 8192] [--seeds 0 1 2]
 
@@ -23,6 +23,7 @@ import microbudget as mb
 from microbudget.quantization.affine import Scheme
 
 SETTINGS = {
+    "8 bits": Scheme(8, 64),
     "4 bits": Scheme(4, 64),
     "4 bits, act-order": Scheme(4, 64, act_order=True),
     "4 bits, symmetric, act-order": Scheme(4, 64, symmetric=True, act_order=True),
@@ -45,8 +46,13 @@ def ours(llm, ids, scheme):
     return llm, time.perf_counter() - started
 
 
-def gptqmodels(name, ids, scheme):
-    """The same by GPTQModel; None where it isn't installed."""
+def gptqmodels(name, ids, scheme, reordered_groups=False):
+    """The same by GPTQModel; None where it isn't installed.
+
+    Args:
+        reordered_groups: with act-order, GPTQModel's default: a group is of columns
+            that are neighbours in the new order. Ours are neighbours in the matrix.
+    """
     try:
         from gptqmodel import GPTQModel, QuantizeConfig
     except ImportError:
@@ -54,7 +60,7 @@ def gptqmodels(name, ids, scheme):
     config = QuantizeConfig(
         bits=scheme.bits, group_size=scheme.group, sym=scheme.symmetric,
         desc_act=scheme.act_order, damp_percent=scheme.damping,
-        act_group_aware=False,
+        act_group_aware=False, static_groups=scheme.act_order and not reordered_groups,
     )  # fmt: skip
     model = GPTQModel.load(str(mb.assets.fetch(name)), config)
     rows = [
@@ -75,6 +81,7 @@ def main():
     parser.add_argument("--windows", type=int, nargs=2, default=(8, 512))
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument("--only", nargs="+", default=tuple(SETTINGS))
+    parser.add_argument("--reordered-groups", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(mb.settings.load().threads)
     llm, prose = mb.llm.load(options.model, dtype=torch.float32), mb.prose.load()
@@ -106,7 +113,8 @@ def main():
             llm.model.load_state_dict(weights)
             _, took = ours(llm, ids, scheme)
             judge(f"ours, {name}, seed {seed}", llm.model, took)
-            if theirs := gptqmodels(options.model, ids, scheme):
+            settings = options.model, ids, scheme, options.reordered_groups
+            if theirs := gptqmodels(*settings):
                 judge(f"GPTQModel, {name}, seed {seed}", theirs[0].model, theirs[1])
 
 
