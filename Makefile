@@ -49,7 +49,7 @@ else
 endif
 	@touch "$@"
 
-assets: $(READY) ## fetch the models and data, once
+assets: $(READY) ## fetch models and data, train what chapters start from, once
 	@$(RUN) fetch
 
 notebooks: assets ## run the whole course, offline, and print the table

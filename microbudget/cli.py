@@ -42,7 +42,7 @@ def _doctor(options) -> int:
 def _fetch(options) -> int:
     from . import assets
 
-    names = options.names or assets.needed()
+    names, new = options.names or assets.needed(), False
     for name in names:
         started = time.perf_counter()
         already = assets.locate(name)
@@ -54,7 +54,27 @@ def _fetch(options) -> int:
         seconds = time.perf_counter() - started
         print(f"{name}: {received:.1f} MB received, {seconds:.1f} s, {folder}")
         print(assets.get(name).card())
+        new = True
+    if new and not options.names:
+        _train_starting_points()
     return 0
+
+
+def _train_starting_points() -> None:
+    """The networks that several chapters compress; else the first of them trains."""
+    import torch
+
+    from . import finetuned
+
+    torch.set_num_threads(settings.load().threads)
+    for name, made in (
+        ("sentence classifier", finetuned.sentiment),
+        ("flower network", finetuned.flowers),
+    ):
+        started = time.perf_counter()
+        made()
+        seconds = time.perf_counter() - started
+        print(f"{name}: trained once on this machine, here after {seconds:.1f} s")
 
 
 def _run(options) -> int:
@@ -95,7 +115,11 @@ def _parser() -> argparse.ArgumentParser:
 
     command("doctor", _doctor, "can the course run here, and if not, what to do")
     fetch = command("fetch", _fetch, "fetch models and data, once")
-    fetch.add_argument("names", nargs="*", metavar="NAME", help="default: all needed")
+    fetch.add_argument(
+        "names", nargs="*", metavar="NAME",
+        help="default: all needed, and the two networks that chapters start from are "
+        "trained",
+    )  # fmt: skip
     fetch.add_argument("--profile", choices=settings.PROFILES)
     run = command("run", _run, "execute notebooks, offline, without changing them")
     run.add_argument("names", nargs="*", metavar="NOTEBOOK", help="such as 01")

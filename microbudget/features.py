@@ -22,7 +22,7 @@ def extract(
     pictures: torch.Tensor | LazyPictures,
     preprocess: Callable[[torch.Tensor], torch.Tensor],
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     flip: bool = False,
     precision: str = "auto",
     description: str = "features",
@@ -38,6 +38,7 @@ def extract(
         pictures: uint8 (n, 3, height, width), or ``LazyPictures``, which decode a batch
             at a time: memory is then bounded whatever n is.
         preprocess: uint8 pictures -> the backbone's input.
+        batch_size: default: 64, on a processor 8, whose maps stay in its cache.
         flip: mirror the pictures left to right first.
         precision: ``"auto"``, ``"bf16"`` or ``"no"`` (float32).
 
@@ -51,6 +52,7 @@ def extract(
     if len(pictures) == 0:
         raise DataError("There are no pictures to extract features from.")
     device = settings.device()
+    batch_size = batch_size or (8 if device == "cpu" else 64)
     low = settings.use_bf16(precision, device)
     model = fold_batchnorm(backbone).to(device, memory_format=torch.channels_last)
     autocast = torch.autocast(

@@ -32,8 +32,7 @@ class Transfer:
 
 
 _TRANSFER = {
-    "mini": Transfer(4, 10, 40),
-    "mini, no bf16": Transfer(2, 6, 12),
+    "mini": Transfer(2, 6, 12),
     "full": Transfer(4, 10, 40),
 }
 
@@ -65,7 +64,7 @@ class Listening:
 
 
 _LISTENING = {
-    "mini": Listening(800, 400, 80, 64, 48, 5, 8, 12),
+    "mini": Listening(400, 200, 40, 32, 24, 3, 4, 8),
     "mini, no bf16": Listening(112, 60, 20, 20, 12, 3, 2, 4),
     "full": Listening(800, 400, 80, 64, 48, 5, 8, 12),
 }
@@ -100,9 +99,7 @@ class FineTuning:
 _RANKS = (1, 2, 4, 8, 16, 32, 64)
 _TARGETS = ("q", "qv", "qkvo", "qkvof")
 _FINE_TUNING = {
-    "mini": FineTuning(
-        352, 160, 320, 1, (("qv", 1), ("qv", 64), ("qkvof", 8)), 240, 40
-    ),
+    "mini": FineTuning(352, 160, 320, 1, (("qv", 64),), 240, 20),
     "mini, no bf16": FineTuning(352, 112, 240, 1, (("qv", 64),), 240, 20),
     "full": FineTuning(
         2000, 872, 872, 3, tuple((t, r) for t in _TARGETS for r in _RANKS), 900, 240
@@ -135,10 +132,7 @@ class Quantization:
 
 
 _QUANTIZATION = {
-    "mini": Quantization("smollm2-135m-instruct", (12, 256), (4, 128), 16, 64),
-    "mini, no bf16": Quantization(
-        "smollm2-135m-instruct", (12, 256), (3, 128), 8, 32
-    ),
+    "mini": Quantization("smollm2-135m-instruct", (12, 256), (3, 128), 8, 32),
     "full on cpu": Quantization(
         "smollm2-360m-instruct", (32, 256), (16, 512), 300, 256
     ),
@@ -269,7 +263,7 @@ class Pruning:
 
 
 _PRUNING = {
-    "mini": Pruning(3, 8, 3, 128, 3, 0.55, 2, 3, (96, 240)),
+    "mini": Pruning(3, 6, 3, 96, 4, 0.55, 2, 3, (96, 160)),
     "full": Pruning(5, 30, 4, 600, 1, 0.55, 8, 12, (1000, 872)),
 }
 
@@ -306,7 +300,7 @@ class Distillation:
 
 
 _DISTILLATION = {
-    "mini": Distillation(240, (5, 16), (2, 15), 288, 576, 128, (20, 14), (16, 12)),
+    "mini": Distillation(240, (5, 20), (2, 15), 216, 432, 128, (20, 14), (16, 12)),
     "full": Distillation(1000, (6, 32), (6, 32), 872, 872, 256, (256, 64), (32, 32)),
 }
 

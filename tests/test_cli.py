@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from microbudget import assets, cli, doctor, settings
+from microbudget import assets, cli, doctor, finetuned, settings
 
 
 def test_doctor_finds_this_machine_fit(capsys, monkeypatch):
@@ -99,6 +99,20 @@ def test_doctor_notices_a_changed_model(tmp_path, monkeypatch, capsys):
 def test_doctors_report_does_not_name_the_user(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor.Path, "home", lambda: tmp_path)
     assert doctor.shorten_home(f"{tmp_path}/x") == "~/x"
+
+
+def test_fetching_all_trains_what_chapters_start_from(monkeypatch, capsys):
+    trained = []
+    monkeypatch.setattr(assets, "needed", lambda: ["mobilenet-v2"])
+    monkeypatch.setattr(finetuned, "sentiment", lambda: trained.append("sentences"))
+    monkeypatch.setattr(finetuned, "flowers", lambda: trained.append("flowers"))
+    assert cli.main(["fetch"]) == 0  # here already, and so are they
+    monkeypatch.setattr(assets, "locate", lambda name: None)
+    assert cli.main(["fetch", "mobilenet-v2"]) == 0
+    assert not trained
+    assert cli.main(["fetch"]) == 0
+    assert trained == ["sentences", "flowers"]
+    assert "trained once on this machine" in capsys.readouterr().out
 
 
 def test_fetch_says_it_is_here(capsys):

@@ -103,7 +103,7 @@ def test_a_laptop_without_bf16_does_less(monkeypatch):
     plans = []
     for bf16 in (True, False):
         monkeypatch.setattr(settings, "fast_bf16", lambda _, is_=bf16: is_)
-        plans.append((lessons.listening(), lessons.quantization()))
+        plans.append((lessons.listening(), lessons.fine_tuning()))
     (fast, model), (slow, small) = plans
     assert slow.steps < fast.steps
-    assert small.windows < model.windows
+    assert small.judge < model.judge

@@ -142,12 +142,13 @@ def _round_columns(
         spread: (columns,) its diagonal.
     """
     codes, errors = torch.empty_like(w), torch.empty_like(w)
-    lines = zip(w, codes, errors, scale, zero, spread, strict=True)
-    for j, (row, code, error, step, middle, by) in enumerate(lines):  # each (out,)
+    lines = zip(w, codes, errors, scale, zero, scale / spread[:, None], strict=True)
+    for j, (row, code, error, step, middle, spare) in enumerate(lines):  # each (out,)
         if j:  # what the columns before have left to this one
             row = torch.addmv(row, errors[:j].T, lower[j, :j], alpha=-1)
-        torch.clamp((row / step).round_().add_(middle), 0, top, out=code)
-        torch.sub(row, (code - middle).mul_(step), out=error).div_(by)  # equation 2
+        place = torch.addcdiv(middle, row, step)  # z + w/s: on the grid, but not whole
+        torch.round(place, out=code).clamp_(0, top)
+        torch.sub(place, code, out=error).mul_(spare)  # equation 2
     return codes, errors
 
 
@@ -172,13 +173,12 @@ def _recording(shape: torch.Size, top: int, device: torch.device) -> tuple:
     square = (shape[0], shape[0])
     shapes = (shape, square, shape[:1], shape, shape)
     inputs = [torch.ones(s, device=device) for s in shapes]
-    side = torch.cuda.Stream(device)
+    side, graph = torch.cuda.Stream(device), torch.cuda.CUDAGraph()
     side.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(side):  # libraries get ready outside of the recording
         _round_columns(*inputs, top)
     torch.cuda.current_stream(device).wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.device(device), torch.cuda.graph(graph):
         outputs = _round_columns(*inputs, top)
     return inputs, graph, outputs
 
