@@ -5,6 +5,8 @@ h5py and ``.pth`` with ``weights_only=True``: no pickled code is ever run.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -102,12 +104,13 @@ def llm_from_gguf(raw: Path, ready: Path) -> None:
     path = _only_file(raw, "*.gguf")
     where = {"pretrained_model_name_or_path": raw, "gguf_file": path.name}
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            **where,
-            dtype=torch.float32,
-            quantization_config=transformers.GgufConfig(dequantize=True),
-        )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
+        with _read_once():
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                **where,
+                dtype=torch.float32,
+                quantization_config=transformers.GgufConfig(dequantize=True),
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
     except Exception as error:  # gguf and numpy raise their own kinds
         raise AssetError(
             f"{path.name} can't be read as GGUF ({type(error).__name__}: {error}). "
@@ -117,6 +120,19 @@ def llm_from_gguf(raw: Path, ready: Path) -> None:
     _split_digits(tokenizer, path)
     model.half().save_pretrained(ready)
     tokenizer.save_pretrained(ready)
+
+
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """Transformers reads the file anew for each part; a vocabulary takes seconds."""
+    import gguf
+
+    reader = gguf.GGUFReader
+    gguf.GGUFReader = cache(reader)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = reader
 
 
 def _split_digits(tokenizer, path: Path) -> None:
