@@ -42,8 +42,7 @@ def _doctor(options) -> int:
 def _fetch(options) -> int:
     from . import assets
 
-    names, new = options.names or assets.needed(), False
-    for name in names:
+    for name in options.names or assets.needed():
         started = time.perf_counter()
         already = assets.locate(name)
         folder = assets.fetch(name)
@@ -54,14 +53,16 @@ def _fetch(options) -> int:
         seconds = time.perf_counter() - started
         print(f"{name}: {received:.1f} MB received, {seconds:.1f} s, {folder}")
         print(assets.get(name).card())
-        new = True
-    if new and not options.names:
+    if not options.names:
         _train_starting_points()
     return 0
 
 
 def _train_starting_points() -> None:
     """The networks that several chapters compress; else the first of them trains."""
+    folder = settings.load().home / "runs" / "finetuned"
+    if all(any(folder.glob(f"{name}-*")) for name in ("sentiment", "flowers")):
+        return  # without importing torch; one of another recipe is made when needed
     import torch
 
     from . import finetuned

@@ -245,7 +245,7 @@ class Pruning:
         epochs: of the small networks' trainings.
         rounds: of the search for lottery tickets.
         probe: pictures that masks on the flower network are judged by.
-        thin: of so many training pictures one is surveyed.
+        thin: of so many training pictures one is surveyed. mend: and one mends.
         budget: share of the blocks' cost that is left.
         tune, retune: epochs of the flower network, and of the smaller one.
         sentences: to choose and mend by, and to be judged by.
@@ -256,6 +256,7 @@ class Pruning:
     rounds: int
     probe: int
     thin: int
+    mend: int
     budget: float
     tune: int
     retune: int
@@ -263,8 +264,8 @@ class Pruning:
 
 
 _PRUNING = {
-    "mini": Pruning(3, 6, 3, 96, 4, 0.55, 2, 3, (96, 160)),
-    "full": Pruning(5, 30, 4, 600, 1, 0.55, 8, 12, (1000, 872)),
+    "mini": Pruning(3, 6, 3, 96, 4, 2, 0.55, 2, 3, (96, 160)),
+    "full": Pruning(5, 30, 4, 600, 1, 1, 0.55, 8, 12, (1000, 872)),
 }
 
 

@@ -15,7 +15,6 @@ from .errors import MicrobudgetError
 from .finetuned import FlowerNet
 
 AT, LOW = 11, 9  # first stage that learns: of the whole network, of the smaller one
-MENDING = 2  # of so many training pictures one mends
 
 
 def maps(model: nn.Module, at: int, sets: Sequence, preprocess) -> list[torch.Tensor]:
@@ -64,7 +63,7 @@ def pair(net: FlowerNet) -> tuple[nn.Module, nn.Module]:
     prices = channels.costs(whole, net.size)
     kept = survey.keep(prices, plan.budget, fixed=channels.PER_BLOCK)
     slim = shrinking.remove(whole, kept)
-    mending.reconstruct(whole, slim, pictures[::MENDING], net.preprocess)
+    mending.reconstruct(whole, slim, pictures[:: plan.mend], net.preprocess)
     seen = torch.stack(maps(slim, LOW, both, net.preprocess))
     fine_tune(slim, LOW, seen, labels, plan.retune)
     store(net, whole, slim)
@@ -87,7 +86,7 @@ def _loaded(path: Path) -> nn.Module:
 
 
 def _paths(net: FlowerNet) -> tuple[Path, Path]:
-    made_from = hashlib.sha256(repr((lessons.pruning(), AT, LOW, MENDING)).encode())
+    made_from = hashlib.sha256(repr((lessons.pruning(), AT, LOW)).encode())
     for tensor in net.model.state_dict().values():
         made_from.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     folder = settings.load().home / "runs" / "pruning"

@@ -101,18 +101,22 @@ def test_doctors_report_does_not_name_the_user(tmp_path, monkeypatch):
     assert doctor.shorten_home(f"{tmp_path}/x") == "~/x"
 
 
-def test_fetching_all_trains_what_chapters_start_from(monkeypatch, capsys):
-    trained = []
-    monkeypatch.setattr(assets, "needed", lambda: ["mobilenet-v2"])
-    monkeypatch.setattr(finetuned, "sentiment", lambda: trained.append("sentences"))
-    monkeypatch.setattr(finetuned, "flowers", lambda: trained.append("flowers"))
-    assert cli.main(["fetch"]) == 0  # here already, and so are they
-    monkeypatch.setattr(assets, "locate", lambda name: None)
-    assert cli.main(["fetch", "mobilenet-v2"]) == 0
-    assert not trained
+def test_fetching_all_trains_what_chapters_start_from(home, monkeypatch, capsys):
+    def made(name):
+        path = home / "runs" / "finetuned" / f"{name}-0123.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        trained.append(name)
+
+    trained: list[str] = []
+    monkeypatch.setattr(assets, "needed", list)
+    monkeypatch.setattr(finetuned, "sentiment", lambda: made("sentiment"))
+    monkeypatch.setattr(finetuned, "flowers", lambda: made("flowers"))
     assert cli.main(["fetch"]) == 0
-    assert trained == ["sentences", "flowers"]
+    assert trained == ["sentiment", "flowers"]
     assert "trained once on this machine" in capsys.readouterr().out
+    assert cli.main(["fetch"]) == 0
+    assert len(trained) == 2
 
 
 def test_fetch_says_it_is_here(capsys):

@@ -6,7 +6,7 @@ what a column loses is made up for by those still to come (equations 2 and 3).
 """
 
 import math
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 
@@ -167,20 +167,28 @@ def _round_block(w: torch.Tensor, *others) -> tuple[torch.Tensor, torch.Tensor]:
     return outputs  # the next replay overwrites them
 
 
-@cache
+@lru_cache(maxsize=8)  # a model has some three shapes
+@torch.inference_mode(False)  # else only inference mode could fill the tensors again
+@torch.no_grad()
 def _recording(shape: torch.Size, top: int, device: torch.device) -> tuple:
     """A CUDA graph of ``_round_columns``, the tensors it reads and those it writes."""
     square = (shape[0], shape[0])
     shapes = (shape, square, shape[:1], shape, shape)
     inputs = [torch.ones(s, device=device) for s in shapes]
-    side, graph = torch.cuda.Stream(device), torch.cuda.CUDAGraph()
+    side, graph = _side_stream(device), torch.cuda.CUDAGraph()
     side.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(side):  # libraries get ready outside of the recording
         _round_columns(*inputs, top)
     torch.cuda.current_stream(device).wait_stream(side)
-    with torch.cuda.device(device), torch.cuda.graph(graph):
+    with torch.cuda.device(device), torch.cuda.graph(graph, stream=side):
         outputs = _round_columns(*inputs, top)
     return inputs, graph, outputs
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all recordings: libraries keep a workspace for every stream."""
+    return torch.cuda.Stream(device)
 
 
 def output_error(weight: torch.Tensor, rounded: torch.Tensor, h: torch.Tensor) -> float:
