@@ -142,15 +142,14 @@ def _round_columns(
         spread: (columns,) its diagonal.
     """
     codes, errors = torch.empty_like(w), torch.empty_like(w)
-    spare, low, high = scale / spread[:, None], -zero, top - zero
-    lines = zip(w, codes, errors, scale, spare, low, high, strict=True)
-    for j, (row, code, error, step, share, least, most) in enumerate(lines):
-        if j:  # what the columns before have left to this one, (out,)
+    lines = zip(w, codes, errors, scale, zero, scale / spread[:, None], strict=True)
+    for j, (row, code, error, step, middle, spare) in enumerate(lines):  # each (out,)
+        if j:  # what the columns before have left to this one
             row = torch.addmv(row, errors[:j].T, lower[j, :j], alpha=-1)
         place = row / step  # in steps from zero, but not whole
-        torch.round(place, out=code).clamp_(least, most)
-        torch.sub(place, code, out=error).mul_(share)  # equation 2
-    codes += zero  # not before: a place that is large falls on other ties
+        # rounded before z is added: a large sum would fall on other ties
+        torch.round(place, out=code).add_(middle).clamp_(0, top)
+        torch.sub(place, code, out=error).add_(middle).mul_(spare)  # equation 2
     return codes, errors
 
 
