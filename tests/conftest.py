@@ -18,9 +18,11 @@ import torch  # noqa: E402
 import microbudget  # noqa: E402, F401 - installs the block
 
 torch.set_num_threads(1)
-# a busy machine is no reason to fail: timings are never asserted
-hypothesis.settings.register_profile("patient", deadline=None)
-hypothesis.settings.load_profile("patient")
+# The same examples for everybody: whoever sees a test fail can be told why. Other ones:
+# pytest --hypothesis-profile search. No deadline: timings are never asserted.
+hypothesis.settings.register_profile("search", deadline=None, print_blob=True)
+hypothesis.settings.register_profile("same", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("same")
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -166,23 +166,21 @@ def test_a_ledger_on_a_full_disk_is_clear(home, monkeypatch):
     shutil.rmtree(run.settings.ledger)
 
 
+@pytest.mark.parametrize("device", ["cpu", "mps"])
 def test_a_claim_is_checked_on_the_courses_data_and_reported_elsewhere(
-    home, capsys, monkeypatch
+    home, capsys, monkeypatch, device
 ):
-    monkeypatch.setattr(settings, "device", lambda: "cpu")
+    monkeypatch.setattr(settings, "device", lambda: device)
     run = ledger.start("00_start_here")
     run.uses("garden", "drawn", checked=True)
     run.claim("two and two are four", True)
     with pytest.raises(AssertionError, match="are five"):
         run.claim("two and two are five", False)
+    run.claim("two are faster than one", False, timing=True)
     run.uses("mine", "pictures of my own", checked=False)
     run.claim("two and two are six", False)
-    run.close()
-    monkeypatch.setattr(settings, "device", lambda: "mps")  # speeds differ there
-    run = ledger.start("00_start_here")
-    run.claim("two and two are seven", False)
     printed = capsys.readouterr().out
-    assert "It does NOT hold here: two and two are seven" in printed
     assert "It holds here: two and two are four" in printed
+    assert "It does NOT hold here: two are faster than one" in printed
     assert "It does NOT hold here: two and two are six" in printed
     run.close()
