@@ -60,17 +60,19 @@ def _fetch(options) -> int:
 
 def _train_starting_points() -> None:
     """The networks that several chapters compress; else the first of them trains."""
-    folder = settings.load().home / "runs" / "finetuned"
-    if all(any(folder.glob(f"{name}-*")) for name in ("sentiment", "flowers")):
+    runs = settings.load().home / "runs"
+    kept = ("finetuned/sentiment-*", "finetuned/flowers-*", "pruning/longer-*")
+    if all(any(runs.glob(pattern)) for pattern in kept):
         return  # without importing torch; one of another recipe is made when needed
     import torch
 
-    from . import finetuned
+    from . import finetuned, tail_tuning
 
     torch.set_num_threads(settings.load().threads)
     for name, made in (
         ("sentence classifier", finetuned.sentiment),
         ("flower network", finetuned.flowers),
+        ("its last stages", lambda: tail_tuning.whole(finetuned.flowers())),
     ):
         started = time.perf_counter()
         made()

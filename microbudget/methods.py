@@ -127,8 +127,7 @@ METHODS = (
         "stacked-pictures", "stacked: channels removed, ONNX Runtime int8", "11",
         "flowers: pruned, onnxruntime int8", "flowers: whole, torch",
         "labelled pictures",
-        ("07:flowers: fine-tuned", "07:channels surveyed",
-         "07:flowers: channels removed and mended",
+        ("07:channels surveyed", "07:flowers: channels removed and mended",
          "07:flowers: the smaller fine-tuned", "flowers: exported and quantized"),
     ),
 )  # fmt: skip

@@ -3,6 +3,7 @@
 What the stages before them compute is kept, so an epoch costs only the tail.
 """
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,41 +44,56 @@ def folded(model: nn.Module) -> nn.Module:
     return features.fold_batchnorm(model).to(memory_format=torch.channels_last)
 
 
-def pair(net: FlowerNet) -> tuple[nn.Module, nn.Module]:
-    """The flower network fine-tuned, and the same without many of its channels.
+def whole(net: FlowerNet) -> tuple[nn.Module, nn.Module]:
+    """The flower network, its last stages fine-tuned; and the same after more of that.
 
-    The second loses channels by price, is mended by least squares and fine-tuned as the
-    first was: notebook 07 shows how. Made once on this machine, then loaded.
+    More: about as long as the smaller one of ``pair`` is fine-tuned, which is compared
+    with both. Made once on this machine (set-up does it), then loaded.
     """
-    paths = _paths(net)
+    paths = [path_of(net, name) for name in ("whole", "longer")]
     try:
         return tuple(_loaded(path) for path in paths)
     except MicrobudgetError:  # not there, or damaged: made again
         pass
     plan, pictures = lessons.pruning(), net.flowers.train.pictures(net.size)
-    both, labels = (pictures, mending.views(pictures)), net.flowers.train.labels
-    whole = folded(net.model)
-    seen = torch.stack(maps(whole, AT, both, net.preprocess))
-    fine_tune(whole, AT, seen, labels, plan.tune)
-    survey = channels.Survey(whole, pictures[:: plan.thin], net.preprocess)
-    prices = channels.costs(whole, net.size)
+    tuned = folded(net.model)
+    both = maps(tuned, AT, (pictures, mending.views(pictures)), net.preprocess)
+    seen, labels = torch.stack(both), net.flowers.train.labels
+    fine_tune(tuned, AT, seen, labels, plan.tune)
+    longer = copy.deepcopy(tuned)
+    fine_tune(longer, AT, seen, labels, max(1, plan.retune // 2))
+    for path, model in zip(paths, (tuned, longer), strict=True):
+        store(net, model, path)
+    return tuned.eval(), longer.eval()
+
+
+def pair(net: FlowerNet) -> tuple[nn.Module, nn.Module]:
+    """The fine-tuned network of ``whole``, and the same without many of its channels.
+
+    The second loses channels by price, is mended by least squares and fine-tuned as the
+    first was: notebook 07 shows how. Made once on this machine, then loaded.
+    """
+    tuned, _ = whole(net)
+    try:
+        return tuned, _loaded(path_of(net, "smaller"))
+    except MicrobudgetError:
+        pass
+    plan, pictures = lessons.pruning(), net.flowers.train.pictures(net.size)
+    survey = channels.Survey(tuned, pictures[:: plan.thin], net.preprocess)
+    prices = channels.costs(tuned, net.size)
     kept = survey.keep(prices, plan.budget, fixed=channels.PER_BLOCK)
-    slim = shrinking.remove(whole, kept)
-    mending.reconstruct(whole, slim, pictures[:: plan.mend], net.preprocess)
-    seen = torch.stack(maps(slim, LOW, both, net.preprocess))
-    fine_tune(slim, LOW, seen, labels, plan.retune)
-    store(net, whole, slim)
-    return whole, slim
+    slim = shrinking.remove(tuned, kept)
+    mending.reconstruct(tuned, slim, pictures[:: plan.mend], net.preprocess)
+    both = maps(slim, LOW, (pictures, mending.views(pictures)), net.preprocess)
+    fine_tune(slim, LOW, torch.stack(both), net.flowers.train.labels, plan.retune)
+    store(net, slim, path_of(net, "smaller"))
+    return tuned, slim.eval()
 
 
-def store(net: FlowerNet, whole: nn.Module, slim: nn.Module) -> tuple[Path, Path]:
-    """Keep the two for ``pair``; their files."""
-    paths = _paths(net)
-    classes = list(net.flowers.classes)
-    for path, model in zip(paths, (whole, slim), strict=True):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shrinking.save(model, path, classes=classes)
-    return paths
+def store(net: FlowerNet, model: nn.Module, path: Path) -> Path:
+    """Keep one of these networks; its file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return shrinking.save(model, path, classes=list(net.flowers.classes))
 
 
 def _loaded(path: Path) -> nn.Module:
@@ -85,12 +101,10 @@ def _loaded(path: Path) -> nn.Module:
     return model.to(settings.device(), memory_format=torch.channels_last)
 
 
-def _paths(net: FlowerNet) -> tuple[Path, Path]:
+def path_of(net: FlowerNet, name: str) -> Path:
+    """Where a network is kept: "whole", "longer" or "smaller"."""
     made_from = hashlib.sha256(repr((lessons.pruning(), AT, LOW)).encode())
     for tensor in net.model.state_dict().values():
         made_from.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     folder = settings.load().home / "runs" / "pruning"
-    return tuple(
-        folder / f"{name}-{made_from.hexdigest()[:12]}.safetensors"
-        for name in ("whole", "slim")
-    )
+    return folder / f"{name}-{made_from.hexdigest()[:12]}.safetensors"

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from microbudget import assets, cli, doctor, finetuned, settings
+from microbudget import assets, cli, doctor, finetuned, settings, tail_tuning
 
 
 def test_doctor_finds_this_machine_fit(capsys, monkeypatch):
@@ -102,8 +102,8 @@ def test_doctors_report_does_not_name_the_user(tmp_path, monkeypatch):
 
 
 def test_fetching_all_trains_what_chapters_start_from(home, monkeypatch, capsys):
-    def made(name):
-        path = home / "runs" / "finetuned" / f"{name}-0123.safetensors"
+    def made(name, folder="finetuned"):
+        path = home / "runs" / folder / f"{name}-0123.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         trained.append(name)
@@ -112,11 +112,12 @@ def test_fetching_all_trains_what_chapters_start_from(home, monkeypatch, capsys)
     monkeypatch.setattr(assets, "needed", list)
     monkeypatch.setattr(finetuned, "sentiment", lambda: made("sentiment"))
     monkeypatch.setattr(finetuned, "flowers", lambda: made("flowers"))
+    monkeypatch.setattr(tail_tuning, "whole", lambda net: made("longer", "pruning"))
     assert cli.main(["fetch"]) == 0
-    assert trained == ["sentiment", "flowers"]
+    assert trained == ["sentiment", "flowers", "flowers", "longer"]
     assert "trained once on this machine" in capsys.readouterr().out
     assert cli.main(["fetch"]) == 0
-    assert len(trained) == 2
+    assert len(trained) == 4
 
 
 def test_fetch_says_it_is_here(capsys):

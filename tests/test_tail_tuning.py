@@ -1,5 +1,6 @@
 """Tuning the last stages of MobileNetV2, and the pair that notebook 11 takes over."""
 
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +20,17 @@ def net(home):
     model = mobilenet.mobilenet_v2(4, pretrained=False).eval()
     mobilenet.compute_like_pretrained(model)  # as the course's own weights do
     return FlowerNet(model, SimpleNamespace(classes=tuple("abcd")), SCALE)
+
+
+@dataclass
+class Split:
+    """As a data set's: pictures in memory instead of files."""
+
+    own: tuple[torch.Tensor, ...]
+    labels: torch.Tensor
+
+    def pictures(self, size):
+        return torch.stack(self.own)
 
 
 def pictures(n=6):
@@ -50,19 +62,39 @@ def test_only_the_tail_learns(net):
     )
 
 
-def test_the_stored_pair_comes_back(net):
-    whole = tail_tuning.folded(net.model)
-    kept = {n: torch.arange(w) < w // 2 for n, w in shrinking.widths(whole).items()}
-    slim = shrinking.remove(whole, kept)
-    tail_tuning.store(net, whole, slim)
-    for mine, theirs in zip((whole, slim), tail_tuning.pair(net), strict=True):
+def test_what_is_stored_comes_back(net):
+    tuned = tail_tuning.folded(net.model)
+    kept = {n: torch.arange(w) < w // 2 for n, w in shrinking.widths(tuned).items()}
+    slim = shrinking.remove(tuned, kept)
+    for name, model in (("whole", tuned), ("longer", tuned), ("smaller", slim)):
+        tail_tuning.store(net, model, tail_tuning.path_of(net, name))
+    again = (*tail_tuning.pair(net), tail_tuning.whole(net)[1])
+    for mine, theirs in zip((tuned, slim, tuned), again, strict=True):
         x = SCALE(pictures())
         with torch.inference_mode():
             torch.testing.assert_close(theirs(x), mine(x), rtol=1e-3, atol=1e-5)
 
 
-def test_another_network_has_another_pair(net):
-    first = tail_tuning._paths(net)
+@pytest.mark.parametrize("damage", [None, "longer", "smaller"])
+def test_what_is_missing_or_damaged_is_made(net, damage):
+    """The three networks: made from nothing, then loaded, and made again."""
+    taken = Split(tuple(pictures()[i] for i in range(6)), torch.arange(6) % 4)
+    net = replace(net, flowers=SimpleNamespace(classes=tuple("abcd"), train=taken))
+    first = (*tail_tuning.pair(net), tail_tuning.whole(net)[1])
+    if damage:
+        path = tail_tuning.path_of(net, damage)
+        path.write_bytes(path.read_bytes()[:-7])
+    again = (*tail_tuning.pair(net), tail_tuning.whole(net)[1])
+    x = SCALE(pictures())
+    for mine, theirs in zip(first, again, strict=True):
+        with torch.inference_mode():
+            torch.testing.assert_close(theirs(x), mine(x), rtol=1e-3, atol=1e-4)
+    whole, longer = first[0], first[2]
+    assert not torch.equal(whole.classifier[1].weight, longer.classifier[1].weight)
+
+
+def test_another_network_has_another_file(net):
+    first = tail_tuning.path_of(net, "whole")
     with torch.no_grad():
         net.model.classifier[1].bias += 1
-    assert set(first).isdisjoint(tail_tuning._paths(net))
+    assert first != tail_tuning.path_of(net, "whole")
