@@ -69,15 +69,18 @@ def _train_starting_points() -> None:
     from . import finetuned, tail_tuning
 
     torch.set_num_threads(settings.load().threads)
-    for name, made in (
-        ("sentence classifier", finetuned.sentiment),
-        ("flower network", finetuned.flowers),
-        ("its last stages", lambda: tail_tuning.whole(finetuned.flowers())),
-    ):
-        started = time.perf_counter()
-        made()
+    started = time.perf_counter()
+
+    def done(name: str) -> None:
         seconds = time.perf_counter() - started
         print(f"{name}: trained once on this machine, here after {seconds:.1f} s")
+
+    finetuned.sentiment()
+    done("sentence classifier")
+    net = finetuned.flowers()
+    done("flower network, its head")
+    tail_tuning.whole(net)
+    done("flower network, its last stages")
 
 
 def _run(options) -> int:

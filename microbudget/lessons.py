@@ -247,7 +247,8 @@ class Pruning:
         probe: pictures that masks on the flower network are judged by.
         thin: of so many training pictures one is surveyed. mend: and one mends.
         budget: share of the blocks' cost that is left.
-        tune, retune: epochs of the flower network, and of the smaller one.
+        tune, retune: epochs of the flower network, and of the smaller one. The one to
+            compare it with goes on for half of the latter.
         sentences: to choose and mend by, and to be judged by.
     """
 

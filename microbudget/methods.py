@@ -83,7 +83,8 @@ METHODS = (
     ),
     Method(
         "channels", "pruning: channels removed, fine-tuned", "07",
-        "flowers: the smaller fine-tuned", "flowers: fine-tuned", "labelled pictures",
+        "flowers: the smaller fine-tuned", "flowers: whole, judged",
+        "labelled pictures",
         ("channels surveyed", "flowers: channels removed and mended",
          "flowers: the smaller fine-tuned"),
     ),

@@ -13,6 +13,7 @@ import nbformat
 from . import settings
 from .errors import MicrobudgetError
 from .files import atomic_path
+from .ledger import FAILED
 
 HASH = "microbudget_sources_sha256"
 _TIMEOUT = 3600  # seconds a cell may take; the budgets are far below it
@@ -71,10 +72,11 @@ def run(names: Sequence[str] = (), *, save: bool = False) -> int:
     """Execute notebooks from top to bottom with nbmake, without a network.
 
     Copies are run, under ``runs/notebooks``; the files in ``notebooks/`` are only
-    touched when ``save`` is set and all of them passed.
+    touched when ``save`` is set and all of them passed. Claims that were only reported
+    to fail are printed at the end; a notebook with one isn't saved.
 
     Returns:
-        pytest's exit status: 0 when every notebook ran.
+        pytest's exit status, 0 when every notebook ran; 1 when one wasn't saved.
     """
     sources = find(names)
     folder = settings.load().home / "runs" / "notebooks"
@@ -96,10 +98,29 @@ def run(names: Sequence[str] = (), *, save: bool = False) -> int:
     status = subprocess.run(
         command, env=environment, cwd=folder, check=False
     ).returncode
+    failed = {copy: _failed_claims(copy) for copy in copies}
+    for copy, claims in failed.items():
+        for claim in claims:
+            print(f"{copy.stem}: {FAILED} {claim}")
     if save and status == 0:
         for source, copy in zip(sources, copies, strict=True):
-            _save(copy, source)
+            if failed[copy]:
+                print(f"{copy.stem}: not saved. Run it again on an idle machine.")
+                status = 1
+            else:
+                _save(copy, source)
     return status
+
+
+def _failed_claims(path: Path) -> list[str]:
+    """What an executed notebook says doesn't hold here."""
+    return [
+        line.removeprefix(FAILED).strip()
+        for cell in nbformat.read(path, as_version=4).cells
+        for output in cell.get("outputs", [])
+        for line in output.get("text", "").splitlines()
+        if line.startswith(FAILED)
+    ]
 
 
 def handout(target: Path, names: Sequence[str] = ()) -> list[Path]:

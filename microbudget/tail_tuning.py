@@ -15,6 +15,7 @@ from . import channels, features, lessons, mending, settings, shrinking, transfe
 from .errors import MicrobudgetError
 from .finetuned import FlowerNet
 
+_VERSION = 1  # of the recipes below: a new one makes old files worthless
 AT, LOW = 11, 9  # first stage that learns: of the whole network, of the smaller one
 
 
@@ -103,7 +104,9 @@ def _loaded(path: Path) -> nn.Module:
 
 def path_of(net: FlowerNet, name: str) -> Path:
     """Where a network is kept: "whole", "longer" or "smaller"."""
-    made_from = hashlib.sha256(repr((lessons.pruning(), AT, LOW)).encode())
+    plan = lessons.pruning()
+    recipe = (plan.thin, plan.mend, plan.budget, plan.tune, plan.retune, AT, LOW)
+    made_from = hashlib.sha256(repr((_VERSION, *recipe)).encode())
     for tensor in net.model.state_dict().values():
         made_from.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     folder = settings.load().home / "runs" / "pruning"

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from microbudget.errors import QuantizationError
 from microbudget.quantization import affine
-from microbudget.quantization.affine import Scheme, round_to_nearest
+from microbudget.quantization.affine import Scheme, over_columns, round_to_nearest
 
 schemes = st.builds(
     Scheme,
@@ -234,3 +234,15 @@ def test_bits_a_weight_counts_scales_and_zeros():
     mean = (4 + 20 / 64 + 3 + 19 / 32) / 2
     assert affine.bits_a_weight([four, three]) == pytest.approx(mean)
     assert affine.bits_a_weight([]) == 0
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.int64])
+@pytest.mark.parametrize("columns, width", [(96, 32), (95, 32), (33, 32), (7, 64)])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_each_column_gets_what_its_group_has(columns, width, shuffled, kind):
+    groups = torch.arange(columns) // width
+    if shuffled:  # as other libraries' checkpoints have them
+        groups = groups[torch.randperm(columns, generator=torch.manual_seed(0))]
+    values = torch.rand(5, int(groups.max()) + 1)
+    found = over_columns(values, groups.to(kind))
+    assert torch.equal(found, values[:, groups])

@@ -112,7 +112,7 @@ def test_claims_are_asserted(path):
         output.get("text", "") for cell in code_cells(path) for output in cell.outputs
     )
     assert printed.count("It holds here: ") >= claims  # some stand in loops
-    assert "does NOT hold" not in printed
+    assert "does NOT hold" not in printed, "save it on an idle machine"
 
 
 @each
@@ -200,6 +200,26 @@ def test_a_failing_notebook_fails_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(settings, "project_root", lambda: root)
     assert notebooks.run(save=True) == 1
     assert path.read_bytes() == before
+
+
+def test_a_slow_moment_is_told_and_its_notebook_not_saved(tmp_path, monkeypatch, capfd):
+    root = tmp_path / "root"
+    (root / "notebooks").mkdir(parents=True)
+    start = "import microbudget as mb\nrun = mb.start('00_slow')\n"
+    for name, holds in (("00_slow", False), ("01_quick", True)):
+        source = f"{start}run.claim('it is quick', {holds}, timing=True)"
+        cell = nbformat.v4.new_code_cell(source)
+        path = root / "notebooks" / f"{name}.ipynb"
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    monkeypatch.setenv("MICROBUDGET_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(settings, "project_root", lambda: root)
+    assert notebooks.run() == 0
+    assert notebooks.run(save=True) == 1
+    printed = capfd.readouterr().out
+    assert printed.count("00_slow: It does NOT hold here: it is quick") == 2
+    assert "00_slow: not saved" in printed
+    saved = {p.stem: notebooks.HASH in p.read_text() for p in root.rglob("0*.ipynb")}
+    assert saved == {"00_slow": False, "01_quick": True}
 
 
 def test_a_notebook_that_phones_out_fails(tmp_path, monkeypatch):

@@ -167,10 +167,11 @@ def columns_to_groups(columns: int, scheme: Scheme, device) -> torch.Tensor:
 
 def over_columns(values: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
     """What each group has (out, groups) -> what each column has (out, in)."""
-    width = -(-len(groups) // values.shape[1])
-    neighbours = torch.arange(len(groups), device=groups.device) // width
-    if torch.equal(groups, neighbours.to(groups.dtype)):  # ten times as fast
-        return values.repeat_interleave(width, 1)[:, : len(groups)]
+    if groups.device.type == "cpu":  # where reading scattered places is slow
+        width = int((groups == 0).sum())
+        neighbours = torch.arange(len(groups), dtype=groups.dtype) // max(1, width)
+        if torch.equal(groups, neighbours):
+            return values.repeat_interleave(width, 1)[:, : len(groups)]
     return values.index_select(1, groups)
 
 
