@@ -213,7 +213,7 @@ def test_a_slow_moment_is_told_and_its_notebook_not_saved(tmp_path, monkeypatch,
         nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
     monkeypatch.setenv("MICROBUDGET_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(settings, "project_root", lambda: root)
-    assert notebooks.run() == 0
+    assert notebooks.run(["00"]) == 0
     assert notebooks.run(save=True) == 1
     printed = capfd.readouterr().out
     assert printed.count("00_slow: It does NOT hold here: it is quick") == 2
