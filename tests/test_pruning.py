@@ -57,6 +57,7 @@ def assert_same(masks, others):
 def assert_same_but_ties(masks, others, weights):
     """As many are kept; of several of one size at the border, either may go."""
     assert masks.keys() == others.keys() == weights.keys()
+    assert all(mask.dtype == torch.bool for mask in masks.values())
     torn = [w.abs()[masks[name] != others[name]] for name, w in weights.items()]
     assert len(torch.cat(torn).unique()) <= 1
     ours, theirs = (sum(int(m.sum()) for m in x.values()) for x in (masks, others))

@@ -159,7 +159,7 @@ def _round_block(w: torch.Tensor, *others) -> tuple[torch.Tensor, torch.Tensor]:
     It is hundreds of tiny kernels, and Python would start each of them anew.
     """
     if w.device.type != "cuda":
-        with torch.inference_mode():  # a fifth less of what each call costs
+        with torch.inference_mode():  # many small calls: each costs a little less
             return _round_columns(w, *others)
     *others, top = others
     inputs, graph, outputs = _recording(w.shape, top, w.device)
