@@ -85,7 +85,8 @@ class Rows(Dataset):
         return len(self.tensors[0]) if self.tensors else 0
 
     def __getitems__(self, rows: list[int]) -> tuple[torch.Tensor, ...]:
-        return tuple(tensor[rows] for tensor in self.tensors)
+        index = torch.tensor(rows)  # once: torch would turn the list for each tensor
+        return tuple(tensor[index] for tensor in self.tensors)
 
 
 def loader(data: Dataset, batches: list[list[int]], workers: int) -> DataLoader:

@@ -32,7 +32,7 @@ class Transfer:
 
 
 _TRANSFER = {
-    "mini": Transfer(2, 6, 12),
+    "mini": Transfer(2, 4, 12),
     "full": Transfer(4, 10, 40),
 }
 
@@ -265,7 +265,7 @@ class Pruning:
 
 
 _PRUNING = {
-    "mini": Pruning(3, 6, 3, 96, 4, 2, 0.55, 2, 3, (80, 144)),
+    "mini": Pruning(3, 6, 3, 96, 4, 2, 0.55, 2, 2, (80, 144)),
     "full": Pruning(5, 30, 4, 600, 1, 1, 0.55, 8, 12, (1000, 872)),
 }
 

@@ -94,24 +94,24 @@ def eliminate(
     if group < 1:
         raise TrainingError(f"group={group}: one input at least must go at a time.")
     covariance = damped(covariance.cpu().double(), ridge)
-    w = weight.detach().cpu().double().clone()  # (outputs, left), as it is mended
+    w = weight.detach().cpu().double().clone()  # (outputs, inputs), mended
     total = torch.einsum("oi,ij,oj->", w, covariance, w).clamp_min(1e-30)
     inverse = torch.linalg.inv(covariance)
-    left, order, errors = torch.arange(inputs), [], [0.0]
-    while len(left) > (0 if most is None else inputs - most):
+    left, order, errors = torch.ones(inputs, dtype=torch.bool), [], [0.0]
+    while (count := int(left.sum())) > (0 if most is None else inputs - most):
         missed = w.pow(2).sum(0) / inverse.diagonal()
-        gone = missed.argsort(stable=True)[:group]
-        stay = torch.ones(len(left), dtype=torch.bool)
-        stay[gone] = False
+        missed[~left] = torch.inf
+        gone = missed.argsort(stable=True)[: min(group, count)]
         block = torch.linalg.inv(inverse[gone][:, gone])  # (gone, gone)
         loss = torch.einsum("og,gh,oh->", w[:, gone], block, w[:, gone])
         errors.append(errors[-1] + max(0.0, float(loss / total)))
-        share = block @ inverse[gone][:, stay]  # (gone, stay)
-        w = w[:, stay] - w[:, gone] @ share
-        inverse = inverse[stay][:, stay] - inverse[stay][:, gone] @ share
-        order.append(left[gone])
-        left = left[stay]
-    return torch.cat([*order, left]), torch.tensor(errors, dtype=torch.float64)
+        share = block @ inverse[gone]  # (gone, inputs)
+        w -= w[:, gone] @ share  # in place, here and below: what is gone becomes zero
+        inverse.addmm_(inverse[:, gone], share, alpha=-1)
+        order.append(gone)
+        left[gone] = False
+    order.append(left.nonzero().flatten())
+    return torch.cat(order), torch.tensor(errors, dtype=torch.float64)
 
 
 def allot(

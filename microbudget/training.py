@@ -136,7 +136,9 @@ def fit(
         history = History(**rest["history"])
         best, since_best = rest["best"], rest["since_best"]
         history.resumed_from_epoch = len(history.epochs)
-    model, optim = accelerator.prepare(unwrapped, optim)
+    model, wrapped = accelerator.prepare(unwrapped, optim)
+    if accelerator.scaler is not None:  # fp16; the wrapper asks the disk for packages
+        optim = wrapped  # at every step, which costs a small head a fifth of its time
     watched = bar(None, description, total=total, unit="step")
     watched.update(len(history.losses))
     try:
