@@ -142,6 +142,7 @@ def test_what_the_notebooks_need_is_in_the_catalog():
         "lambada": ("mb.prose.last_words",),
         "page-layout": ("mb.detector.",),
         "detr-resnet-50": ("mb.detector.",),
+        "ssdlite-mobilenet": ("mb.detector.",),
     }
     stems = set()
     for path in (ROOT / "notebooks").glob("*.ipynb"):

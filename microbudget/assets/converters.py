@@ -75,6 +75,17 @@ def torchvision_mobilenet_v2(raw: Path, ready: Path) -> None:
     save_file(tensors, ready / "model.safetensors")
 
 
+def torchvision_ssdlite(raw: Path, ready: Path) -> None:
+    """torchvision's own checkpoint of SSDLite on MobileNetV3, as it is."""
+    tensors = _load_weights(_only_file(raw, "*.pth"))
+    model = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
+        weights=None, weights_backbone=None
+    )
+    _check_against(tensors, {k: v.shape for k, v in model.state_dict().items()})
+    tensors = {k: v.contiguous() for k, v in tensors.items()}
+    save_file(tensors, ready / "model.safetensors")
+
+
 def efficientnet_lite(raw: Path, ready: Path) -> None:
     """EfficientNet-Lite (lukemelas' names, ``.pth``) -> timm's, without the head."""
     import timm
@@ -158,6 +169,7 @@ CONVERTERS = {
     "rated_snippets": rated_snippets,
     "keras_mobilenet_v2": keras_mobilenet_v2,
     "torchvision_mobilenet_v2": torchvision_mobilenet_v2,
+    "torchvision_ssdlite": torchvision_ssdlite,
     "efficientnet_lite": efficientnet_lite,
     "whisper_from_ctranslate2": whisper_from_ctranslate2,
 }

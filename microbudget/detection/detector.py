@@ -1,7 +1,8 @@
 """The course's detector, and the pictures it is calibrated on and judged by.
 
 ``mini``: PicoDet trained on scanned documents, and pages generated here. ``full``:
-DETR-ResNet-50 from the Hub, and COCO's validation pictures from a folder of yours.
+DETR-ResNet-50 from the Hub or torchvision's SSDLite on MobileNetV3, and COCO's
+validation pictures from a folder of yours.
 """
 
 import json
@@ -18,7 +19,7 @@ from .. import assets, settings
 from ..errors import DataError
 from ..export import graphs, packages
 from . import boxes as bx
-from . import coco, detr, pages, picodet
+from . import coco, detr, pages, picodet, ssd
 
 _SEEDS = {"calibration": 1, "judge": 2}  # of generated pages
 
@@ -73,31 +74,30 @@ class Pictures:
     is_the_courses: bool
 
 
-def load() -> Detector:
+def load(name: str = "") -> Detector:
     """The detector of this profile, fetched first if it isn't here.
+
+    Args:
+        name: of profile ``full``'s two ``"detr"`` (the default) or ``"ssdlite"``;
+            ``mini`` has ``"picodet"`` only.
 
     Raises:
         AssetError: it can't be had. EngineError: onnx and its engines are missing.
+        DataError: this profile has no such detector.
     """
+    makers = {"picodet": _picodet}
     if settings.load().profile == "full":
-        folder, asset = assets.fetch("detr-resnet-50"), assets.get("detr-resnet-50")
-        digest = asset.spec["hub_files"]["model.safetensors"]
-        path = _cached("detr", digest, f"torch-{torch.__version__}")
-        if not path.is_file():
-            detr.export(detr.load(folder), path)
-        table = (folder / "config.json").read_text(encoding="utf-8")
-        names = json.loads(table)["id2label"]
-        names = {int(i): n for i, n in names.items() if n != "N/A"}
-        ids = sorted(names)
+        makers = {"detr": _detr, "ssdlite": _ssdlite}
+    name = name or next(iter(makers))
+    if name not in makers:
+        raise DataError(
+            f"Profile {settings.load().profile} has no detector {name!r}; it has "
+            f"{', '.join(makers)}."
+        )
+    return makers[name]()
 
-        def of_detr(outputs, size, **options):
-            return detr.decode(outputs, size, ids, **options)
 
-        return Detector(
-            "DETR-ResNet-50", asset.card(), path, "image",
-            tuple(names[i] for i in ids), detr.PARTS, detr.prepare,
-            partial(picodet.check_input, size=detr.SIZE), of_detr,
-        )  # fmt: skip
+def _picodet() -> Detector:
     folder, asset = assets.fetch("page-layout"), assets.get("page-layout")
     engine = packages.load("onnxruntime").__version__
     digest = asset.spec["files"]["layout_cdla.onnx"]
@@ -107,6 +107,39 @@ def load() -> Detector:
     return Detector(
         "PicoDet", asset.card(), path, "image", pages.CLASSES,
         picodet.PARTS, picodet.prepare, picodet.check_input, picodet.decode,
+    )  # fmt: skip
+
+
+def _detr() -> Detector:
+    folder, asset = assets.fetch("detr-resnet-50"), assets.get("detr-resnet-50")
+    digest = asset.spec["hub_files"]["model.safetensors"]
+    path = _cached("detr", digest, f"torch-{torch.__version__}")
+    if not path.is_file():
+        detr.export(detr.load(folder), path)
+    table = (folder / "config.json").read_text(encoding="utf-8")
+    names = json.loads(table)["id2label"]
+    names = {int(i): n for i, n in names.items() if n != "N/A"}
+    ids = sorted(names)
+
+    def decode(outputs, size, **options):
+        return detr.decode(outputs, size, ids, **options)
+
+    return Detector(
+        "DETR-ResNet-50", asset.card(), path, "image",
+        tuple(names[i] for i in ids), detr.PARTS, detr.prepare,
+        partial(picodet.check_input, size=detr.SIZE), decode,
+    )  # fmt: skip
+
+
+def _ssdlite() -> Detector:
+    folder, asset = assets.fetch("ssdlite-mobilenet"), assets.get("ssdlite-mobilenet")
+    path = _cached("ssdlite", asset.spec["sha256"], f"torch-{torch.__version__}")
+    if not path.is_file():
+        ssd.export(ssd.load(folder), path)
+    return Detector(
+        "SSDLite-MobileNetV3", asset.card(), path, "image",
+        tuple(ssd.classes().values()), ssd.PARTS, ssd.prepare, ssd.check_input,
+        ssd.decode,
     )  # fmt: skip
 
 

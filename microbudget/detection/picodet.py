@@ -24,19 +24,21 @@ PARTS = {  # convolutions of this network, in the file's order
     "neck": slice(31, 66),
     "heads": slice(66, None),
 }
-_CANDIDATES = 1000  # of a class, before suppression
 
 
-def prepare(picture: np.ndarray, size: tuple[int, int] = SIZE) -> np.ndarray:
+def prepare(
+    picture: np.ndarray, size: tuple[int, int] = SIZE, mean=MEAN, std=STD
+) -> np.ndarray:
     """From a picture to the network's input.
 
     Args:
         picture: uint8 (height, width, 3), RGB, any size.
         size: (height, width) of the input.
+        mean, std: of 0...1, what the network was trained with: ImageNet's by default.
 
     Returns:
         float32 (1, 3, *size): resized without keeping the shape, as the network was
-        trained, scaled to 0...1, then standardised by ImageNet's mean and deviation.
+        trained, scaled to 0...1, then standardised.
 
     Raises:
         DataError: not such a picture: floats would be scaled twice.
@@ -49,13 +51,15 @@ def prepare(picture: np.ndarray, size: tuple[int, int] = SIZE) -> np.ndarray:
         )
     resized = Image.fromarray(picture).resize(size[::-1], Image.BILINEAR)
     scaled = np.asarray(resized, np.float32) / 255  # before any integer rounds it
-    return np.ascontiguousarray(((scaled - MEAN) / STD).transpose(2, 0, 1)[None])
+    return np.ascontiguousarray(((scaled - mean) / std).transpose(2, 0, 1)[None])
 
 
 def check_input(
     array: np.ndarray,
     size: tuple[int, int] = SIZE,
     picture: np.ndarray | None = None,
+    mean: np.ndarray = MEAN,
+    std: np.ndarray = STD,
 ) -> None:
     """Raise DataError unless ``array`` looks like an input made by ``prepare``.
 
@@ -68,13 +72,14 @@ def check_input(
         size: (height, width) that it must have.
         picture: what it was made of, uint8; one that is dark itself, but not as dark as
             one divided by 255, may be nearly black.
+        mean, std: that it was standardised by.
     """
     if array.shape != (1, 3, *size) or array.dtype != np.float32:
         raise DataError(
             f"The network wants float32 {(1, 3, *size)}, not {array.dtype} "
             f"{array.shape}."
         )
-    shades = array[0] * STD[:, None, None] + MEAN[:, None, None]  # back to 0...1
+    shades = array[0] * std[:, None, None] + mean[:, None, None]  # back to 0...1
     if shades.min() < -0.01 or shades.max() > 1.01:
         raise DataError(
             f"Undoing the scaling gives shades from {shades.min():.2f} to "
@@ -127,16 +132,8 @@ def decode(
     boxes = np.concatenate(boxes)  # (candidates, 4), pixels of the input
     scores = np.concatenate(scores)  # (candidates, classes)
     boxes = bx.scaled(boxes, SIZE, size)
-    found = []
-    for label in range(scores.shape[1]):
-        some = np.flatnonzero(scores[:, label] >= least)
-        some = some[np.argsort(-scores[some, label], kind="stable")[:_CANDIDATES]]
-        kept = some[bx.suppress(boxes[some], scores[some, label], overlap)]
-        found += [(i, label) for i in kept]
-    where, labels = np.array(found, np.int64).reshape(-1, 2).T
-    own = scores[where, labels]
-    best = np.argsort(-own, kind="stable")[:MOST]
-    return Found(boxes[where[best]], own[best].astype(np.float32), labels[best])
+    where, labels = bx.strongest(boxes, scores, least, overlap, MOST)
+    return Found(boxes[where], scores[where, labels].astype(np.float32), labels)
 
 
 def centres(stride: int) -> np.ndarray:
