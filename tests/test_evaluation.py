@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from microbudget.errors import EvaluationError
-from microbudget.evaluation import metrics, sizes, timers
+from microbudget.evaluation import memory, metrics, sizes, timers
 from microbudget.evaluation.energy import EnergyMeter
-from microbudget.evaluation.memory import peak_memory
 from microbudget.evaluation.timers import Timing, measure_latency
 
 labels = st.lists(
@@ -128,14 +127,39 @@ def test_size_means_bytes_on_disk(tmp_path):
         sizes.bits_per_weight(1, 0)
 
 
-def test_peak_memory_sees_what_is_gone_again():
-    with peak_memory() as outer:
-        with peak_memory() as inner:
-            block = np.ones(100_000_000, dtype=np.uint8)
-            time.sleep(0.05)
-            del block
-        assert inner.added > 90_000_000
-    assert outer.highest >= inner.highest
+@pytest.mark.parametrize("kept_by", ["the system", "a thread that looks"])
+def test_peak_memory_sees_what_is_gone_again(kept_by, tmp_path, monkeypatch):
+    if kept_by == "a thread that looks":  # as where there is no /proc
+        monkeypatch.setattr(memory, "_RESET", tmp_path / "absent" / "file")
+    elif not memory._RESET.exists():
+        pytest.skip("the kernel keeps no mark here")
+
+    def use(size):
+        block = np.ones(size, dtype=np.uint8)
+        time.sleep(0.05)
+        del block
+
+    with memory.peak_memory() as outer:
+        use(200_000_000)
+        with memory.peak_memory() as first:
+            use(100_000_000)
+        with memory.peak_memory() as second:
+            use(1_000_000)
+        with memory.peak_memory() as nothing:
+            pass
+    assert 90_000_000 < first.added < 150_000_000  # of its own, not of all before
+    assert second.added < 50_000_000
+    assert nothing.added < 5_000_000
+    assert outer.added > 190_000_000
+
+
+def test_a_shorter_spike_than_a_look_is_seen():
+    if not memory._RESET.exists():
+        pytest.skip("the kernel keeps no mark here")
+    with memory.peak_memory() as peak:
+        del_at_once = np.ones(100_000_000, dtype=np.uint8)
+        del del_at_once
+    assert peak.added > 90_000_000
 
 
 def test_energy_is_read_or_said_not_to_be(tmp_path):

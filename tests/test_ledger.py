@@ -11,7 +11,7 @@ import torch
 
 from microbudget import cli, ledger, report, settings
 from microbudget.errors import MicrobudgetError
-from microbudget.evaluation.memory import peak_memory
+from microbudget.evaluation import memory
 
 
 @pytest.fixture
@@ -61,13 +61,13 @@ def test_finishing_twice_keeps_the_first_total(home):
 
 def test_starting_again_ends_the_run_before(home):
     first = ledger.start("00_start_here")
-    threads = threading.active_count()
+    measured, threads = len(memory._open), threading.active_count()
     for _ in range(5):
         last = ledger.start("00_start_here")
-    assert threading.active_count() == threads
+    assert (len(memory._open), threading.active_count()) == (measured, threads)
     assert first._total.wall_s > 0
     last.close()
-    assert threading.active_count() == threads - 1
+    assert len(memory._open) == measured - 1
 
 
 def test_a_process_may_end_without_finishing(home):
@@ -77,10 +77,13 @@ def test_a_process_may_end_without_finishing(home):
     assert run.stderr == ""
 
 
-def test_a_measurement_may_be_dropped_by_its_own_thread():
+def test_a_measurement_may_be_dropped_by_its_own_thread(tmp_path, monkeypatch):
     """Garbage collection runs in whatever thread is at work."""
-    block = peak_memory()
+    monkeypatch.setattr(memory, "_RESET", tmp_path / "absent" / "file")
+    threads = threading.active_count()
+    block = memory.peak_memory()
     block.__enter__()
+    assert threading.active_count() == threads + 1
     looked = threading.Event()
 
     def look():
