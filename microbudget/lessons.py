@@ -32,7 +32,7 @@ class Transfer:
 
 
 _TRANSFER = {
-    "mini": Transfer(2, 4, 12),
+    "mini": Transfer(2, 6, 12),
     "full": Transfer(4, 10, 40),
 }
 
@@ -302,7 +302,7 @@ class Distillation:
 
 
 _DISTILLATION = {
-    "mini": Distillation(240, (5, 20), (2, 15), 216, 432, 128, (16, 12), (16, 12)),
+    "mini": Distillation(240, (4, 20), (2, 15), 216, 432, 128, (16, 12), (16, 12)),
     "full": Distillation(1000, (6, 32), (6, 32), 872, 872, 256, (256, 64), (32, 32)),
 }
 

@@ -35,7 +35,10 @@ METHODS = (
         "transfer", "transfer: frozen MobileNetV2, linear head", "01",
         "three depths, firm, mirrored, 3 seeds", "from scratch: small CNN",
         "a few labelled pictures a class",
-        ("features at three depths, mirrored", "three depths, firm, mirrored, 3 seeds"),
+        (
+            "features, once a picture", "features at three depths, mirrored",
+            "three depths, firm, mirrored, 3 seeds",
+        ),
         "saved classifier",
     ),
     Method(

@@ -96,12 +96,14 @@ def eliminate(
     covariance = damped(covariance.cpu().double(), ridge)
     w = weight.detach().cpu().double().clone()  # (outputs, inputs), mended
     total = torch.einsum("oi,ij,oj->", w, covariance, w).clamp_min(1e-30)
+    if not torch.isfinite(w).all():
+        raise TrainingError("The weights hold NaN or infinity.")
     inverse = torch.linalg.inv(covariance)
     left, order, errors = torch.ones(inputs, dtype=torch.bool), [], [0.0]
-    while (count := int(left.sum())) > (0 if most is None else inputs - most):
-        missed = w.pow(2).sum(0) / inverse.diagonal()
-        missed[~left] = torch.inf
-        gone = missed.argsort(stable=True)[: min(group, count)]
+    while int(left.sum()) > (0 if most is None else inputs - most):
+        rest = left.nonzero().flatten()
+        missed = w[:, rest].pow(2).sum(0) / inverse.diagonal()[rest]
+        gone = rest[missed.argsort(stable=True)[:group]]
         block = torch.linalg.inv(inverse[gone][:, gone])  # (gone, gone)
         loss = torch.einsum("og,gh,oh->", w[:, gone], block, w[:, gone])
         errors.append(errors[-1] + max(0.0, float(loss / total)))

@@ -20,7 +20,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast, broadcast_object_list, send_to_device
+from accelerate.utils import (
+    DistributedType,
+    broadcast,
+    broadcast_object_list,
+    send_to_device,
+)
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -31,6 +36,7 @@ from .progress import bar
 from .settings import LOWER_IS_BETTER
 
 Loss = Callable[[nn.Module, Any], torch.Tensor]
+_PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 _CHECK_EVERY = 20  # steps between looks for NaN: each look waits for the device
 
 
@@ -137,8 +143,10 @@ def fit(
         best, since_best = rest["best"], rest["since_best"]
         history.resumed_from_epoch = len(history.epochs)
     model, wrapped = accelerator.prepare(unwrapped, optim)
-    if accelerator.scaler is not None:  # fp16; the wrapper asks the disk for packages
-        optim = wrapped  # at every step, which costs a small head a fifth of its time
+    # The wrapper asks the disk for packages at every step, a fifth of a small head's
+    # time. Only a gradient scaler (fp16) and what shares the optimizer out need it.
+    if accelerator.scaler is not None or accelerator.distributed_type not in _PLAIN:
+        optim = wrapped
     watched = bar(None, description, total=total, unit="step")
     watched.update(len(history.losses))
     try:

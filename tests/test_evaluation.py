@@ -131,8 +131,10 @@ def test_size_means_bytes_on_disk(tmp_path):
 def test_peak_memory_sees_what_is_gone_again(kept_by, tmp_path, monkeypatch):
     if kept_by == "a thread that looks":  # as where there is no /proc
         monkeypatch.setattr(memory, "_RESET", tmp_path / "absent" / "file")
-    elif not memory._RESET.exists():
+    elif not memory._reset():
         pytest.skip("the kernel keeps no mark here")
+    else:
+        monkeypatch.setattr(memory, "_INTERVAL", 60)  # a thread would see nothing
 
     def use(size):
         block = np.ones(size, dtype=np.uint8)
@@ -153,13 +155,40 @@ def test_peak_memory_sees_what_is_gone_again(kept_by, tmp_path, monkeypatch):
     assert outer.added > 190_000_000
 
 
-def test_a_shorter_spike_than_a_look_is_seen():
-    if not memory._RESET.exists():
+@pytest.mark.parametrize("kept_by", ["the system", "a thread that looks"])
+def test_blocks_that_overlap_each_have_their_own_peak(kept_by, tmp_path, monkeypatch):
+    """As blocks in two threads do: the first ends while the second goes on."""
+    if kept_by == "a thread that looks":
+        monkeypatch.setattr(memory, "_RESET", tmp_path / "absent" / "file")
+    first, second = memory.peak_memory(), memory.peak_memory()
+    a = first.__enter__()
+    for block, size in ((second, 100_000_000), (None, 50_000_000)):
+        filled = np.ones(size, dtype=np.uint8)
+        time.sleep(0.05)
+        del filled
+        if block is not None:
+            b = block.__enter__()
+    first.__exit__()
+    filled = np.ones(150_000_000, dtype=np.uint8)
+    time.sleep(0.05)
+    del filled
+    second.__exit__()
+    assert 90_000_000 < a.added < 140_000_000
+    assert b.added > 140_000_000
+
+
+def test_a_mark_that_cannot_be_reset_spoils_no_block_around(tmp_path, monkeypatch):
+    if not memory._reset():
         pytest.skip("the kernel keeps no mark here")
-    with memory.peak_memory() as peak:
-        del_at_once = np.ones(100_000_000, dtype=np.uint8)
-        del del_at_once
-    assert peak.added > 90_000_000
+    with memory.peak_memory() as outer:
+        with monkeypatch.context() as patched:
+            patched.setattr(memory, "_RESET", tmp_path / "absent" / "file")
+            with memory.peak_memory() as inner:
+                pass
+        block = np.ones(100_000_000, dtype=np.uint8)
+        del block
+    assert (outer.exact, inner.exact) == (True, False)
+    assert outer.added > 90_000_000
 
 
 def test_energy_is_read_or_said_not_to_be(tmp_path):

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from sentences import sentences
+from torch import nn
 
-from microbudget import classification, finetuning
+from microbudget import classification, finetuning, training
 from microbudget.models import encoder
 
 pytestmark = [
@@ -34,3 +35,19 @@ def test_merged_equals_unmerged_on_the_gpu(monkeypatch):
     finetuning.merge(model)
     after = classification.predict(model, sentences(), precision="no")
     torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)
+
+
+def test_half_precision_learns_with_its_gradients_scaled(monkeypatch):
+    monkeypatch.setenv("MICROBUDGET_DEVICE", "cuda")
+    torch.manual_seed(0)
+    x = torch.randn(64, 8, device="cuda")
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2)).cuda()
+
+    def loss(module, batch):
+        return nn.functional.cross_entropy(module(batch[0]).float(), batch[1])
+
+    history = training.fit(
+        model, (x, (x[:, 0] > 0).long()), loss, epochs=8, batch_size=16, lr=1e-2,
+        precision="fp16", max_grad_norm=1.0,
+    )  # fmt: skip
+    assert history.losses[-1] < 0.7 * history.losses[0]

@@ -430,6 +430,11 @@ def test_least_squares_refuses_what_makes_no_sense():
         reconstruction.eliminate(torch.eye(3), torch.ones(2, 3), group=0)
     with pytest.raises(TrainingError, match="NaN"):
         reconstruction.eliminate(math.nan * torch.eye(3), torch.ones(2, 3))
+    for some in (math.nan, math.inf):
+        weight = torch.ones(2, 3)
+        weight[1, 1] = some
+        with pytest.raises(TrainingError, match="weights hold NaN"):
+            reconstruction.eliminate(torch.eye(3), weight, group=1)
 
 
 # --- heads and neurons --------------------------------------------------------------

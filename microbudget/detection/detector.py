@@ -33,6 +33,7 @@ class Detector:
         input: its name.
         classes: what labels count.
         parts: name -> convolutions, a slice of them in the file's order.
+        mean, std: of 0...1, what the input is standardised by.
         prepare: uint8 picture -> the network's input.
         check: raises DataError on an input that was prepared wrongly, perhaps from
             ``picture``.
@@ -46,6 +47,8 @@ class Detector:
     input: str
     classes: tuple[str, ...]
     parts: dict[str, slice]
+    mean: np.ndarray
+    std: np.ndarray
     prepare: Callable[[np.ndarray], np.ndarray]
     check: Callable[..., None]
     decode: Callable[..., coco.Found]
@@ -106,7 +109,8 @@ def _picodet() -> Detector:
         graphs.optimise(folder / "layout_cdla.onnx", path, "basic")
     return Detector(
         "PicoDet", asset.card(), path, "image", pages.CLASSES,
-        picodet.PARTS, picodet.prepare, picodet.check_input, picodet.decode,
+        picodet.PARTS, picodet.MEAN, picodet.STD,
+        picodet.prepare, picodet.check_input, picodet.decode,
     )  # fmt: skip
 
 
@@ -126,7 +130,8 @@ def _detr() -> Detector:
 
     return Detector(
         "DETR-ResNet-50", asset.card(), path, "image",
-        tuple(names[i] for i in ids), detr.PARTS, detr.prepare,
+        tuple(names[i] for i in ids), detr.PARTS, picodet.MEAN, picodet.STD,
+        detr.prepare,
         partial(picodet.check_input, size=detr.SIZE), decode,
     )  # fmt: skip
 
@@ -138,8 +143,8 @@ def _ssdlite() -> Detector:
         ssd.export(ssd.load(folder), path)
     return Detector(
         "SSDLite-MobileNetV3", asset.card(), path, "image",
-        tuple(ssd.classes().values()), ssd.PARTS, ssd.prepare, ssd.check_input,
-        ssd.decode,
+        tuple(ssd.classes().values()), ssd.PARTS, ssd.MEAN, ssd.STD,
+        ssd.prepare, ssd.check_input, ssd.decode,
     )  # fmt: skip
 
 

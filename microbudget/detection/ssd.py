@@ -26,8 +26,8 @@ SIZE = 320, 320  # height, width of the network's input
 MEAN = STD = np.full(3, 0.5, np.float32)  # of 0...1: the network sees -1...1
 GRIDS = 20, 10, 5, 3, 2, 1  # places a side
 PARTS = {  # convolutions of this network, in their order
-    "first twelve": slice(0, 12),
-    "rest of backbone": slice(12, 62),
+    "stem, three blocks": slice(0, 9),
+    "rest of backbone": slice(9, 62),
     "extra stages": slice(62, 74),
     "heads": slice(74, None),
 }
@@ -68,10 +68,14 @@ def load(folder: str | os.PathLike) -> nn.Module:
     try:
         model.load_state_dict(load_file(path))
     except Exception as error:  # safetensors and torch have their own kinds
-        raise AssetError(f"{path} holds no SSDLite: {error}"[:300]) from error
+        raise AssetError(
+            f"{path} holds no SSDLite ({str(error)[:200]}). Delete its folder and run "
+            "`microbudget fetch ssdlite-mobilenet`."
+        ) from error
     return Whole(model).eval()
 
 
+@cache
 def classes() -> dict[int, str]:
     """Place among the logits, which is COCO's id -> name; gaps and background out."""
     table = torchvision.models.get_weight(
@@ -112,18 +116,21 @@ def decode(
     Args:
         output: (1, default boxes, classes + 1 + 4).
         size: (height, width) of the original picture.
-        least: score below which nothing is reported.
+        least: score below which nothing is reported. torchvision's published precision
+            is with 0.001, and a little higher.
         overlap: IoU above which the worse of two boxes of a class goes.
 
     Raises:
         DataError: another network's output.
     """
-    output, own = np.asarray(output)[0], default_boxes()
-    ids = list(classes())
-    if output.shape[0] != len(own) or output.shape[1] <= max(ids) + 4:
+    output, own, ids = np.asarray(output), default_boxes(), list(classes())
+    wanted = 1, len(own), max(ids) + 1 + 4
+    if output.shape != wanted:
         raise DataError(
-            f"The output is {output.shape}; SSDLite has {len(own)} default boxes."
+            f"The output is {output.shape}; SSDLite's, exported by ssd.export for one "
+            f"picture, is {wanted}: its default boxes, and classes with changes."
         )
+    output = output[0]
     logits, change = output[:, :-4], output[:, -4:]
     weights = np.exp(logits - logits.max(1, keepdims=True))
     scores = (weights / weights.sum(1, keepdims=True))[:, ids]

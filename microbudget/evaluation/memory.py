@@ -1,7 +1,8 @@
 """Peak memory of a block of code.
 
 Linux itself keeps the highest resident size of a process, and begins anew when told to:
-exact, and for nothing. Elsewhere a thread looks now and then; a shorter spike can be
+as exact as its own counting, and no work. (It is then also what ``getrusage`` calls the
+process's ``ru_maxrss``.) Elsewhere a thread looks now and then; a shorter spike can be
 missed, and on two busy cores the looking slows a training down.
 """
 
@@ -25,11 +26,13 @@ class Peak:
         before: resident memory of the process when the block began.
         highest: the highest resident memory seen in it.
         device: the most that torch had allocated on the GPU (0 without one).
+        exact: whether the system keeps it, not a thread that looks.
     """
 
     before: int
     highest: int
     device: int = 0
+    exact: bool = False
 
     @property
     def added(self) -> int:
@@ -45,16 +48,16 @@ class peak_memory:  # lower case: it is used as `with peak_memory() as peak:`
     """
 
     def __enter__(self) -> Peak:
-        self._process, self._thread = psutil.Process(), None
+        self._process, self._thread, cuda = psutil.Process(), None, _cuda()
         with _lock:
-            _note()  # for the blocks around: the marks begin anew
             rss = self._process.memory_info().rss
             self.peak = Peak(before=rss, highest=rss)
-            _open.append(self.peak)
-            if (cuda := _cuda()) is not None:
+            _note()  # for the blocks around: the marks begin anew
+            self.peak.exact = _reset()
+            if cuda is not None:
                 cuda.reset_peak_memory_stats()
-            exact = _reset()
-        if not exact:
+            _open.append(self.peak)
+        if not self.peak.exact:
             self._stop = threading.Event()
             self._thread = threading.Thread(target=self._sample, daemon=True)
             self._thread.start()
@@ -90,28 +93,26 @@ def release() -> None:
 
 
 _open: list[Peak] = []
-_exact = False  # whether the kernel's mark began anew with the last block
 _lock = threading.RLock()  # garbage collection may end a block while one begins
 
 
 def _note() -> None:
     """Tell every open block what has been seen since the marks began anew."""
-    cuda, mark = _cuda(), _mark() if _exact else 0
-    for peak in _open:
-        peak.highest = max(peak.highest, mark)
+    cuda, mark = _cuda(), _mark()
+    for peak in tuple(_open):
+        if peak.exact:
+            peak.highest = max(peak.highest, mark)
         if cuda is not None:
             peak.device = max(peak.device, cuda.max_memory_allocated())
 
 
 def _reset() -> bool:
     """Let the kernel's mark begin anew, as Linux since 4.0 does; else False."""
-    global _exact
     try:
         _RESET.write_text("5")
-        _exact = _mark() > 0
     except OSError:  # another system, or a container that forbids it
-        _exact = False
-    return _exact
+        return False
+    return _mark() > 0
 
 
 def _mark() -> int:
