@@ -127,6 +127,13 @@ def test_size_means_bytes_on_disk(tmp_path):
         sizes.bits_per_weight(1, 0)
 
 
+def use(size):
+    """Fill so many bytes, long enough for a thread to see them, and free them."""
+    block = np.ones(size, dtype=np.uint8)
+    time.sleep(0.05)
+    del block
+
+
 @pytest.mark.parametrize("kept_by", ["the system", "a thread that looks"])
 def test_peak_memory_sees_what_is_gone_again(kept_by, tmp_path, monkeypatch):
     if kept_by == "a thread that looks":  # as where there is no /proc
@@ -135,11 +142,6 @@ def test_peak_memory_sees_what_is_gone_again(kept_by, tmp_path, monkeypatch):
         pytest.skip("the kernel keeps no mark here")
     else:
         monkeypatch.setattr(memory, "_INTERVAL", 60)  # a thread would see nothing
-
-    def use(size):
-        block = np.ones(size, dtype=np.uint8)
-        time.sleep(0.05)
-        del block
 
     with memory.peak_memory() as outer:
         use(200_000_000)
@@ -162,16 +164,11 @@ def test_blocks_that_overlap_each_have_their_own_peak(kept_by, tmp_path, monkeyp
         monkeypatch.setattr(memory, "_RESET", tmp_path / "absent" / "file")
     first, second = memory.peak_memory(), memory.peak_memory()
     a = first.__enter__()
-    for block, size in ((second, 100_000_000), (None, 50_000_000)):
-        filled = np.ones(size, dtype=np.uint8)
-        time.sleep(0.05)
-        del filled
-        if block is not None:
-            b = block.__enter__()
+    use(100_000_000)
+    b = second.__enter__()
+    use(50_000_000)
     first.__exit__()
-    filled = np.ones(150_000_000, dtype=np.uint8)
-    time.sleep(0.05)
-    del filled
+    use(150_000_000)
     second.__exit__()
     assert 90_000_000 < a.added < 140_000_000
     assert b.added > 140_000_000
