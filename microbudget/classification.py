@@ -36,7 +36,7 @@ def train(
     Args:
         sentences: a ``data.text.Sentences``, or any set of (ids, mask, label) batches
             with ``lengths``.
-        precision: ``"auto"``: bfloat16 where that is native.
+        precision: ``"auto"``: bfloat16 where that is faster.
         options: evaluate, monitor, patience, accumulate, checkpoint, max_grad_norm and
             description, as ``training.fit`` has them.
 

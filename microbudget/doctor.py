@@ -122,7 +122,7 @@ def _device() -> Finding:
         device = settings.device()
     except MicrobudgetError as error:
         return Finding(PROBLEM, str(error), "Mend or unset MICROBUDGET_DEVICE.")
-    bf16 = "native bf16" if settings.fast_bf16(device) else "no native bf16: slower"
+    bf16 = "bf16 is faster" if settings.fast_bf16(device) else "no fast bf16: float32"
     if device == "cpu":
         return Finding(OK, f"device cpu ({bf16}), no GPU in use; none is needed")
     name = torch.cuda.get_device_name() if "cuda" in device else device

@@ -30,8 +30,8 @@ def extract(
     """Run a frozen backbone once over all pictures.
 
     Batch-norms are folded, memory is laid out channels-last, and the arithmetic is
-    bfloat16 where the device computes that natively. Cost is linear in the number of
-    pictures; beside the result only one batch is in memory.
+    bfloat16 where that is faster. Cost is linear in the number of pictures; beside the
+    result only one batch is in memory.
 
     Args:
         backbone: pictures (batch, 3, h, w) -> features (batch, …).

@@ -1,7 +1,7 @@
 """How much a notebook does in a profile: a taste on a laptop, the whole in ``full``.
 
-A laptop whose processor has no bfloat16 needs twice the time for the same work: the
-longest notebooks give it less, so that the course still fits into a morning.
+A laptop whose processor has no fast bfloat16 needs twice the time for the same work:
+the longest notebooks give it less, so that the course still fits into a morning.
 """
 
 from dataclasses import dataclass

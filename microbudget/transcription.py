@@ -58,7 +58,7 @@ def transcribe(
         window: ``"standard"`` pads every piece to Whisper's 30 s. ``"clip"`` only to
             the longest piece of its batch and four seconds: several times faster, not
             what Whisper was trained on (measure it), and it needs that silent tail.
-        precision: ``"auto"`` (bf16 where the device computes it natively), ``"bf16"``,
+        precision: ``"auto"`` (bf16 where that is faster than float32), ``"bf16"``,
             ``"no"`` (float32).
         max_tokens: the most a piece may get; a model in a loop stops there.
         guard: keep it out of loops altogether; not part of plain greedy decoding.

@@ -105,3 +105,23 @@ def test_this_machine_is_not_blocked():
 def test_errors_render_without_a_traceback_in_a_notebook():
     lines = MicrobudgetError("what happened; what to do")._render_traceback_()
     assert lines == ["MicrobudgetError: what happened; what to do"]
+
+
+def test_bfloat16_is_used_where_it_is_faster(monkeypatch):
+    import torch
+
+    has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    for faster in (True, False):
+        settings.fast_bf16.cache_clear()
+        monkeypatch.setattr(settings, "_bf16_is_faster", lambda is_=faster: is_)
+        assert settings.fast_bf16("cpu") == (has and faster)
+    for asked, fast in (("1", True), ("0", False)):
+        settings.fast_bf16.cache_clear()
+        monkeypatch.setenv("MICROBUDGET_BF16", asked)
+        assert settings.fast_bf16("cpu") is fast
+    settings.fast_bf16.cache_clear()
+
+
+def test_how_fast_bfloat16_is_gets_measured():
+    assert settings._bf16_is_faster(least=0.0)
+    assert not settings._bf16_is_faster(least=1e9)

@@ -50,7 +50,7 @@ def load(
         four_bit: linear layers in bitsandbytes' NF4.
         eight_bit: linear layers in bitsandbytes' int8.
         double: NF4's scales are quantized too.
-        dtype: of the weights; default: bfloat16 where that is native, else float32.
+        dtype: of the weights; default: bfloat16 where that is faster, else float32.
         folder: a transformers folder of your own, instead.
 
     Raises:
