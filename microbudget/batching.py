@@ -102,7 +102,7 @@ def padded(rows: Sequence[Sequence[int]], filler: int) -> tuple[torch.Tensor, ..
     """Rows of numbers and their mask, int64 (rows, longest), filled up on the right.
 
     The longest is rounded up to a multiple of 4: with fewer different shapes the memory
-    of one batch can serve the next, and little of it is padding.
+    of one batch can serve the next. (8 would add 6 % to the tokens of short sentences.)
     """
     longest = -(-max(map(len, rows)) // 4) * 4
     sizes = torch.tensor([len(row) for row in rows])

@@ -106,12 +106,12 @@ METHODS = (
     ),
     Method(
         "engine", "another engine, in floats: OpenVINO", "09", "classifier, openvino",
-        "classifier, torch", "nothing", ("three exports",),
+        "classifier, torch", "nothing", ("making classifier",),
     ),
     Method(
         "engine-int8", "another engine, in int8: ONNX Runtime", "09",
         "classifier, onnxruntime int8 dynamic", "classifier, torch", "nothing",
-        ("three exports", "classifier, made int8 in three ways"),
+        ("making classifier", "making onnxruntime int8 dynamic"),
     ),
     Method(
         "detector", "a detector in int8, its sensitive parts in floats", "10",
@@ -125,14 +125,15 @@ METHODS = (
         "sentences: distilled, pruned, onnxruntime int8", "sentences: whole, torch",
         "labels, more sentences without",
         ("sentences: distilled", "sentences: distilled, pruned",
-         "sentences: exported and quantized"),
+         "sentences: distilled, pruned, exported and quantized"),
     ),
     Method(
         "stacked-pictures", "stacked: channels removed, ONNX Runtime int8", "11",
         "flowers: pruned, onnxruntime int8", "flowers: whole, torch",
         "labelled pictures",
         ("07:channels surveyed", "07:flowers: channels removed and mended",
-         "07:flowers: the smaller fine-tuned", "flowers: exported and quantized"),
+         "07:flowers: the smaller fine-tuned",
+         "flowers: pruned, exported and quantized"),
     ),
 )  # fmt: skip
 

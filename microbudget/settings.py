@@ -8,7 +8,7 @@ MICROBUDGET_DATA               folder of ready models and data sets; wins over a
 MICROBUDGET_HOME               where fetched and generated files go
 MICROBUDGET_LEDGER             where ``run.finish()`` writes
 MICROBUDGET_DEVICE             ``cpu``, ``cuda``, ``cuda:1``, ``mps``
-MICROBUDGET_BF16               ``0`` or ``1``: train in bfloat16; default: where it
+MICROBUDGET_BF16               ``0`` or ``1``: compute in bfloat16; default: where it
                                is faster than float32, which is measured
 MICROBUDGET_THREADS            CPU threads; default: the cores this process may use
 MICROBUDGET_SEED               default 0
@@ -37,7 +37,7 @@ LOWER_IS_BETTER = frozenset({
     "latency_ms", "latency32_ms", "load_s", "megabytes", "loss", "wer", "perplexity",
     "kl",
 })  # fmt: skip
-_ON = {"1", "true", "yes", "on"}
+_ON, _OFF = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 _LOOPBACK = {"localhost", "::1", "0.0.0.0", "::", ""}
 
 
@@ -122,31 +122,40 @@ def device() -> str:
     return asked
 
 
-@cache
 def fast_bf16(kind: str) -> bool:
     """Whether a device computes faster in bfloat16 than in float32.
 
-    A processor's answer is measured, once a process: having the instructions isn't
-    enough (an Intel server without AMX tiles multiplied at 0.6 times float32's speed).
-    MICROBUDGET_BF16=0 or 1 overrides.
+    A GPU's answer is its generation's. An x86 processor's is measured, once a process:
+    having the instructions isn't enough (an Intel server without AMX tiles multiplied
+    at 0.6 times float32's speed). Other processors: no. MICROBUDGET_BF16 overrides.
 
     Args:
-        kind: ``cpu`` or ``cuda`` (an index such as ``cuda:1`` is ignored).
+        kind: ``cpu``, ``cuda`` (an index such as ``cuda:1`` is ignored) or ``mps``.
+
+    Raises:
+        SettingsError: MICROBUDGET_BF16 is neither yes nor no.
     """
     import torch
 
-    if os.environ.get("MICROBUDGET_BF16", "").strip():
-        return is_on("MICROBUDGET_BF16")
+    if asked := os.environ.get("MICROBUDGET_BF16", "").strip().lower():
+        if asked not in _ON | _OFF:
+            raise SettingsError(
+                f"MICROBUDGET_BF16={asked!r} must be 1 or 0; unset it to have it "
+                "measured."
+            )
+        return asked in _ON
     if kind.startswith("cuda"):
         return torch.cuda.get_device_capability()[0] >= 8
-    if kind == "cpu":
-        native = torch.cpu._is_avx512_bf16_supported()
-        return (native or torch.cpu._is_amx_tile_supported()) and _bf16_is_faster()
-    return False
+    if kind != "cpu":
+        return False
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    # processes that train together must agree: no measuring there
+    return native and ("LOCAL_RANK" in os.environ or _bf16_is_faster())
 
 
+@cache
 def _bf16_is_faster(least: float = 1.2) -> bool:
-    """Whether a matrix product of a small transformer's shape gains; milliseconds."""
+    """Whether a matrix product gains, of a small transformer's shape: some 50 ms."""
     import torch
 
     best = dict.fromkeys((torch.float32, torch.bfloat16), float("inf"))

@@ -160,37 +160,6 @@ def test_a_file_that_differs_is_not_written(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["x.onnx"]
 
 
-def test_a_file_that_computes_the_same_is_kept(tmp_path, monkeypatch):
-    model, path = nn.Linear(3, 2), tmp_path / "x.onnx"
-    example, free = {"x": torch.ones(2, 4, 3)}, {"x": {0: "batch", 1: "places"}}
-    traced, original = [], onnx_file.trace
-
-    def counted(*arguments):
-        traced.append(1)
-        return original(*arguments)
-
-    def save(**options):
-        assert onnx_file.save(model, path, example, free, **options) == path
-        return len(traced)
-
-    monkeypatch.setattr(onnx_file, "trace", counted)
-    assert save(keep=True) == 1  # there is none
-    before = path.stat().st_mtime_ns
-    assert save(keep=True) == 1
-    assert path.stat().st_mtime_ns == before
-    assert save() == 2
-    assert save(keep=True, raw=tmp_path / "raw.onnx") == 3
-    with torch.no_grad():
-        model.weight += 1
-    assert save(keep=True) == 4  # other weights
-    path.write_bytes(b"broken")
-    assert save(keep=True) == 5
-    monkeypatch.undo()
-    onnx_file.save(model, path, example, {"x": {0: "batch"}})  # no free places
-    monkeypatch.setattr(onnx_file, "trace", counted)
-    assert save(keep=True) == 6
-
-
 def test_what_is_not_a_number_differs(tmp_path, monkeypatch):
     model = nn.Linear(3, 2)
 

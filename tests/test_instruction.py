@@ -71,7 +71,7 @@ def test_the_loss_is_transformers_own(tiny, data, monkeypatch):
 def test_held_out_loss_is_over_tokens_not_over_batches(tiny, data):
     one = instruction.held_out_loss(tiny, data, batch_size=1)
     many = instruction.held_out_loss(tiny, data, batch_size=5)
-    assert one == pytest.approx(many, rel=2e-2)  # bfloat16, where that is native
+    assert one == pytest.approx(many, rel=2e-2)  # bfloat16, where that is faster
 
 
 def test_it_learns(tiny, data):

@@ -89,9 +89,9 @@ def check_input(
     dark = picture is not None and np.quantile(picture, 0.95) < 0.15 * 255
     if np.quantile(shades, 0.95) < 0.1 and not (dark and picture.max() > 1):
         raise DataError(
-            f"The network is fed a near-black picture (95 % of it darker than "
-            f"{np.quantile(shades, 0.95):.3f} of white). Was it divided by 255 twice, "
-            "or rounded to bytes after it was divided?"
+            f"The network is fed a near-black picture (95 % of it no brighter than "
+            f"{np.quantile(shades, 0.95):.3f}, where white is 1). Was it divided by "
+            "255 twice, or rounded to bytes after it was divided?"
         )
 
 

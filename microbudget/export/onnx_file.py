@@ -76,7 +76,6 @@ def save(
     output: str = "logits",
     raw: str | os.PathLike | None = None,
     program: str | os.PathLike | None = None,
-    keep: bool = False,
     tolerance: float = TOLERANCE,
 ) -> Path:
     """Export a module, in eval mode and on the CPU, and compare the file with it.
@@ -90,11 +89,8 @@ def save(
         output: name of what ``forward`` gives, one tensor.
         raw: also write the graph before torch simplifies it.
         program: also write torch's own graph, an ``ExportedProgram`` (.pt2).
-        keep: a file that is there already stays when it computes what the module does:
-            seconds less, for an encoder. Not together with ``raw`` or ``program``.
         tolerance: largest difference allowed, relative to the largest output; checked
-            with the example, with one row of it, and with half of its other free axes,
-            where ONNX Runtime is installed.
+            with the example and with one row of it, where ONNX Runtime is installed.
 
     Raises:
         EngineError: a package is missing, the module has more than ``MOST`` bytes of
@@ -114,11 +110,6 @@ def save(
             )
         if any(t.device.type != "cpu" for t in held):
             own = copy.deepcopy(model).to("cpu")
-        if keep and raw is program is None:
-            # whatever is wrong with a file, it is written anew
-            with contextlib.suppress(Exception), _unwarned():
-                if _check(own, path, example, free, tolerance):
-                    return Path(path)
         # written in place, a ReLU6 takes the exporter ten times as long
         in_place = [m for m in own.modules() if getattr(m, "inplace", False)]
         for module in in_place:
@@ -219,8 +210,7 @@ def _unwarned():
         yield
 
 
-def _check(model, path, example, free, tolerance) -> bool:
-    """Whether it was compared; raises when the file computes something else."""
+def _check(model, path, example, free, tolerance) -> None:
     from . import runtimes
 
     try:
@@ -229,19 +219,15 @@ def _check(model, path, example, free, tolerance) -> bool:
         if "onnxruntime" in runtimes.available():
             raise
         warnings.warn(f"The file was not compared with torch: {error}", stacklevel=3)
-        return False
-    whole, one, short = [], [], []
-    for name, value in example.items():
-        axes = free.get(name, {})
-        whole.append(value)
-        one.append(value[:1] if 0 in axes else value)
-        for axis in set(axes) - {0}:
-            value = value.narrow(axis, 0, value.shape[axis] // 2)
-        short.append(value)
-    found = difference(model, session, [tuple(given) for given in (whole, one, short)])
+        return
+    whole = tuple(example.values())
+    one = tuple(
+        value[:1] if 0 in free.get(name, {}) else value
+        for name, value in example.items()
+    )
+    found = difference(model, session, [whole, one])
     if not found <= tolerance:
         raise EngineError(
             f"The ONNX file differs from torch by {found:.1e} of the largest output; "
             f"{tolerance:.0e} is allowed. Nothing was written."
         )
-    return True

@@ -64,8 +64,10 @@ def keep_trainable(model: nn.Module) -> nn.Module:
 
 
 def for_inference(model: nn.Module) -> nn.Module:
-    """Allow the rearrangement: faster on a CPU with bfloat16, no training after it."""
+    """Allow the rearrangement where a CPU is faster in bfloat16; then no training."""
     fast = settings.fast_bf16("cpu") and settings.device() == "cpu"
+    # its kernel needs the instructions, also where bfloat16 was asked for
+    fast = fast and torch.cpu._is_avx512_bf16_supported()
     for layer in layers(model):
         layer.support_avx512bf16_for_cpu = fast
     return model
