@@ -481,6 +481,22 @@ def test_gradients_in_four_bits_are_right_after_an_evaluation_too(minilm):
             quick(model)
 
 
+@pytest.mark.parametrize("faster", [True, False])
+@pytest.mark.parametrize("native", [True, False])
+def test_four_bits_are_rearranged_only_where_a_kernel_reads_them(
+    native, faster, monkeypatch
+):
+    """Without the instructions bitsandbytes would read the new layout as the old."""
+    import bitsandbytes
+
+    monkeypatch.setenv("MICROBUDGET_DEVICE", "cpu")
+    monkeypatch.setenv("MICROBUDGET_BF16", str(int(faster)))  # asked for, or not
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    model = torch.nn.Sequential(bitsandbytes.nn.Linear4bit(8, 8))
+    four_bit.for_inference(model)
+    assert model[0].support_avx512bf16_for_cpu == (native and faster)
+
+
 # ten steps, torch 2.13.0, transformers 5.23.0, peft 0.21.2 on an x86-64 CPU
 GOLDEN = [0.7416, 0.6541, 0.5981, 0.5388, 0.482, 0.452, 0.375, 0.3766, 0.3011, 0.327]
 
