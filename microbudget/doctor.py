@@ -118,11 +118,16 @@ def _torchvision() -> Finding:
 def _device() -> Finding:
     import torch
 
+    from .precision import fast_bf16
+
     try:
         device = settings.device()
+        fast = fast_bf16(device)
     except MicrobudgetError as error:
-        return Finding(PROBLEM, str(error), "Mend or unset MICROBUDGET_DEVICE.")
-    bf16 = "bf16 is faster" if settings.fast_bf16(device) else "no fast bf16: float32"
+        return Finding(PROBLEM, str(error), "Mend or unset that variable.")
+    bf16 = "bf16 is faster" if fast else "no fast bf16: float32"
+    if os.environ.get("MICROBUDGET_BF16", "").strip():
+        bf16 += ", says MICROBUDGET_BF16"
     if device == "cpu":
         return Finding(OK, f"device cpu ({bf16}), no GPU in use; none is needed")
     name = torch.cuda.get_device_name() if "cuda" in device else device

@@ -14,6 +14,7 @@ from .batching import batches
 from .data.images import LazyPictures
 from .errors import DataError
 from .models.vision import fold_batchnorm
+from .precision import use_bf16
 from .progress import bar
 
 
@@ -53,7 +54,7 @@ def extract(
         raise DataError("There are no pictures to extract features from.")
     device = settings.device()
     batch_size = batch_size or (8 if device == "cpu" else 64)
-    low = settings.use_bf16(precision, device)
+    low = use_bf16(precision, device)
     model = fold_batchnorm(backbone).to(device, memory_format=torch.channels_last)
     autocast = torch.autocast(
         torch.device(device).type, dtype=torch.bfloat16, enabled=low

@@ -198,6 +198,7 @@ def start(notebook: str) -> Run:
     import torch
 
     from . import plots
+    from .precision import fast_bf16
 
     here = settings.load()
     if not notebook or Path(notebook).name != notebook:
@@ -209,7 +210,7 @@ def start(notebook: str) -> Run:
     torch.backends.cudnn.allow_tf32 = False  # float32 on a GPU, too: it is compared
     plots.use_house_style()
     device = settings.device()
-    arithmetic = "bf16" if settings.fast_bf16(device) else "fp32"
+    arithmetic = "bf16" if fast_bf16(device) else "fp32"
     print(
         f"microbudget {__version__} · {notebook} · profile {here.profile} · "
         f"{device}, {here.threads} threads, fast {arithmetic} · seed {here.seed} · "

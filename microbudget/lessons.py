@@ -6,14 +6,14 @@ the longest notebooks give it less, so that the course still fits into a morning
 
 from dataclasses import dataclass
 
-from . import settings
+from . import precision, settings
 
 
 def _here(sizes: dict):
     """The entry of this profile, or of a slow laptop where there is one for it."""
     profile, slow = settings.load().profile, "mini, no bf16"
     if profile == "mini" and slow in sizes:
-        profile = profile if settings.fast_bf16(settings.device()) else slow
+        profile = profile if precision.fast_bf16(settings.device()) else slow
     return sizes[profile]
 
 
@@ -100,7 +100,7 @@ _RANKS = (1, 2, 4, 8, 16, 32, 64)
 _TARGETS = ("q", "qv", "qkvo", "qkvof")
 _FINE_TUNING = {
     "mini": FineTuning(352, 160, 320, 1, (("qv", 64),), 240, 16),
-    "mini, no bf16": FineTuning(352, 112, 240, 1, (("qv", 64),), 240, 16),
+    "mini, no bf16": FineTuning(352, 112, 240, 1, (("qv", 64),), 200, 12),
     "full": FineTuning(
         2000, 872, 872, 3, tuple((t, r) for t in _TARGETS for r in _RANKS), 900, 240
     ),

@@ -23,7 +23,6 @@ This module imports nothing heavy: ``import microbudget`` must stay fast.
 import logging
 import os
 import sys
-import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -37,7 +36,7 @@ LOWER_IS_BETTER = frozenset({
     "latency_ms", "latency32_ms", "load_s", "megabytes", "loss", "wer", "perplexity",
     "kl",
 })  # fmt: skip
-_ON, _OFF = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
+ON, OFF = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 _LOOPBACK = {"localhost", "::1", "0.0.0.0", "::", ""}
 
 
@@ -93,7 +92,7 @@ def load() -> Settings:
 
 def is_on(variable: str) -> bool:
     """Whether an environment variable is set to 1, true, yes or on."""
-    return os.environ.get(variable, "").strip().lower() in _ON
+    return os.environ.get(variable, "").strip().lower() in ON
 
 
 def device() -> str:
@@ -120,68 +119,6 @@ def device() -> str:
             f"Use one of {', '.join(there)}, or unset it."
         )
     return asked
-
-
-def fast_bf16(kind: str) -> bool:
-    """Whether a device computes faster in bfloat16 than in float32.
-
-    A GPU's answer is its generation's. An x86 processor's is measured, once a process:
-    having the instructions isn't enough (an Intel server without AMX tiles multiplied
-    at 0.6 times float32's speed). Other processors: no. MICROBUDGET_BF16 overrides.
-
-    Args:
-        kind: ``cpu``, ``cuda`` (an index such as ``cuda:1`` is ignored) or ``mps``.
-
-    Raises:
-        SettingsError: MICROBUDGET_BF16 is neither yes nor no.
-    """
-    import torch
-
-    if asked := os.environ.get("MICROBUDGET_BF16", "").strip().lower():
-        if asked not in _ON | _OFF:
-            raise SettingsError(
-                f"MICROBUDGET_BF16={asked!r} must be 1 or 0; unset it to have it "
-                "measured."
-            )
-        return asked in _ON
-    if kind.startswith("cuda"):
-        return torch.cuda.get_device_capability()[0] >= 8
-    if kind != "cpu":
-        return False
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    # processes that train together must agree: no measuring there
-    return native and ("LOCAL_RANK" in os.environ or _bf16_is_faster())
-
-
-@cache
-def _bf16_is_faster(least: float = 1.2) -> bool:
-    """Whether a matrix product gains, of a small transformer's shape: some 50 ms."""
-    import torch
-
-    best = dict.fromkeys((torch.float32, torch.bfloat16), float("inf"))
-    pairs = {d: (torch.ones(400, 384, dtype=d), torch.ones(384, 1536, dtype=d))
-             for d in best}  # fmt: skip
-    for _ in range(10):  # in turn, and the best: a slow moment hits both alike
-        for kind, (a, b) in pairs.items():
-            started = time.perf_counter()
-            a @ b
-            best[kind] = min(best[kind], time.perf_counter() - started)
-    return best[torch.float32] > least * best[torch.bfloat16]
-
-
-def use_bf16(precision: str, kind: str) -> bool:
-    """Whether to compute in bfloat16 on a device.
-
-    Args:
-        precision: ``"auto"`` (where it is faster), ``"bf16"``, ``"no"`` (float32).
-        kind: as for ``fast_bf16``.
-
-    Raises:
-        SettingsError: another precision.
-    """
-    if precision not in ("auto", "bf16", "no"):
-        raise SettingsError(f"precision={precision!r}: use 'auto', 'bf16' or 'no'.")
-    return precision == "bf16" or (precision == "auto" and fast_bf16(kind))
 
 
 def seed_everything(seed: int) -> None:

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from . import settings
 from .batching import batches
 from .data.audio import QUIETEST, RATE
 from .decoding import greedy, text_of
 from .errors import DataError, MicrobudgetError
 from .models import whisper_forward as forward
 from .models.whisper import Whisper
+from .precision import use_bf16
 from .progress import bar
 
 TAIL, STEP = 4.0, 2.0  # seconds of silence after a clip, and of rounding up
@@ -151,7 +151,7 @@ def in_precision(whisper: Whisper, precision: str = "auto") -> Whisper:
     Raises:
         SettingsError: another precision.
     """
-    low = settings.use_bf16(precision, whisper.model.device.type)
+    low = use_bf16(precision, whisper.model.device.type)
     if not low or whisper.model.dtype == torch.bfloat16:
         return whisper
     model = copy.deepcopy(whisper.model).to(torch.bfloat16)

@@ -23,6 +23,7 @@ from .evaluation.memory import release
 from .evaluation.speech import word_errors
 from .models import whisper_forward as forward
 from .models.whisper import Whisper
+from .precision import use_bf16
 from .progress import bar
 from .transcription import STEP, in_precision, listen, window_for
 
@@ -267,7 +268,7 @@ def distil(
             f"{steps} steps are less than one pass over {len(lessons)} lessons "
             f"({a_pass} steps): ask for more, or pass fewer lessons."
         )
-    low = settings.use_bf16(precision, settings.device())
+    low = use_bf16(precision, settings.device())
     decoder = student.model.model.decoder
     cast: dict[torch.device, torch.Tensor] = {}  # made where the loop put the model
 

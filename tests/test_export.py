@@ -416,6 +416,24 @@ def test_any_selection_of_convolutions_by_ranges_measured_once(flowers, tmp_path
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ranges.json", "x.onnx"]
 
 
+def test_ranges_measured_once_give_the_file_that_measuring_again_gives(
+    flowers, tmp_path
+):
+    _, path = flowers
+    feed = [{"pictures": pictures(3)}, {"pictures": pictures(2)}]
+    ranges = tmp_path / "ranges.json"
+    again = {"unsigned": True, "keep": int8.first(path, 2)}
+    int8.static(path, tmp_path / "x.onnx", feed, ranges=ranges)
+    for name, own in {"a": {"ranges": ranges}, "b": {}}.items():
+        data = [] if own else feed  # no data are needed any more
+        int8.static(path, tmp_path / name, data, **again, **own)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    with pytest.raises(QuantizationError, match="not measured in this network by 'Min"):
+        int8.static(path, tmp_path / "x", feed, ranges=ranges, method="MinMax")
+    with pytest.raises(QuantizationError, match="not measured in this network"):
+        int8.static(path.parent / "raw.onnx", tmp_path / "x", feed, ranges=ranges)
+
+
 def test_half_of_the_bytes(flowers, tmp_path):
     model, path = flowers
     folder = mixed.half(path, tmp_path / "half")

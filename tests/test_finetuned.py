@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from microbudget import features, finetuned, lessons, settings, transfer
+from microbudget import features, finetuned, lessons, precision, settings, transfer
 from microbudget.models import mobilenet
 
 
@@ -88,7 +88,7 @@ def test_the_flower_networks_head_is_the_trained_one(own_runs, tmp_path, monkeyp
 @pytest.mark.parametrize("bf16", [True, False])
 def test_every_notebook_has_sizes_everywhere(profile, bf16, monkeypatch):
     monkeypatch.setenv("MICROBUDGET_PROFILE", profile)
-    monkeypatch.setattr(settings, "fast_bf16", lambda _: bf16)
+    monkeypatch.setattr(precision, "fast_bf16", lambda _: bf16)
     made = [
         value()
         for name, value in vars(lessons).items()
@@ -102,7 +102,7 @@ def test_every_notebook_has_sizes_everywhere(profile, bf16, monkeypatch):
 def test_a_laptop_without_bf16_does_less(monkeypatch):
     plans = []
     for bf16 in (True, False):
-        monkeypatch.setattr(settings, "fast_bf16", lambda _, is_=bf16: is_)
+        monkeypatch.setattr(precision, "fast_bf16", lambda _, is_=bf16: is_)
         plans.append((lessons.listening(), lessons.fine_tuning()))
     (fast, model), (slow, small) = plans
     assert slow.steps < fast.steps

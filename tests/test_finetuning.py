@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sentences import classifier, llama, sentences
 from torch.nn import functional as F
 
-from microbudget import finetuning, parts, settings
+from microbudget import finetuning, parts, precision, settings
 from microbudget.classification import predict, search_lr, train
 from microbudget.compat import peft
 from microbudget.errors import TrainingError
@@ -476,7 +476,7 @@ def test_gradients_in_four_bits_are_right_after_an_evaluation_too(minilm):
     four_bit.for_inference(model)
     found = predict(model, data, precision="no")
     torch.testing.assert_close(found, logits_before, rtol=0.1, atol=0.05)
-    if settings.fast_bf16("cpu") and settings.device() == "cpu":
+    if precision.fast_bf16("cpu") and settings.device() == "cpu":
         with pytest.raises(TrainingError, match="load the model again"):
             quick(model)
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sentences import llama
 
-from microbudget import assets, finetuning, instruction, settings
+from microbudget import assets, finetuning, instruction, precision
 from microbudget.compat import transformers
 from microbudget.data import dialogue
 from microbudget.errors import AssetError, DataError
@@ -61,7 +61,7 @@ def test_only_the_answer_is_to_be_learnt(tokenizer, data):
 
 def test_the_loss_is_transformers_own(tiny, data, monkeypatch):
     """Scores computed for answers only, and the same number."""
-    monkeypatch.setattr(settings, "use_bf16", lambda *_: False)
+    monkeypatch.setattr(precision, "use_bf16", lambda *_: False)
     ids, mask, labels = data.collate([data[i] for i in range(5)])
     expected = tiny.model(ids, attention_mask=mask, labels=labels).loss
     found = instruction.answer_loss(tiny.model, (ids, mask, labels))
@@ -83,7 +83,7 @@ def test_it_learns(tiny, data):
 
 
 def test_answers_dont_depend_on_the_batch(tiny, monkeypatch):
-    monkeypatch.setattr(settings, "use_bf16", lambda *_: False)
+    monkeypatch.setattr(precision, "use_bf16", lambda *_: False)
     questions = [p.question for p in dialogue.style().test[:3]]
     tiny.model.float()
     together = instruction.answer(tiny, questions, max_tokens=5)

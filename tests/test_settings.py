@@ -1,6 +1,5 @@
 """Settings, the fast import, and the network block that every other test relies on."""
 
-import itertools
 import os
 import socket
 import subprocess
@@ -106,35 +105,3 @@ def test_this_machine_is_not_blocked():
 def test_errors_render_without_a_traceback_in_a_notebook():
     lines = MicrobudgetError("what happened; what to do")._render_traceback_()
     assert lines == ["MicrobudgetError: what happened; what to do"]
-
-
-@pytest.mark.parametrize("native", [True, False])
-@pytest.mark.parametrize("faster", [True, False])
-def test_bfloat16_is_used_where_it_is_faster(native, faster, monkeypatch):
-    import torch
-
-    monkeypatch.delenv("MICROBUDGET_BF16", raising=False)
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    monkeypatch.setattr(settings, "_bf16_is_faster", lambda: faster)
-    assert settings.fast_bf16("cpu") == (native and faster)
-    assert not settings.fast_bf16("mps")
-    for asked, fast in (("1", True), ("on", True), ("0", False), ("no", False)):
-        monkeypatch.setenv("MICROBUDGET_BF16", asked)
-        assert settings.fast_bf16("cpu") is fast
-    monkeypatch.setenv("MICROBUDGET_BF16", "measured")
-    with pytest.raises(SettingsError, match="must be 1 or 0"):
-        settings.fast_bf16("cpu")
-    monkeypatch.delenv("MICROBUDGET_BF16")
-    monkeypatch.setenv("LOCAL_RANK", "0")  # ranks that measured might disagree
-    assert settings.fast_bf16("cpu") == native
-
-
-@pytest.mark.parametrize(("gain", "wins"), [(3.0, True), (1.1, False), (0.5, False)])
-def test_how_fast_bfloat16_is_gets_measured(gain, wins, monkeypatch):
-    """On a clock that a float32 product moves by ``gain``, a bfloat16 one by 1."""
-    moves = itertools.cycle((0.0, gain, 0.0, 1.0))  # begin and end of each
-    times = itertools.accumulate(moves)
-    monkeypatch.setattr(settings.time, "perf_counter", lambda: next(times))
-    assert settings._bf16_is_faster.__wrapped__() is wins

@@ -5,9 +5,6 @@ in a file, and any selection of convolutions is quantized by them: what a layer 
 can then be asked for every layer.
 """
 
-import contextlib
-import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +13,7 @@ import numpy as np
 
 from ..errors import QuantizationError
 from ..export import int8, packages
+from ..export.ranges import kept
 from ..files import atomic_folder, atomic_path
 
 _AGAIN = "Export the network again."
@@ -69,23 +67,17 @@ def quantize(
         )
     if not chosen:
         raise QuantizationError("No convolution is to be quantized: copy the file.")
-    measured = ranges.is_file()
-    if not measured and not len(batches):
+    if not ranges.is_file() and not len(batches):
         raise QuantizationError(
             f"There are no ranges at {ranges.name} and no calibration data: give "
             "a few inputs that the detector is not judged by."
         )
-    network = _digest(path)
-    if measured:
-        _require(ranges, network)
     library = packages.load("onnxruntime", "quantization")
-    with contextlib.ExitStack() as files:
-        files.enter_context(int8.plainly(path))
-        cache = ranges
-        if not measured:
-            cache = files.enter_context(atomic_path(ranges, QuantizationError))
-            cache.unlink()  # an empty file would be read
-        temporary = files.enter_context(atomic_path(target, QuantizationError))
+    with (
+        int8.plainly(path),
+        kept(ranges, path, "MinMax") as (cache, measured),
+        atomic_path(target, QuantizationError) as temporary,
+    ):
         library.quantize_static(
             int8.graph_of(path), str(temporary),
             None if measured else int8.reader(batches), per_channel=True,
@@ -97,8 +89,6 @@ def quantize(
             nodes_to_quantize=chosen if names is not None else None,
             calibration_cache_path=str(cache),
         )  # fmt: skip
-        if not measured:
-            _sign(cache, network)
     return Path(target)
 
 
@@ -122,27 +112,3 @@ def half(path: str | os.PathLike, folder: str | os.PathLike) -> Path:
         graph = ov.Core().read_model(str(path))
         ov.save_model(graph, str(draft / "model.xml"), compress_to_fp16=True)
     return Path(folder)
-
-
-def _digest(path: str | os.PathLike) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sign(ranges: Path, network: str) -> None:
-    """Note in a file of ranges what network they were measured in."""
-    whole = json.loads(ranges.read_text(encoding="utf-8"))
-    ranges.write_text(json.dumps(whole | {"network": network}), encoding="utf-8")
-
-
-def _require(ranges: Path, network: str) -> None:
-    """Raise QuantizationError unless the ranges were measured in this network."""
-    try:
-        found = json.loads(ranges.read_text(encoding="utf-8"))["network"]
-    except (ValueError, KeyError, TypeError):  # cut short, or older than the note
-        found = None
-    if found != network:
-        raise QuantizationError(
-            f"{ranges.name} was not measured in this network: delete it, and give "
-            "calibration data."
-        )

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -74,8 +75,8 @@ def quantize(
                 f"llama.cpp could not quantize {before.path.name} to {kind}. Are there "
                 f"weights that aren't finite, and is the disk full? ({error})"
             ) from error
-        gguf_file.read(temporary)
-    return gguf_file.read(target)
+        written = gguf_file.read(temporary)
+    return replace(written, path=target)
 
 
 class Model:

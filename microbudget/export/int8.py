@@ -21,6 +21,7 @@ from ..errors import EngineError, QuantizationError
 from ..files import atomic_folder, atomic_path
 from ..quantization import int8_kernels
 from . import loaders, packages
+from .ranges import kept
 
 Batches = Sequence[Mapping[str, object]]
 METHODS = ("Average", "MinMax", "Entropy", "Percentile")  # of finding ranges
@@ -73,6 +74,7 @@ def static(
     unsigned: bool = False,
     keep: Sequence[str] = (),
     method: str = "Average",
+    ranges: str | os.PathLike | None = None,
 ) -> Path:
     """ONNX Runtime: weights in int8, inputs in uint8, scales from calibration data.
 
@@ -85,11 +87,13 @@ def static(
         keep: names of nodes to leave in floats, of ``first``.
         method: of finding ranges, one of ``METHODS``: ``"Average"`` is that of every
             batch's extremes.
+        ranges: file for what is measured: written by the first try, read by the next,
+            which must not quantize more of the network.
         per_channel, reduce_range, operators: as for ``dynamic``.
 
     Raises:
-        QuantizationError: no calibration data, no such node or method, or it can't be
-            quantized.
+        QuantizationError: no calibration data, no such node or method, ranges of
+            another network or method, or it can't be quantized.
         EngineError: not installed.
     """
     quantize = packages.load("onnxruntime", "quantization")
@@ -103,18 +107,23 @@ def static(
     }
     if reduce_range is None:
         reduce_range = narrow() and not unsigned
-    if method == "Average":
-        method = "MinMax"
-    with plainly(path), atomic_path(target, QuantizationError) as temporary:
+    found = "MinMax" if method == "Average" else method
+    with contextlib.ExitStack() as files:
+        files.enter_context(plainly(path))
         graph = graph_of(path)
         named(keep, graph.graph.node, path)
+        cache, measured = None, False
+        if ranges is not None:
+            cache, measured = files.enter_context(kept(ranges, path, method))
+        temporary = files.enter_context(atomic_path(target, QuantizationError))
         quantize.quantize_static(
-            graph, str(temporary), reader(batches), per_channel=per_channel,
+            graph, str(temporary), None if measured else reader(batches),
+            per_channel=per_channel, calibration_cache_path=cache,
             quant_format=quantize.QuantFormat.QDQ, reduce_range=reduce_range,
             activation_type=kind.QUInt8, nodes_to_exclude=list(keep),
             weight_type=kind.QUInt8 if unsigned else kind.QInt8,
             op_types_to_quantize=operators, extra_options=options,
-            calibrate_method=quantize.CalibrationMethod[method],
+            calibrate_method=quantize.CalibrationMethod[found],
         )  # fmt: skip
     return Path(target)
 

@@ -6,6 +6,7 @@ from torch import nn
 from .. import settings
 from ..compat import transformers
 from ..errors import TrainingError
+from ..precision import fast_bf16
 
 
 def nf4(double: bool = True) -> dict:
@@ -14,7 +15,7 @@ def nf4(double: bool = True) -> dict:
     Args:
         double: double quantization, the scales are stored in eight bits themselves.
     """
-    fast = settings.fast_bf16(settings.device())
+    fast = fast_bf16(settings.device())
     return _with_bitsandbytes(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -65,7 +66,7 @@ def keep_trainable(model: nn.Module) -> nn.Module:
 
 def for_inference(model: nn.Module) -> nn.Module:
     """Allow the rearrangement where a CPU is faster in bfloat16; then no training."""
-    fast = settings.fast_bf16("cpu") and settings.device() == "cpu"
+    fast = fast_bf16("cpu") and settings.device() == "cpu"
     # its kernel needs the instructions, also where bfloat16 was asked for
     fast = fast and torch.cpu._is_avx512_bf16_supported()
     for layer in layers(model):

@@ -15,6 +15,7 @@ from ..assets.folders import (
 )
 from ..compat import transformers
 from ..errors import AssetError, SettingsError
+from ..precision import fast_bf16
 from .four_bit import int8, keep_trainable, nf4
 
 DEFAULT = "smollm2-135m-instruct"
@@ -63,7 +64,7 @@ def load(
     folder = Path(folder) if folder else assets.fetch(name)
     device = settings.device()
     if dtype is None:
-        dtype = torch.bfloat16 if settings.fast_bf16(device) else torch.float32
+        dtype = torch.bfloat16 if fast_bf16(device) else torch.float32
     # torch's fused attention is many times slower in bfloat16 on a CPU
     plain = device == "cpu" and dtype == torch.bfloat16
     require_files(folder, "LLM's")

@@ -125,7 +125,7 @@ def from_scratch(seeds=SEEDS, size=128, epochs=6):
 
 
 def _precision() -> str:
-    return "bf16" if mb.settings.fast_bf16(mb.settings.device()) else "no"
+    return "bf16" if mb.precision.fast_bf16(mb.settings.device()) else "no"
 
 
 ROWS = {
