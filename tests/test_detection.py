@@ -3,6 +3,7 @@
 import json
 from importlib.util import find_spec
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from microbudget.detection import boxes as bx
-from microbudget.detection import coco, detector, detr, drawing, pages, picodet
+from microbudget.detection import coco, detector, detr, drawing, pages, picodet, typeset
 from microbudget.errors import DataError, EvaluationError
 
 corners = st.tuples(*[st.integers(0, 60)] * 4).map(
@@ -94,6 +95,13 @@ def test_pages_are_the_same_for_a_seed_and_share_nothing_between_seeds(three):
     )
     with pytest.raises(DataError, match="at least 1"):
         pages.generate(0, 5)
+
+
+def test_formulas_dont_depend_on_the_size_of_letters_in_plots():
+    formula, plain = r"$e^{i\pi} = -1$", typeset._engraved
+    with matplotlib.rc_context({"font.size": 17}):
+        larger = plain.__wrapped__(formula)
+    assert larger.tobytes() == plain.__wrapped__(formula).tobytes()
 
 
 def test_boxes_of_a_page_hold_its_ink(three):

@@ -42,6 +42,7 @@ def quantize(
     *,
     names: Sequence[str] | None = None,
     reduce_range: bool | None = None,
+    method: str = "Average",
 ) -> Path:
     """Convolutions in int8: weights a scale per output channel, inputs one per tensor.
 
@@ -53,12 +54,16 @@ def quantize(
             the detector be judged.
         names: the convolutions to quantize; default: all.
         reduce_range: weights of seven bits; default: where the processor needs it.
+        method: ``"Average"`` of every batch's extremes, or ``"MinMax"``: the least and
+            the largest value of all.
 
     Raises:
-        QuantizationError: no ranges and no calibration data, another network's ranges,
-            an unknown name, or it can't be quantized.
+        QuantizationError: no ranges and no calibration data, another network's ranges
+            or another method's, an unknown name or method, or it can't be quantized.
         EngineError: the engines aren't installed.
     """
+    if method not in ("Average", "MinMax"):
+        raise QuantizationError(f"method={method!r}: use 'Average' or 'MinMax'.")
     there, ranges = convolutions(path), Path(ranges)
     chosen = list(there) if names is None else list(names)
     if unknown := sorted(set(chosen) - set(there)):
@@ -75,7 +80,7 @@ def quantize(
     library = packages.load("onnxruntime", "quantization")
     with (
         int8.plainly(path),
-        kept(ranges, path, "MinMax") as (cache, measured),
+        kept(ranges, path, method) as (cache, measured),
         atomic_path(target, QuantizationError) as temporary,
     ):
         library.quantize_static(
@@ -88,6 +93,7 @@ def quantize(
             op_types_to_quantize=["Conv"],
             nodes_to_quantize=chosen if names is not None else None,
             calibration_cache_path=str(cache),
+            extra_options={"CalibMovingAverage": method == "Average"},
         )  # fmt: skip
     return Path(target)
 

@@ -261,8 +261,9 @@ def _formula(text: str, size: int) -> Image.Image:
 @lru_cache(64)
 def _engraved(text: str) -> Image.Image:
     """A formula set by matplotlib, finely, and only once: it takes a while."""
+    from matplotlib.font_manager import FontProperties
     from matplotlib.mathtext import math_to_image
 
-    target = BytesIO()
-    math_to_image(text, target, dpi=_FINE, format="png")
+    target, ten = BytesIO(), FontProperties(size=10)  # whatever size plots have
+    math_to_image(text, target, prop=ten, dpi=_FINE, format="png")
     return Image.eval(Image.open(target).convert("L"), lambda v: 255 - v)
