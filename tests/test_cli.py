@@ -33,14 +33,21 @@ def test_doctor_runs_as_a_module():
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"), [("MICROBUDGET_PROFILE", "x"), ("MICROBUDGET_DEVICE", "tpu")]
+    ("variable", "value"),
+    [
+        ("MICROBUDGET_PROFILE", "x"),
+        ("MICROBUDGET_DEVICE", "tpu"),
+        ("MICROBUDGET_BF16", "maybe"),
+    ],
 )
 def test_doctor_exits_non_zero_for_a_wrong_setting(
     monkeypatch, capsys, variable, value
 ):
     monkeypatch.setenv(variable, value)
     assert cli.main(["doctor"]) == 1
-    assert "PROBLEM" in capsys.readouterr().out
+    report = capsys.readouterr().out
+    assert "PROBLEM" in report
+    assert variable in report
 
 
 def test_doctor_exits_non_zero_when_offline_and_empty(home, monkeypatch, capsys):

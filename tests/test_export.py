@@ -1,7 +1,9 @@
 """Other engines give torch's numbers: ONNX files, sessions, int8, graphs, memory."""
 
+import json
 import subprocess
 import sys
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -31,6 +33,7 @@ ENGINES = "onnx", "onnxscript", "onnxruntime", "openvino", "nncf"
 if missing := [name for name in ENGINES if not find_spec(name)]:
     pytest.skip(f"{missing}: {packages.REMEDY}", allow_module_level=True)
 SIZE = 24
+_ENDS = "lowest", "highest"  # of a range, in ONNX Runtime's files
 
 
 def network():
@@ -416,6 +419,25 @@ def test_any_selection_of_convolutions_by_ranges_measured_once(flowers, tmp_path
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ranges.json", "x.onnx"]
 
 
+def test_averaged_ranges_lie_within_those_of_all_batches(flowers, tmp_path):
+    _, path = flowers
+    feed = [{"pictures": k * pictures(2)} for k in (1, 3)]  # of different size
+    ends = {}
+    for method in ("Average", "MinMax"):
+        own = tmp_path / f"{method}.json"
+        mixed.quantize(path, tmp_path / "x.onnx", own, feed, method=method)
+        table = json.loads(own.read_text())["data"].values()
+        ends[method] = np.array([[t[e]["data"] for e in _ENDS] for t in table])[..., 0]
+        other = {"Average": "MinMax", "MinMax": "Average"}[method]
+        with pytest.raises(QuantizationError, match=f"in this network by '{other}'"):
+            mixed.quantize(path, tmp_path / "x.onnx", own, feed, method=other)
+    (low, high), (least, most) = ends["Average"].T, ends["MinMax"].T
+    assert (least <= low).all() and (high <= most).all()
+    assert (high - low < 0.9 * (most - least)).any()
+    with pytest.raises(QuantizationError, match="use 'Average' or 'MinMax'"):
+        mixed.quantize(path, tmp_path / "x.onnx", own, feed, method="Entropy")
+
+
 def test_ranges_measured_once_give_the_file_that_measuring_again_gives(
     flowers, tmp_path
 ):
@@ -461,7 +483,8 @@ def test_missing_and_damaged_files_are_plain_errors(tmp_path):
 def test_bad_calibration_is_a_plain_error(flowers, tmp_path):
     _, path = flowers
     wrong = [{"photos": pictures(1)}]
-    for call in (int8.static, int8.openvino):
+    kept = partial(int8.static, ranges=tmp_path / "ranges.json")
+    for call in (int8.static, kept, int8.openvino):
         with pytest.raises(QuantizationError, match="No calibration data"):
             call(path, tmp_path / "x", [])
         with pytest.raises(QuantizationError, match="can't be quantized"):

@@ -173,12 +173,14 @@ def test_empty_and_mixed_sentences_are_refused():
 
 def test_a_batch_is_padded_to_its_own_longest_and_no_further():
     data = sentences()
-    ids, mask, labels = data.collate([data[1], data[2]])
-    assert data.lengths[1] != data.lengths[2]
-    assert ids.shape == mask.shape == (2, max(data.lengths[1], data.lengths[2]))
-    assert mask.sum(1).tolist() == [data.lengths[1], data.lengths[2]]
+    ids, mask, labels = data.collate([data[1], data[3]])
+    longest = max(data.lengths[1], data.lengths[3])
+    assert longest % 4 > 0  # so that nothing was rounded up
+    assert data.lengths[1] != data.lengths[3]
+    assert ids.shape == mask.shape == (2, longest)
+    assert mask.sum(1).tolist() == [data.lengths[1], data.lengths[3]]
     assert (ids[mask == 0] == data.pad).all()
-    assert labels.tolist() == [labelled().labels[1], labelled().labels[2]]
+    assert labels.tolist() == [labelled().labels[1], labelled().labels[3]]
     assert torch.equal(ids[0, : data.lengths[1]], torch.tensor(data.ids[1]))
 
 
