@@ -116,7 +116,7 @@ METHODS = (
     Method(
         "detector", "a detector in int8, its sensitive parts in floats", "10",
         "detector, int8, sensitive parts in float", "detector, float32",
-        "pages, some with boxes",
+        "pages with boxes",
         ("detector, int8 everywhere", "detector, a part at a time",
          "detector, int8, sensitive parts in float"),
     ),

@@ -80,8 +80,8 @@ def quantize(
     library = packages.load("onnxruntime", "quantization")
     with (
         int8.plainly(path),
-        kept(ranges, path, method) as (cache, measured),
         atomic_path(target, QuantizationError) as temporary,
+        kept(ranges, path, method) as (cache, measured),
     ):
         library.quantize_static(
             int8.graph_of(path), str(temporary),

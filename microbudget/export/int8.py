@@ -112,10 +112,10 @@ def static(
         files.enter_context(plainly(path))
         graph = graph_of(path)
         named(keep, graph.graph.node, path)
+        temporary = files.enter_context(atomic_path(target, QuantizationError))
         cache, measured = None, False
         if ranges is not None:
             cache, measured = files.enter_context(kept(ranges, path, method))
-        temporary = files.enter_context(atomic_path(target, QuantizationError))
         quantize.quantize_static(
             graph, str(temporary), None if measured else reader(batches),
             per_channel=per_channel, calibration_cache_path=cache,
