@@ -100,7 +100,7 @@ _RANKS = (1, 2, 4, 8, 16, 32, 64)
 _TARGETS = ("q", "qv", "qkvo", "qkvof")
 _FINE_TUNING = {
     "mini": FineTuning(352, 160, 320, 1, (("qv", 64),), 240, 16),
-    "mini, no bf16": FineTuning(352, 112, 240, 1, (("qv", 64),), 200, 12),
+    "mini, no bf16": FineTuning(352, 112, 240, 1, (("qv", 64),), 200, 16),
     "full": FineTuning(
         2000, 872, 872, 3, tuple((t, r) for t in _TARGETS for r in _RANKS), 900, 240
     ),
