@@ -7,6 +7,8 @@ from pathlib import Path
 
 os.environ["MICROBUDGET_BLOCK_NETWORK"] = "1"  # inherited by every process started
 os.environ["MICROBUDGET_PROGRESS"] = "0"
+# float32 unless a caller of pytest says otherwise; both must pass
+os.environ.setdefault("MICROBUDGET_BF16", "0")
 os.environ["MICROBUDGET_THREADS"] = "1"  # two on a busy machine are slower than one
 for _name in ("MICROBUDGET_PROFILE", "MICROBUDGET_SEED", "MICROBUDGET_LEDGER"):
     os.environ.pop(_name, None)

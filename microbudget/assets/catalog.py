@@ -6,8 +6,8 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
-from .. import settings
-from ..errors import AssetError
+from ..core import settings
+from ..core.errors import AssetError
 
 _FILE = Path(__file__).with_name("catalog.toml")
 SOURCES = ("wheel", "sdist", "hub", "url", "torchvision", "generate")

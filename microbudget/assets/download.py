@@ -6,9 +6,9 @@ import shutil
 import time
 from pathlib import Path
 
-from ..errors import AssetError
-from ..files import full_disk_is_clear
-from ..progress import bar
+from ..core.errors import AssetError
+from ..core.files import full_disk_is_clear
+from ..core.progress import bar
 
 _ATTEMPTS = 3
 REMEDY_OFFLINE = (

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..errors import AssetError, MicrobudgetError
+from ..core.errors import AssetError, MicrobudgetError
 
 _FILES = ("config.json", "model.safetensors", "tokenizer.json")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from ..errors import QuantizationError
+from ..core.errors import QuantizationError
 
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?",
             10: "Q", 11: "q", 12: "d"}  # fmt: skip

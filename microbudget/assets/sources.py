@@ -15,12 +15,12 @@ import tarfile
 import zipfile
 import zlib
 from contextlib import contextmanager
-from functools import partial
+from importlib import import_module
 from pathlib import Path
 
-from ..errors import AssetError
-from ..files import full_disk_is_clear
-from ..progress import bar
+from ..core.errors import AssetError
+from ..core.files import full_disk_is_clear
+from ..core.progress import bar
 from .catalog import Asset
 from .download import REMEDY_OFFLINE, download, git_blob_of, sha256_of
 
@@ -73,7 +73,7 @@ def from_url(asset: Asset, folder: Path, downloads: Path) -> int:
 
 def from_torchvision(asset: Asset, folder: Path, downloads: Path) -> int:
     """Weights that torchvision publishes; its own table says where."""
-    from ..compat import torchvision
+    import torchvision
 
     weights = torchvision.models.get_weight(asset.spec["weights"])
     path = downloads / weights.url.rsplit("/", 1)[-1]
@@ -136,14 +136,9 @@ def from_hub(asset: Asset, folder: Path, downloads: Path) -> int:
 
 def from_generator(asset: Asset, folder: Path, downloads: Path) -> int:
     """Data made on this machine."""
-    from .. import garden, settings, voice
-
-    workers = min(settings.load().threads, 61)  # Windows allows a pool no more
-    generate, unit = {
-        "garden": (partial(garden.plant, workers=workers), "picture"),
-        "voice": (voice.read_aloud, "clip"),
-    }[asset.spec["generator"]]
-    shown = bar(None, f"making {asset.name}", unit=unit)
+    module, _, function = asset.spec["generator"].partition(":")
+    generate = getattr(import_module(module), function)
+    shown = bar(None, f"making {asset.name}", unit=asset.spec["unit"])
 
     def progress(done: int, total: int) -> None:
         shown.total = total

@@ -12,8 +12,8 @@ import os
 import shutil
 from pathlib import Path
 
-from .. import settings
-from ..errors import AssetError
+from ..core import settings
+from ..core.errors import AssetError
 from . import catalog
 from .download import require_space, sha256_of
 from .sources import DOWNLOADS, SOURCES
@@ -146,7 +146,7 @@ def _build(asset: catalog.Asset, folder: Path) -> None:
         source = SOURCES[asset.spec["source"]]
         received = source(asset, raw, downloads)
         if converter := asset.spec.get("converter"):
-            from .converters import CONVERTERS  # needs torch; finding files doesn't
+            from .convert.vision import CONVERTERS
 
             CONVERTERS[converter](raw, ready)
         else:

@@ -61,7 +61,7 @@ class Settings:
 
 def project_root() -> Path | None:
     """The checkout that this package is run from, or None when installed alone."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     is_checkout = (root / "notebooks").is_dir() and (root / "pyproject.toml").is_file()
     return root if is_checkout else None
 

@@ -6,8 +6,9 @@ import sys
 import time
 from pathlib import Path
 
-from . import __version__, settings
-from .errors import MicrobudgetError
+from .. import __version__
+from ..core import settings
+from ..core.errors import MicrobudgetError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,7 +41,7 @@ def _doctor(options) -> int:
 
 
 def _fetch(options) -> int:
-    from . import assets
+    from .. import assets
 
     for name in options.names or assets.needed():
         started = time.perf_counter()
@@ -54,8 +55,17 @@ def _fetch(options) -> int:
         print(f"{name}: {received:.1f} MB received, {seconds:.1f} s, {folder}")
         print(assets.get(name).card())
     if not options.names:
+        _decide_precision()
         _train_starting_points()
     return 0
+
+
+def _decide_precision() -> None:
+    from ..core import precision
+
+    if precision.recorded() is None:
+        answer = "bfloat16" if precision.decide() else "float32"
+        print(f"precision: this processor computes in {answer} (measured once)")
 
 
 def _train_starting_points() -> None:
@@ -66,7 +76,8 @@ def _train_starting_points() -> None:
         return  # without importing torch; one of another recipe is made when needed
     import torch
 
-    from . import finetuned, tail_tuning
+    from ..pruning import flower_baselines
+    from ..training import baselines
 
     torch.set_num_threads(settings.load().threads)
     started = time.perf_counter()
@@ -75,11 +86,11 @@ def _train_starting_points() -> None:
         seconds = time.perf_counter() - started
         print(f"{name}: trained once on this machine, here after {seconds:.1f} s")
 
-    finetuned.sentiment()
+    baselines.sentiment()
     done("sentence classifier")
-    net = finetuned.flowers()
+    net = baselines.flowers()
     done("flower network, its head")
-    tail_tuning.whole(net)
+    flower_baselines.whole(net)
     done("flower network, its last stages")
 
 

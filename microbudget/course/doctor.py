@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from . import settings
-from .errors import MicrobudgetError
+from ..core import settings
+from ..core.errors import MicrobudgetError
 
 OK, NOTE, PROBLEM = "ok", "note", "PROBLEM"
 _REINSTALL = "Run `make clean notebooks`; outside a checkout, reinstall it."
@@ -42,8 +42,7 @@ def examine() -> list[Finding]:
         return findings  # what follows imports those packages
     try:
         import torch  # noqa: F401
-
-        from .compat import torchvision  # noqa: F401
+        import torchvision  # noqa: F401
     except Exception as error:  # a broken install fails in many ways
         what = f"torch or torchvision does not import: {error}"
         return [*findings, Finding(PROBLEM, what, _REINSTALL)]
@@ -103,7 +102,9 @@ def _torch() -> Finding:
 
 
 def _torchvision() -> Finding:
-    from .compat import torchvision, torchvision_has_compiled_operators
+    import torchvision
+
+    from ..core.compat import torchvision_has_compiled_operators
 
     name = f"torchvision {torchvision.__version__}"
     if torchvision_has_compiled_operators():
@@ -118,16 +119,19 @@ def _torchvision() -> Finding:
 def _device() -> Finding:
     import torch
 
-    from .precision import fast_bf16
+    from ..core.precision import fast_bf16, recorded
 
     try:
         device = settings.device()
         fast = fast_bf16(device)
     except MicrobudgetError as error:
         return Finding(PROBLEM, str(error), "Mend or unset that variable.")
-    bf16 = "bf16 is faster" if fast else "no fast bf16: float32"
+    bf16 = "bfloat16" if fast else "float32"
     if os.environ.get("MICROBUDGET_BF16", "").strip():
         bf16 += ", says MICROBUDGET_BF16"
+    elif device == "cpu":
+        measured = recorded() is not None
+        bf16 += ", as measured at set-up" if measured else " until `microbudget fetch`"
     if device == "cpu":
         return Finding(OK, f"device cpu ({bf16}), no GPU in use; none is needed")
     name = torch.cuda.get_device_name() if "cuda" in device else device
@@ -171,7 +175,7 @@ def _disk(here: settings.Settings) -> Finding:
 
 
 def _assets(here: settings.Settings) -> list[Finding]:
-    from . import assets
+    from .. import assets
 
     findings = []
     if here.data:
@@ -202,7 +206,7 @@ def _assets(here: settings.Settings) -> list[Finding]:
 
 
 def _network(here: settings.Settings) -> Finding:
-    from . import assets
+    from .. import assets
 
     missing = [
         name
@@ -222,7 +226,7 @@ def _network(here: settings.Settings) -> Finding:
 
 def _engines() -> list[Finding]:
     """What runs GGUF files; notebook 04 needs llama.cpp, Ollama is welcome."""
-    from . import engines
+    from ..llm import engines
 
     findings = []
     for name, state in engines.available().items():

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import nbformat
 
-from . import settings
-from .errors import MicrobudgetError
-from .files import atomic_path
-from .ledger import FAILED
+from ..core import settings
+from ..core.errors import MicrobudgetError
+from ..core.files import atomic_path
+from .run import FAILED
 
 HASH = "microbudget_sources_sha256"
 _TIMEOUT = 3600  # seconds a cell may take; the budgets are far below it

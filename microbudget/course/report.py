@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from . import glance, ledger, notebooks, settings
-from .errors import MicrobudgetError
-from .files import atomic_path
+from ..core import settings
+from ..core.errors import MicrobudgetError
+from ..core.files import atomic_path
+from . import notebooks, run, summary
 
 START, END = "<!-- generated: microbudget table --write -->", "<!-- end generated -->"
 GLANCE = "<!-- generated: at a glance, microbudget table --write -->"
@@ -12,8 +13,8 @@ GLANCE = "<!-- generated: at a glance, microbudget table --write -->"
 
 def books(here: settings.Settings) -> list[tuple[dict, str]]:
     """Every notebook's book with whose run it is: yours, or else the reference's."""
-    reference = {book["notebook"]: book for book in ledger.read(_reference_folder())}
-    own = {book["notebook"]: book for book in ledger.read(here.ledger)}
+    reference = {book["notebook"]: book for book in run.read(_reference_folder())}
+    own = {book["notebook"]: book for book in run.read(here.ledger)}
     same = here.ledger.resolve() == _reference_folder().resolve()
     return [
         (own[name], "reference" if same else "yours")
@@ -25,16 +26,16 @@ def books(here: settings.Settings) -> list[tuple[dict, str]]:
 
 def reference() -> list[tuple[dict, str]]:
     """The books of the runs that are committed with the course."""
-    return [(book, "reference") for book in ledger.read(_reference_folder())]
+    return [(book, "reference") for book in run.read(_reference_folder())]
 
 
 def at_a_glance(chosen: list[tuple[dict, str]], *, for_readme: bool = False) -> str:
     """Markdown: a line of measured numbers a method; with links, and the chart."""
-    head, lines = glance.table(chosen, anchors=for_readme)
+    head, lines = summary.table(chosen, anchors=for_readme)
     if not lines:
         return "The ledger is empty: run `make notebooks` first."
     found = _markdown(head, lines)
-    return f"{found}\n\n{glance.chart(chosen)}" if for_readme else found
+    return f"{found}\n\n{summary.chart(chosen)}" if for_readme else found
 
 
 def every_row(chosen: list[tuple[dict, str]]) -> str:
@@ -54,7 +55,7 @@ def every_row(chosen: list[tuple[dict, str]]) -> str:
 
 def course_table() -> str:
     """A Markdown table of notebooks with their question, minutes and memory."""
-    reference = {book["notebook"]: book for book in ledger.read(_reference_folder())}
+    reference = {book["notebook"]: book for book in run.read(_reference_folder())}
     head = ("notebook", "question", "minutes", "peak memory", "downloads once")
     lines = []
     for path in notebooks.find():

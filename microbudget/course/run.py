@@ -9,7 +9,6 @@ import atexit
 import json
 import os
 import platform
-import sys
 import time
 import warnings
 from contextlib import contextmanager
@@ -18,11 +17,13 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from . import __version__, assets, settings
-from .errors import MicrobudgetError
-from .evaluation.energy import EnergyMeter
-from .evaluation.memory import peak_memory
-from .files import atomic_path
+from .. import __version__, assets
+from ..core import settings
+from ..core.errors import MicrobudgetError
+from ..core.files import atomic_path
+from ..evaluation.energy import EnergyMeter
+from ..evaluation.memory import peak_memory
+from . import sizes
 
 SCHEMA = 1
 FAILED = "It does NOT hold here:"  # a claim
@@ -63,14 +64,14 @@ class Row:
 
     def model(self, model) -> None:
         """Record how many parameters a model has and how many are trainable."""
-        from .evaluation.sizes import count_parameters
+        from ..evaluation.sizes import count_parameters
 
         counted = count_parameters(model)
         self.parameters, self.trainable = counted.total, counted.trainable
 
     def saved(self, path: str | os.PathLike) -> None:
         """Record the bytes on disk of what was written."""
-        from .evaluation.sizes import bytes_on_disk
+        from ..evaluation.sizes import bytes_on_disk
 
         self.bytes_written += bytes_on_disk(path)
 
@@ -81,6 +82,7 @@ class Run:
     def __init__(self, notebook: str, here: settings.Settings):
         self.notebook = notebook
         self.settings = here
+        self.config = sizes.config(notebook)  # how much to do in this profile
         self.rows: list[Row] = []
         self.data: dict[str, str] = {}
         self._strict = True  # claims that fail stop the notebook
@@ -197,8 +199,8 @@ def start(notebook: str) -> Run:
     """
     import torch
 
-    from . import plots
-    from .precision import fast_bf16
+    from ..core.precision import fast_bf16
+    from ..plotting import figures
 
     here = settings.load()
     if not notebook or Path(notebook).name != notebook:
@@ -208,7 +210,7 @@ def start(notebook: str) -> Run:
     torch.set_num_threads(here.threads)
     settings.seed_everything(here.seed)
     torch.backends.cudnn.allow_tf32 = False  # float32 on a GPU, too: it is compared
-    plots.use_house_style()
+    figures.use_house_style()
     device = settings.device()
     arithmetic = "bf16" if fast_bf16(device) else "fp32"
     print(
@@ -250,6 +252,8 @@ def provenance(here: settings.Settings) -> dict:
     """What a figure must be read with: versions, hardware, profile, seed, date."""
     import torch
 
+    from ..core.precision import fast_bf16, processor_name
+
     device = settings.device()
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -258,6 +262,7 @@ def provenance(here: settings.Settings) -> dict:
         "device": torch.cuda.get_device_name() if "cuda" in device else device,
         "processor": processor_name(),
         "threads": here.threads,
+        "bfloat16": fast_bf16(device),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {
             "python": platform.python_version(),
@@ -265,15 +270,6 @@ def provenance(here: settings.Settings) -> dict:
             **{name: _version(name) for name in _PACKAGES},
         },
     }
-
-
-def processor_name() -> str:
-    """The CPU's model, as the system gives it."""
-    if sys.platform == "linux":
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _cpu_seconds() -> float:

@@ -2,9 +2,9 @@
 
 import re
 
+from ..core.settings import LOWER_IS_BETTER
 from . import notebooks
 from .methods import CHART, METHODS, Method
-from .settings import LOWER_IS_BETTER
 
 Books = list[tuple[dict, str]]  # ledger, whose run it is
 _METRICS = ("accuracy", "map", "wer", "perplexity")  # a row's quality is the first

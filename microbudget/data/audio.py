@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DataError
+from ..core.errors import DataError
 
 RATE = 16_000  # samples a second, Whisper's
 SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3")

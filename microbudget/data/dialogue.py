@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
-from .. import settings
-from ..batching import padded
-from ..errors import DataError
+from ..core import settings
+from ..core.errors import DataError
+from .batching import padded
 
-_OURS = Path(__file__).parents[1] / "style"
+_OURS = Path(__file__).parent / "dialogues"
 _IGNORED = -100  # what torch's cross entropy leaves out
 _SHAPE = re.compile(r"Do: [^\n]+\nCost: [^\n]+\nCheck: [^\n]+")
 

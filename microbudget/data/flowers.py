@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import assets, garden, settings
-from ..errors import DataError
+from .. import assets
+from ..core import settings
+from ..core.errors import DataError
 from .images import SUFFIXES, LazyPictures, load_pictures
+from .synthetic import flowers
 
-REAL, GENERATED = "flowers-102", "flower-garden"
+REAL, GENERATED = "flowers-102", "synthetic-flowers"
 _SPLITS = {"train": "trnid", "val": "valid", "test": "tstid"}
 
 
@@ -124,7 +126,7 @@ def _read(folder: Path, name: str, card: str, generated: bool = False) -> Flower
     else:
         splits, classes = _read_class_folders(folder)
     if generated:
-        classes = tuple(garden.species_name(k) for k in range(len(classes)))
+        classes = tuple(flowers.species_name(k) for k in range(len(classes)))
     if not (official or generated):
         card = f"pictures of your own, from the folder {folder.name}"
     return Flowers(
@@ -146,7 +148,7 @@ def _read_torchvision_layout(folder: Path) -> tuple[dict[str, Split], tuple[str,
         raise DataError(
             f"{folder} has label files but no folder jpg/. Unpack 102flowers.tgz there."
         )
-    from ..compat import torchvision
+    import torchvision
 
     classes = tuple(torchvision.datasets.Flowers102.classes)
     if labels.min() < 0 or labels.max() >= len(classes):

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..errors import DataError
-from ..progress import bar
+from ..core.errors import DataError
+from ..core.progress import bar
 
 _MAX_PIXELS = 80_000_000  # a camera's largest; 240 MB decoded
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}

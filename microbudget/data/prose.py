@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
-from .. import assets, settings
-from ..errors import DataError
+from .. import assets
+from ..core import settings
+from ..core.errors import DataError
 
 _SENTENCE_END = re.compile(r"\b([a-z]{4,})\.(?= [A-Z]|$)")
 _PARAGRAPHS = re.compile(r"\n\s*\n")

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import assets, settings
-from ..errors import DataError
+from .. import assets
+from ..core import settings
+from ..core.errors import DataError
 from . import audio
 
 REAL, GENERATED = "speech", "spoken-sentences"

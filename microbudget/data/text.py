@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
-from .. import assets, settings
-from ..batching import padded
-from ..errors import DataError
+from .. import assets
+from ..core import settings
+from ..core.errors import DataError
+from .batching import padded
 
 Text = str | tuple[str, str]
 _NEUTRAL = 0.5  # rated sentences nearer to 0 are left out

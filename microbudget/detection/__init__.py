@@ -1,6 +1,14 @@
-"""Object detection: boxes, pages, a detector, COCO's precision.
+"""Notebook 10: a detector in int8."""
 
-``boxes`` holds the one convention, ``pages`` generates annotated pictures, ``picodet``
-is what goes into a network and what comes out, ``coco`` judges, ``detector`` binds
-them together.
-"""
+from ..core.lazy import attach
+
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "detectors": "detectors",
+        "boxes": "boxes",
+        "coco": "coco",
+        "quantize": "quantize",
+        "picodet": "picodet",
+    },
+)

@@ -8,7 +8,7 @@ converted at the door, here, and live nowhere else.
 
 import numpy as np
 
-from ..errors import DataError
+from ..core.errors import DataError
 
 _CANDIDATES = 1000  # of a class, before suppression
 

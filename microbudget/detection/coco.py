@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DataError, EvaluationError
-from ..files import atomic_path
+from ..core.errors import DataError, EvaluationError
+from ..core.files import atomic_path
 from . import boxes as bx
 
 MOST = 100  # of a class in a picture, for pycocotools; of a picture, for ``decode``

@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .. import assets, settings
-from ..errors import DataError
-from ..export import graphs, packages
+from .. import assets
+from ..core import settings
+from ..core.errors import DataError
+from ..data.synthetic.pages import generate
+from ..export import inspect, packages
 from . import boxes as bx
-from . import coco, detr, pages, picodet, ssd
+from . import coco, detr, picodet, ssd
 
 _SEEDS = {"calibration": 1, "judge": 2}  # of generated pages
 
@@ -70,8 +72,8 @@ class Pictures:
         card: what they are. is_the_courses: whether claims were checked on them.
     """
 
-    calibration: Sequence[pages.Page]
-    judge: Sequence[pages.Page]
+    calibration: Sequence[generate.Page]
+    judge: Sequence[generate.Page]
     notes: dict[str, dict]
     card: str
     is_the_courses: bool
@@ -106,9 +108,9 @@ def _picodet() -> Detector:
     digest = asset.spec["files"]["layout_cdla.onnx"]
     path = _cached("page-layout", digest, f"onnxruntime-{engine}")
     if not path.is_file():  # batch norms folded, constants computed: exact to rounding
-        graphs.optimise(folder / "layout_cdla.onnx", path, "basic")
+        inspect.optimise(folder / "layout_cdla.onnx", path, "basic")
     return Detector(
-        "PicoDet", asset.card(), path, "image", pages.CLASSES,
+        "PicoDet", asset.card(), path, "image", generate.CLASSES,
         picodet.PARTS, picodet.MEAN, picodet.STD,
         picodet.prepare, picodet.check_input, picodet.decode,
     )  # fmt: skip
@@ -167,10 +169,12 @@ def pictures(calibrate: int, judge: int) -> Pictures:
     if settings.load().profile == "full":
         return _from_coco(calibrate, judge)
     made = {
-        kind: pages.generate(count, _SEEDS[kind])
+        kind: generate.generate(count, _SEEDS[kind])
         for kind, count in (("calibration", calibrate), ("judge", judge))
     }
-    notes = {kind: coco.annotations(own, pages.CLASSES) for kind, own in made.items()}
+    notes = {
+        kind: coco.annotations(own, generate.CLASSES) for kind, own in made.items()
+    }
     card = (
         "Generated pages\n  source   typeset on this machine: they are not scans of "
         "real ones\n  licence  MIT (the course's own sentences and "
@@ -216,7 +220,9 @@ def _from_coco(calibrate: int, judge: int) -> Pictures:
     return Pictures(**found, notes=notes, card=card, is_the_courses=False)
 
 
-def _page(folder: Path, image: dict, notes: list[dict], ids: list[int]) -> pages.Page:
+def _page(
+    folder: Path, image: dict, notes: list[dict], ids: list[int]
+) -> generate.Page:
     path = folder / "val2017" / image["file_name"]
     path = path if path.is_file() else folder / image["file_name"]
     try:
@@ -226,4 +232,4 @@ def _page(folder: Path, image: dict, notes: list[dict], ids: list[int]) -> pages
         raise DataError(f"{path} can't be read as a picture ({error}).") from error
     own = [n for n in notes if n["image_id"] == image["id"] and not n["iscrowd"]]
     labels = np.array([ids.index(n["category_id"]) for n in own], np.int64)
-    return pages.Page(picture, bx.from_coco([n["bbox"] for n in own]), labels)
+    return generate.Page(picture, bx.from_coco([n["bbox"] for n in own]), labels)

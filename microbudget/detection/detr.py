@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import AssetError
-from ..export import onnx_file
+from ..core.errors import AssetError
+from ..export import onnx
 from . import boxes as bx
 from . import picodet
 from .coco import MOST, Found
@@ -53,7 +53,7 @@ def load(folder: str | os.PathLike) -> nn.Module:
     Raises:
         AssetError: the files are missing or another model's.
     """
-    from ..compat import transformers  # its timm backbone imports torchvision
+    import transformers
 
     try:
         model = transformers.DetrForObjectDetection.from_pretrained(
@@ -71,7 +71,7 @@ def export(model: nn.Module, path: str | os.PathLike, size=SIZE) -> Path:
         EngineError: as ``onnx_file.save``.
     """
     example = {"image": torch.randn(1, 3, *size)}
-    return onnx_file.save(model, path, example, {}, output="found")
+    return onnx.save(model, path, example, {}, output="found")
 
 
 def prepare(picture: np.ndarray, size=SIZE) -> np.ndarray:

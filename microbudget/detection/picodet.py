@@ -10,7 +10,7 @@ arXiv:2006.04388).
 import numpy as np
 from PIL import Image
 
-from ..errors import DataError
+from ..core.errors import DataError
 from . import boxes as bx
 from .coco import MOST, Found
 

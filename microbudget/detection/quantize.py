@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import QuantizationError
-from ..export import int8, packages
+from ..core.errors import QuantizationError
+from ..core.files import atomic_folder, atomic_path
+from ..export import packages
+from ..export import quantize as onnx_int8
 from ..export.ranges import kept
-from ..files import atomic_folder, atomic_path
 
 _AGAIN = "Export the network again."
 
@@ -26,11 +27,11 @@ def convolutions(path: str | os.PathLike) -> dict[str, int]:
         QuantizationError: no such file, not ONNX, or names that are missing or the
             same. EngineError: onnx is not installed.
     """
-    with int8.plainly(path, _AGAIN):
-        graph = int8.graph_of(path).graph
+    with onnx_int8.plainly(path, _AGAIN):
+        graph = onnx_int8.graph_of(path).graph
     sizes = {given.name: int(np.prod(given.dims)) for given in graph.initializer}
     found = [node for node in graph.node if node.op_type == "Conv"]
-    int8.named([node.name for node in found], found, path)
+    onnx_int8.named([node.name for node in found], found, path)
     return {node.name: sizes.get(node.input[1], 0) for node in found}
 
 
@@ -79,14 +80,14 @@ def quantize(
         )
     library = packages.load("onnxruntime", "quantization")
     with (
-        int8.plainly(path),
+        onnx_int8.plainly(path),
         atomic_path(target, QuantizationError) as temporary,
         kept(ranges, path, method) as (cache, measured),
     ):
         library.quantize_static(
-            int8.graph_of(path), str(temporary),
-            None if measured else int8.reader(batches), per_channel=True,
-            reduce_range=int8.narrow() if reduce_range is None else reduce_range,
+            onnx_int8.graph_of(path), str(temporary),
+            None if measured else onnx_int8.reader(batches), per_channel=True,
+            reduce_range=onnx_int8.narrow() if reduce_range is None else reduce_range,
             quant_format=library.QuantFormat.QDQ,
             activation_type=library.QuantType.QUInt8,
             weight_type=library.QuantType.QInt8,
@@ -112,7 +113,7 @@ def half(path: str | os.PathLike, folder: str | os.PathLike) -> Path:
     """
     ov = packages.load("openvino")
     with (
-        int8.plainly(path, _AGAIN),
+        onnx_int8.plainly(path, _AGAIN),
         atomic_folder(Path(folder), QuantizationError) as draft,
     ):
         graph = ov.Core().read_model(str(path))

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torchvision
 from safetensors.torch import load_file
 from torch import nn
 
-from ..compat import torchvision
-from ..errors import AssetError, DataError
-from ..export import onnx_file
+from ..core.errors import AssetError, DataError
+from ..export import onnx
 from . import boxes as bx
 from . import picodet
 from .coco import MOST, Found
@@ -91,7 +91,7 @@ def export(model: nn.Module, path: str | os.PathLike) -> Path:
         EngineError: as ``onnx_file.save``.
     """
     example = {"image": torch.rand(1, 3, *SIZE) * 2 - 1}
-    return onnx_file.save(model, path, example, {}, output="found")
+    return onnx.save(model, path, example, {}, output="found")
 
 
 def prepare(picture: np.ndarray) -> np.ndarray:

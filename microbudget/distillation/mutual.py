@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from .classifier_distillation import LABELS, Lessons, label_loss, require, run
-from .distillation import soft_target_loss
-from .errors import TrainingError
-from .training import History
+from ..core.errors import TrainingError
+from ..training.loop import History
+from ..training.losses import soft_target_loss
+from .train import LABELS, Lessons, label_loss, require, run
 
 
 def mutual(

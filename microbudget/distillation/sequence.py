@@ -14,15 +14,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from . import classification
-from .batching import batches
-from .distillation import IGNORE
-from .errors import TrainingError
-from .evaluation.language import Reading
-from .models.llm import Llm
-from .precision import autocast, of_training
-from .progress import bar
-from .training import History, fit
+from ..core.errors import TrainingError
+from ..core.precision import autocast, of_training
+from ..core.progress import bar
+from ..data.batching import batches
+from ..evaluation.perplexity import Reading
+from ..models.smollm import Llm
+from ..training import text_classifier
+from ..training.loop import History, fit
+from ..training.losses import IGNORE
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def train(
     """
     return fit(
         student.model, (texts.ids, texts.labels()), text_loss, epochs=epochs,
-        batch_size=batch_size, optimizer=classification.optimizer(student.model, lr),
+        batch_size=batch_size, optimizer=text_classifier.optimizer(student.model, lr),
         schedule="linear", warmup=0.1, precision=of_training(), seed=seed,
         max_grad_norm=1.0, description="LLM",
     )  # fmt: skip

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from . import settings
-from .errors import TrainingError
-from .models.encoder import Classifier
+from ..core import settings
+from ..core.errors import TrainingError
+from ..models.bert import Classifier
 
 
 class BiLstm(nn.Module):

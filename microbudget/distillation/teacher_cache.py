@@ -17,14 +17,14 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from . import settings
-from .batching import batches
-from .data import text
-from .distillation import IGNORE
-from .errors import DataError, TrainingError
-from .files import atomic_path
-from .precision import autocast, of_training
-from .progress import bar
+from ..core import settings
+from ..core.errors import DataError, TrainingError
+from ..core.files import atomic_path
+from ..core.precision import autocast, of_training
+from ..core.progress import bar
+from ..data import text
+from ..data.batching import batches
+from ..training.losses import IGNORE
 from .students import read as read_layers
 
 _VERSION = 1

@@ -12,8 +12,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from . import classification
-from .distillation import (
+from ..core.errors import TrainingError
+from ..core.precision import of_training
+from ..training import text_classifier
+from ..training.loop import History, fit
+from ..training.losses import (
     IGNORE,
     TEMPERATURE,
     attention_transfer_loss,
@@ -21,11 +24,8 @@ from .distillation import (
     logit_mse_loss,
     soft_target_loss,
 )
-from .errors import TrainingError
-from .precision import of_training
 from .students import read, widths
-from .teacher_outputs import Outputs
-from .training import History, fit
+from .teacher_cache import Outputs
 
 LayerMap = tuple[tuple[int, int], ...]
 
@@ -245,7 +245,7 @@ def _of_answers(logits: torch.Tensor, batch: dict, recipe: Recipe) -> torch.Tens
 def run(learner, lessons, loss, lr, epochs, batch_size, precision, seed, options):
     return fit(
         learner, lessons, loss, epochs=epochs, batch_size=batch_size,
-        optimizer=classification.optimizer(learner, lr), schedule="linear", warmup=0.1,
+        optimizer=text_classifier.optimizer(learner, lr), schedule="linear", warmup=0.1,
         precision=of_training(precision), lengths=lessons.lengths, seed=seed,
         **{"max_grad_norm": 1.0, "description": "distilling", **options},
     )  # fmt: skip

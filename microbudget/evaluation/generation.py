@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch.profiler import record_function
 
-from ..errors import EvaluationError
-from .timers import synchronise
+from ..core.errors import EvaluationError
+from .timing import synchronise
 
 SAMPLING = "sampling"  # the profiler's name for choosing the next token
 

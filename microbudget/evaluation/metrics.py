@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..errors import EvaluationError
+from ..core.errors import EvaluationError
 
 
 def classification(labels, predictions) -> dict[str, float]:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .errors import DataError
-from .factorization import linears, pick
+from ..core.errors import DataError
+from ..core.modules import pick, plain_linear_layers
 
 
 @dataclass
@@ -89,7 +89,7 @@ def collect(
 
     Args:
         batches: tuples of the model's arguments.
-        names: of linear maps; default: all of ``factorization.linears``.
+        names: of linear maps; default: all of ``core.modules.plain_linear_layers``.
         counts: batch -> bool (batch, tokens), which positions count: without it
             padding is taken for data. Maps with inputs of other shapes take all.
 
@@ -178,7 +178,7 @@ def _removed_at_the_end(hooks: Sequence) -> Iterator[None]:
 
 def _empty(model, names, side: int) -> tuple[dict, dict[str, Moments]]:
     """All linear maps, and moments for the named ones' outputs (0) or inputs (1)."""
-    maps = linears(model)
+    maps = plain_linear_layers(model)
     weights = {name: pick(maps, name).weight for name in names or maps}
     return maps, {n: Moments.of(w.shape[side], w.device) for n, w in weights.items()}
 

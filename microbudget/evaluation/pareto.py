@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from ..errors import EvaluationError
+from ..core.errors import EvaluationError
 
 
 def front(points: Mapping[str, Sequence[float]], higher: Sequence[bool]) -> list[str]:

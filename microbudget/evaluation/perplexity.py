@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..errors import DataError, EvaluationError
+from ..core.errors import DataError, EvaluationError
 
 Scorer = Callable[[torch.Tensor], torch.Tensor]
 _BLOCK = 32  # neighbouring tokens' losses are alike: their means count as one draw

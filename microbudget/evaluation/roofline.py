@@ -8,8 +8,8 @@ all its tokens, and is bound by arithmetic instead.
 import torch
 from torch import nn
 
-from ..errors import EvaluationError
-from .timers import measure_latency
+from ..core.errors import EvaluationError
+from .timing import measure_latency
 
 _BYTES = 512 * 2**20  # far more than any cache
 

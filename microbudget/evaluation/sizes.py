@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import EvaluationError
+from ..core.errors import EvaluationError
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import EvaluationError
+from ..core.errors import EvaluationError
 
 _QUICK = 0.05  # seconds: a longer call hardly feels what ran before it
 

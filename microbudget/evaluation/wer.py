@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from ..errors import EvaluationError
+from ..core.errors import EvaluationError
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from .. import settings
-from ..errors import EngineError
+from ..core import settings
+from ..core.errors import EngineError
 
 _TIMEOUT = 300  # seconds
 

@@ -4,9 +4,9 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from ..errors import EngineError
-from ..files import atomic_path
-from . import loaders, packages, runtimes
+from ..core.errors import EngineError
+from ..core.files import atomic_path
+from . import loaders, packages, sessions
 
 LEVELS = ("none", "basic", "extended", "all")
 
@@ -58,7 +58,7 @@ def optimise(
     return Path(target)
 
 
-def compiled(session: runtimes.Session) -> Counter:
+def compiled(session: sessions.Session) -> Counter:
     """How many of each operator OpenVINO runs; what was fused into others is gone.
 
     Raises:
@@ -67,7 +67,7 @@ def compiled(session: runtimes.Session) -> Counter:
     return Counter(info["layerType"] for info in _running(session))
 
 
-def precisions(session: runtimes.Session) -> Counter:
+def precisions(session: sessions.Session) -> Counter:
     """How many of OpenVINO's operators compute in which arithmetic, such as ``i8``.
 
     Raises:
@@ -76,7 +76,7 @@ def precisions(session: runtimes.Session) -> Counter:
     return Counter(info["runtimePrecision"] for info in _running(session))
 
 
-def _running(session: runtimes.Session) -> list[dict[str, str]]:
+def _running(session: sessions.Session) -> list[dict[str, str]]:
     """What OpenVINO says of every operator; work on constants is done only once."""
     if session.engine != "openvino":
         raise EngineError(f"{session.engine} doesn't tell: use optimise() for ONNX.")

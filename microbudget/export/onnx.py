@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import EngineError, MicrobudgetError
-from ..files import atomic_path
+from ..core.errors import EngineError, MicrobudgetError
+from ..core.files import atomic_path
 from . import packages
 
 Free = Mapping[str, Mapping[int, str]]
@@ -38,7 +38,7 @@ class Listener(nn.Module):
         self.encoder = encoder
 
     def forward(self, mel: torch.Tensor) -> torch.Tensor:
-        from ..models import whisper_forward  # transformers takes seconds to import
+        from ..models import whisper_forward
 
         return whisper_forward.encode(self.encoder, mel)
 
@@ -211,12 +211,12 @@ def _unwarned():
 
 
 def _check(model, path, example, free, tolerance) -> None:
-    from . import runtimes
+    from . import sessions
 
     try:
-        session = runtimes.load(path, "onnxruntime")
+        session = sessions.load(path, "onnxruntime")
     except EngineError as error:
-        if "onnxruntime" in runtimes.available():
+        if "onnxruntime" in sessions.available():
             raise
         warnings.warn(f"The file was not compared with torch: {error}", stacklevel=3)
         return

@@ -5,7 +5,7 @@ import sys
 import warnings
 from types import ModuleType
 
-from ..errors import EngineError
+from ..core.errors import EngineError
 
 REMEDY = "pip install 'microbudget[export]'"
 

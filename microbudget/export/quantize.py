@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import EngineError, QuantizationError
-from ..files import atomic_folder, atomic_path
-from ..quantization import int8_kernels
+from ..core import onednn
+from ..core.errors import EngineError, QuantizationError
+from ..core.files import atomic_folder, atomic_path
 from . import loaders, packages
 from .ranges import kept
 
@@ -31,7 +31,7 @@ _AGAIN = "Export the model again."
 
 def narrow() -> bool:
     """Whether weights should get seven bits on this processor."""
-    return not (int8_kernels.available() and int8_kernels.adds_exactly())
+    return not (onednn.available() and onednn.adds_exactly())
 
 
 def dynamic(

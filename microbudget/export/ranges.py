@@ -11,8 +11,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import QuantizationError
-from ..files import atomic_path
+from ..core.errors import QuantizationError
+from ..core.files import atomic_path
 
 
 @contextlib.contextmanager

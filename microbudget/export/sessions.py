@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from .. import settings
-from ..errors import EngineError
+from ..core import settings
+from ..core.errors import EngineError
 from . import loaders, packages
 
 ENGINES = tuple(loaders.LOADERS)

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from .batching import batches
-from .classification import optimizer
-from .data import dialogue
-from .models import four_bit
-from .models.llm import Llm
-from .precision import autocast, of_training
-from .training import History, fit
+from ..core.precision import autocast, of_training
+from ..data import dialogue
+from ..data.batching import batches
+from ..models import bitsandbytes
+from ..models.smollm import Llm
+from ..training.loop import History, fit
+from ..training.text_classifier import optimizer
 
 
 def answer_loss(model, batch) -> torch.Tensor:
@@ -48,7 +48,7 @@ def train(
     Raises:
         TrainingError: as ``training.fit``.
     """
-    four_bit.keep_trainable(llm.model)
+    bitsandbytes.keep_trainable(llm.model)
     return fit(
         llm.model, data, answer_loss, epochs=epochs, batch_size=batch_size,
         optimizer=optimizer(llm.model, lr), schedule="linear", warmup=0.1,

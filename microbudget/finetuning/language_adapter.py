@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from . import adapters
-from .batching import padded
-from .classification import optimizer
-from .errors import DataError
-from .parts import note, require_room
-from .precision import autocast, of_training
-from .training import History, fit
+from ..core.errors import DataError
+from ..core.precision import autocast, of_training
+from ..data.batching import padded
+from ..training import adapters
+from ..training.loop import History, fit
+from ..training.parts import note, require_room
+from ..training.text_classifier import optimizer
 
 
 class Parallel(Dataset):

@@ -19,10 +19,10 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from . import adapters
-from .errors import TrainingError
-from .linears import linears_of, targets_of
-from .parts import (
+from ..core.errors import TrainingError
+from ..training import adapters
+from ..training.linears import linears_of, targets_of
+from ..training.parts import (
     activate,
     active_head,
     is_active_head,
@@ -112,7 +112,8 @@ def ia3(model: nn.Module, name: str = "task") -> None:
 
     Liu et al. 2022, (IA)³, arXiv:2205.05638, section 3.3; peft's implementation.
     """
-    from .compat import peft
+    import peft
+    import peft.functional
 
     linears = linears_of(model)
     inner = linears["f"][-1]
@@ -157,7 +158,8 @@ def lora(
     Raises:
         TrainingError: a rank below 1, or a target that isn't there.
     """
-    from .compat import peft
+    import peft
+    import peft.functional
 
     if not isinstance(rank, int) or rank < 1:
         raise TrainingError(f"rank={rank}: a low-rank update needs at least rank 1.")
@@ -251,7 +253,8 @@ def load(model: nn.Module, path: str | os.PathLike) -> dict:
 
 
 def _inject(config, model: nn.Module, name: str) -> None:
-    from .compat import peft
+    import peft
+    import peft.functional
 
     head = [p for n, p in model.named_parameters() if is_active_head(model, n)]
     with warnings.catch_warnings():

@@ -15,10 +15,10 @@ import psutil
 import torch
 from torch import nn
 
-from ..errors import QuantizationError
-from ..progress import bar
+from ..core.errors import QuantizationError
+from ..core.progress import bar
+from ..quantization.affine import Quantized, Scheme, require_matrix, round_to_nearest
 from . import flow, resume
-from .affine import Quantized, Scheme, require_matrix, round_to_nearest
 from .gptq import gptq, hessian
 
 _ENOUGH = 2  # calibration tokens that a layer should have for every input

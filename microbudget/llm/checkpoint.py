@@ -10,17 +10,17 @@ import json
 from pathlib import Path
 
 import torch
+import transformers
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from .. import settings
 from ..assets.folders import damage_is_clear, require_files, require_finite
-from ..compat import transformers
-from ..errors import QuantizationError
-from ..files import atomic_folder
-from ..models.llm import Llm
-from .affine import Quantized, Scheme
+from ..core import settings
+from ..core.errors import QuantizationError
+from ..core.files import atomic_folder
+from ..models.smollm import Llm
+from ..quantization.affine import Quantized, Scheme
 from .packed import PackedLinear, require_packable
 from .packing import pack, unpack
 

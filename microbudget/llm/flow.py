@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..errors import QuantizationError
+from ..core.errors import QuantizationError
 
 
 @dataclass

@@ -12,9 +12,9 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from ..errors import QuantizationError
-from ..files import atomic_path
-from ..models.llm import Llm
+from ..core.errors import QuantizationError
+from ..core.files import atomic_path
+from ..models.smollm import Llm
 
 _NAMES = {
     "self_attn.q_proj": "attn_q",

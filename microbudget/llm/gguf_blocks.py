@@ -5,7 +5,7 @@
 
 import numpy as np
 
-from ..errors import QuantizationError
+from ..core.errors import QuantizationError
 
 BLOCK = 32
 _LARGEST = 8 * 65504.0  # whose scale still is a float16

@@ -10,8 +10,8 @@ from functools import cache, lru_cache
 
 import torch
 
-from ..errors import QuantizationError
-from .affine import (
+from ..core.errors import QuantizationError
+from ..quantization.affine import (
     Quantized,
     Scheme,
     columns_to_groups,

@@ -4,8 +4,8 @@ import warnings
 
 from torch import nn
 
-from ..errors import QuantizationError
-from .layerwise import linears
+from ..core.errors import QuantizationError
+from .calibrate import linears
 
 
 def int8_weights(model: nn.Module) -> nn.Module:

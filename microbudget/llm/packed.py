@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.profiler import record_function
 
-from ..errors import QuantizationError
-from ..evaluation.hotspots import DEQUANTIZE
-from .affine import Quantized
+from ..core.errors import QuantizationError
+from ..evaluation.profiling import DEQUANTIZE
+from ..quantization.affine import Quantized
 from .packing import fill, pack, unpack
 
 

@@ -9,7 +9,7 @@ import math
 
 import torch
 
-from ..errors import QuantizationError
+from ..core.errors import QuantizationError
 
 
 def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:

@@ -8,9 +8,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..errors import QuantizationError
-from ..files import atomic_path
-from .affine import Quantized
+from ..core.errors import QuantizationError
+from ..core.files import atomic_path
+from ..quantization.affine import Quantized
 
 _TENSORS = [f.name for f in fields(Quantized) if f.name != "bits"]
 

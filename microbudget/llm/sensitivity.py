@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
-from ..errors import QuantizationError
-from ..progress import bar
-from .affine import Scheme, round_to_nearest, sqnr
-from .layerwise import find_layers, named_linears
+from ..core.errors import QuantizationError
+from ..core.progress import bar
+from ..quantization.affine import Scheme, round_to_nearest, sqnr
+from .calibrate import find_layers, named_linears
 
 
 def by_layer(model: nn.Module) -> dict[int, list[str]]:

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 
 import torch
 
-from .errors import MicrobudgetError
-from .factorization import Decomposition, break_even
+from ..core.errors import MicrobudgetError
+from .factorize import Decomposition, break_even
 
 WHOLE = None
 

@@ -10,10 +10,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from .conv_factorization import LowRankConv
-from .errors import MicrobudgetError
-from .factorization import LowRank, factored, put
-from .files import atomic_path
+from ..core.errors import MicrobudgetError
+from ..core.files import atomic_path
+from ..core.modules import replace_layer
+from .conv import LowRankConv
+from .factorize import LowRank, factored
 
 _MAKE = {
     "linear": LowRank.of,
@@ -111,7 +112,7 @@ def load(model: nn.Module, path: str | os.PathLike) -> dict:
     if wrong := {n for n, _ in expected.items() ^ found.items()}:
         raise MicrobudgetError(f"{path.name} doesn't fit this model: {min(wrong)}.")
     for name, module in new.items():
-        put(model, name, module)
+        replace_layer(model, name, module)
     model.load_state_dict(state)
     return card
 

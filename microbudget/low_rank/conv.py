@@ -18,10 +18,11 @@ from functools import partial
 import torch
 from torch import nn
 
-from .activation_svd import DAMPING
-from .errors import DataError, MicrobudgetError
-from .factorization import Decomposition, Factored, checked, filled, pick
-from .moments import Moments
+from ..core.errors import DataError, MicrobudgetError
+from ..core.modules import pick
+from ..evaluation.moments import Moments
+from .data_aware import DAMPING
+from .factorize import Decomposition, Factored, checked, filled
 
 KINDS = ("channel", "spatial")
 

@@ -20,9 +20,10 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from .errors import DataError, MicrobudgetError
-from .factorization import Decomposition, checked, linears, pick
-from .moments import Moments
+from ..core.errors import DataError, MicrobudgetError
+from ..core.modules import pick, plain_linear_layers
+from ..evaluation.moments import Moments
+from .factorize import Decomposition, checked
 
 DAMPING = 1e-4  # of the mean variance, given to every direction: none counts nothing
 
@@ -116,7 +117,7 @@ def decompose(
         MicrobudgetError, DataError: as ``svd``; a name that isn't a linear map, or that
             gradients are missing for.
     """
-    maps, options = linears(model), {"centred": centred, "damping": damping}
+    maps, options = plain_linear_layers(model), {"centred": centred, "damping": damping}
     return {
         name: svd(
             pick(maps, name).weight,

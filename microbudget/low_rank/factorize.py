@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .errors import MicrobudgetError
+from ..core.errors import MicrobudgetError
+from ..core.modules import pick, plain_linear_layers, replace_layer
 
 
 class Factored(nn.Sequential, ABC):
@@ -136,40 +137,15 @@ def svd(weight: torch.Tensor) -> Decomposition:
     return Decomposition(down=s[:, None] * v, up=u, values=s)
 
 
-def linears(model: nn.Module) -> dict[str, nn.Linear]:
-    """The plain linear maps of a model by name; those of other libraries are left out.
-
-    Left out, too, is a map whose weight another module shares (a tied embedding): two
-    thin matrices could not be shared.
-
-    Raises:
-        MicrobudgetError: there are none.
-    """
-    uses: dict[int, int] = {}
-    for _, parameter in model.named_parameters(remove_duplicate=False):
-        uses[id(parameter)] = uses.get(id(parameter), 0) + 1
-    found = {
-        name: module
-        for name, module in model.named_modules()
-        if type(module) is nn.Linear and uses[id(module.weight)] == 1
-    }
-    if not found:
-        raise MicrobudgetError(
-            "This model holds no plain linear map of its own to factorize (maps that "
-            "are quantized, tied to an embedding or factorized already don't count)."
-        )
-    return found
-
-
 def decompose(
     model: nn.Module, names: Sequence[str] | None = None
 ) -> dict[str, Decomposition]:
-    """The plain SVD of linear maps by name; default: of ``linears(model)``.
+    """The plain SVD of linear maps by name; default: of ``plain_linear_layers(model)``.
 
     Raises:
         MicrobudgetError: a name that isn't a linear map, NaN in a weight.
     """
-    found = linears(model)
+    found = plain_linear_layers(model)
     return {name: svd(pick(found, name).weight) for name in names or found}
 
 
@@ -233,7 +209,7 @@ def factorize(
             )
         new[name] = decomposition.cut(rank, module)
     for name, module in new.items():
-        put(model, name, module)
+        replace_layer(model, name, module)
     return model
 
 
@@ -252,7 +228,7 @@ def merge(model: nn.Module) -> nn.Module:
     if not found:
         raise MicrobudgetError("Nothing to merge: no map of this model is factorized.")
     for name, module in found.items():
-        put(model, name, module.merged())
+        replace_layer(model, name, module.merged())
     return model
 
 
@@ -279,23 +255,3 @@ def filled(*pairs, bias, like: torch.Tensor) -> list[nn.Module]:
         bias = bias.detach().to(like.device, like.dtype).clone()
         last.bias = nn.Parameter(bias, like.requires_grad)
     return [module for module, _ in pairs]
-
-
-def pick(found: Mapping, name: str):
-    """``found[name]``, or a MicrobudgetError that lists what there is."""
-    if name not in found:
-        some = ", ".join(list(found)[:4])
-        raise MicrobudgetError(f"There is nothing called {name!r}; there are {some} …")
-    return found[name]
-
-
-def put(model: nn.Module, name: str, new: nn.Module) -> None:
-    """Put a module in the place of the one called ``name``.
-
-    Raises:
-        MicrobudgetError: ``name`` is the model itself.
-    """
-    if not name:
-        raise MicrobudgetError("The model is the map itself: put it into a Sequential.")
-    parent, _, last = name.rpartition(".")
-    setattr(model.get_submodule(parent), last, new)

@@ -6,18 +6,14 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+import transformers
 from torch import nn
 
-from .. import assets, settings
-from ..assets.folders import (
-    damage_is_clear,
-    require_files,
-    require_finite,
-    weights_id,
-)
-from ..compat import transformers
-from ..errors import AssetError
-from .four_bit import keep_trainable, nf4
+from .. import assets
+from ..assets.folders import damage_is_clear, require_files, require_finite, weights_id
+from ..core import settings
+from ..core.errors import AssetError
+from .bitsandbytes import keep_trainable, nf4
 
 MINI, FULL = "minilm-l6", "roberta-base"
 

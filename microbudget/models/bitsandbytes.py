@@ -1,12 +1,12 @@
 """Weights stored by bitsandbytes: NF4 (Dettmers et al. 2023, QLoRA), and int8."""
 
 import torch
+import transformers
 from torch import nn
 
-from .. import settings
-from ..compat import transformers
-from ..errors import TrainingError
-from ..precision import fast_bf16
+from ..core import settings
+from ..core.errors import TrainingError
+from ..core.precision import fast_bf16
 
 
 def nf4(double: bool = True) -> dict:

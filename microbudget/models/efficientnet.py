@@ -1,9 +1,9 @@
 """EfficientNet-Lite0 (Tan and Le 2019), as timm builds it, on real weights."""
 
+import torchvision  # noqa: F401 - before timm, which imports it
 from torch import nn
 
 from .. import assets
-from ..compat import torchvision  # noqa: F401 - before timm, which imports it
 from .vision import Preprocess
 
 NAME = "efficientnet-lite0"

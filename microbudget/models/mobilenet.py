@@ -1,10 +1,10 @@
 """MobileNetV2 (Sandler et al. 2018), as torchvision builds it, on real weights."""
 
 import torch
+import torchvision
 from torch import nn
 
 from .. import assets
-from ..compat import torchvision
 from .vision import Preprocess
 
 __all__ = [

@@ -4,19 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import transformers
 from torch import nn
 
-from .. import assets, settings
-from ..assets.folders import (
-    damage_is_clear,
-    require_files,
-    require_finite,
-    weights_id,
-)
-from ..compat import transformers
-from ..errors import AssetError, SettingsError
-from ..precision import fast_bf16
-from .four_bit import int8, keep_trainable, nf4
+from .. import assets
+from ..assets.folders import damage_is_clear, require_files, require_finite, weights_id
+from ..core import settings
+from ..core.errors import AssetError, SettingsError
+from ..core.precision import fast_bf16
+from .bitsandbytes import int8, keep_trainable, nf4
 
 DEFAULT = "smollm2-135m-instruct"
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import transformers
 from torch import nn
 
-from .. import assets, settings
+from .. import assets
 from ..assets.folders import damage_is_clear, require_files, require_finite
-from ..compat import transformers
-from ..errors import AssetError, MicrobudgetError
+from ..core import settings
+from ..core.errors import AssetError, MicrobudgetError
 
 # a teacher and the model that was distilled from it, by name
 STUDENTS = {
@@ -144,7 +145,7 @@ def save(whisper: Whisper, folder: str | Path) -> Path:
 
     Nobody ever sees half of it: it is written beside and renamed.
     """
-    from ..files import atomic_folder
+    from ..core.files import atomic_folder
 
     folder = Path(folder)
     with atomic_folder(folder) as draft:

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..core.errors import DataError
 from ..data.audio import RATE
-from ..errors import DataError
 from .whisper import Whisper
 
 SAMPLES_A_FRAME = 320  # of the encoder: 20 ms

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .data.audio import player
-from .errors import EvaluationError
-from .evaluation.speech import align
-from .plots import BAD
+from ..core.errors import EvaluationError
+from ..data.audio import player
+from ..evaluation.wer import align
+from .figures import BAD
 
 _WRONG = f"color:{BAD};font-weight:bold"
 _GONE = f"color:{BAD};text-decoration:line-through"

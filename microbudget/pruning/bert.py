@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .errors import TrainingError
-from .moments import Moments
+from ..core.errors import TrainingError
+from ..evaluation.moments import Moments
+from .bert_removal import layers, shape
 from .reconstruction import RIDGE, eliminate, solve
-from .shrinking_encoder import layers, shape
 
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 

@@ -18,8 +18,8 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from . import transfer
-from .errors import MicrobudgetError, TrainingError
+from ..core.errors import MicrobudgetError, TrainingError
+from ..training import image_classifier
 
 Kept = Mapping[int, torch.Tensor]
 
@@ -90,7 +90,7 @@ def remove(model: nn.Module, heads: Kept | None = None, neurons: Kept | None = N
 def save(model: nn.Module, path: str | os.PathLike, **card) -> Path:
     """Write a smaller encoder or classifier: its weights, and the shape they need."""
     try:
-        return transfer.save(model, path, shape=shape(model), **card)
+        return image_classifier.save(model, path, shape=shape(model), **card)
     except TypeError as error:
         raise TrainingError(f"A card holds text, numbers, lists: {error}.") from error
 
@@ -129,7 +129,7 @@ def load(model: nn.Module, path: str | os.PathLike) -> tuple[nn.Module, dict]:
             f"shrinking_encoder.save ({type(error).__name__}: {error})."
         ) from error
     smaller = remove(model, kept["heads"], kept["neurons"])
-    return smaller, transfer.load(smaller, path)
+    return smaller, image_classifier.load(smaller, path)
 
 
 def _checked(model: nn.Module, heads: Kept | None, neurons: Kept | None):

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import nn
 
-from .batching import batches
-from .errors import TrainingError
-from .moments import Moments
-from .progress import bar
+from ..core.errors import TrainingError
+from ..core.progress import bar
+from ..data.batching import batches
+from ..evaluation.moments import Moments
+from .mobilenet import blocks
 from .reconstruction import allot, eliminate
-from .shrinking import blocks
 
 _POSITIONS = 32  # read of every picture's map: neighbours say much the same
 PER_BLOCK = 8e6  # what a block costs however narrow: calls, and waiting for threads

@@ -20,9 +20,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
-from . import masking
-from .errors import TrainingError
-from .masking import Masks
+from ..core.errors import TrainingError
+from . import masks as masking
+from .masks import Masks
 
 
 def threshold(weights: Mapping[str, torch.Tensor], value: float) -> Masks:

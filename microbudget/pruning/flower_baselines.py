@@ -6,17 +6,46 @@ What the stages before them compute is kept, so an epoch costs only the tail.
 import copy
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from . import channels, features, lessons, mending, settings, shrinking, transfer
-from .errors import MicrobudgetError
-from .finetuned import FlowerNet
+from ..core import settings
+from ..core.errors import MicrobudgetError
+from ..training import features, image_classifier
+from ..training.baselines import FlowerNet
+from . import channels, mobilenet, mobilenet_reconstruct
 
 _VERSION = 1  # of the recipes below: a new one makes old files worthless
 AT, LOW = 11, 9  # first stage that learns: of the whole network, of the smaller one
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the two networks are made.
+
+    Attributes:
+        thin, mend: of so many training images one ranks the channels, one reconstructs.
+        budget: fraction of the blocks' cost that is left.
+        tune, retune: epochs of the flower network, and of the smaller one. The network
+            to compare that with is trained for half of the latter.
+    """
+
+    thin: int
+    mend: int
+    budget: float
+    tune: int
+    retune: int
+
+
+_RECIPES = {"mini": Recipe(4, 2, 0.55, 2, 4), "full": Recipe(1, 1, 0.55, 8, 12)}
+
+
+def recipe() -> Recipe:
+    """The recipe of this profile."""
+    return _RECIPES[settings.load().profile]
 
 
 def maps(model: nn.Module, at: int, sets: Sequence, preprocess) -> list[torch.Tensor]:
@@ -28,14 +57,14 @@ def maps(model: nn.Module, at: int, sets: Sequence, preprocess) -> list[torch.Te
 def tail(model: nn.Module, at: int) -> nn.Sequential:
     """Stages from ``at`` on, the mean over space, the head; shared with the model."""
     stages = model.features[at:].requires_grad_(True)
-    pooled = transfer.PooledDepths(stages, at=(len(stages) - 1,), unit=False)
+    pooled = image_classifier.PooledDepths(stages, at=(len(stages) - 1,), unit=False)
     return nn.Sequential(pooled, model.classifier[1].requires_grad_(True))
 
 
 def fine_tune(model: nn.Module, at: int, inputs, labels, epochs: int) -> None:
     """Train the tail in place, on ``maps`` (pictures, …) or (views, pictures, …)."""
     end = tail(model, at)
-    transfer.fine_tune(
+    image_classifier.fine_tune(
         end, inputs, labels, head=end[1], lr=5e-4, epochs=epochs, batch_size=32
     )
 
@@ -56,9 +85,11 @@ def whole(net: FlowerNet) -> tuple[nn.Module, nn.Module]:
         return tuple(_loaded(path) for path in paths)
     except MicrobudgetError:  # not there, or damaged: made again
         pass
-    plan, pictures = lessons.pruning(), net.flowers.train.pictures(net.size)
+    plan, pictures = recipe(), net.flowers.train.pictures(net.size)
     tuned = folded(net.model)
-    both = maps(tuned, AT, (pictures, mending.views(pictures)), net.preprocess)
+    both = maps(
+        tuned, AT, (pictures, mobilenet_reconstruct.views(pictures)), net.preprocess
+    )
     seen, labels = torch.stack(both), net.flowers.train.labels
     fine_tune(tuned, AT, seen, labels, plan.tune)
     longer = copy.deepcopy(tuned)
@@ -79,13 +110,17 @@ def pair(net: FlowerNet) -> tuple[nn.Module, nn.Module]:
         return tuned, _loaded(path_of(net, "smaller"))
     except MicrobudgetError:
         pass
-    plan, pictures = lessons.pruning(), net.flowers.train.pictures(net.size)
+    plan, pictures = recipe(), net.flowers.train.pictures(net.size)
     survey = channels.Survey(tuned, pictures[:: plan.thin], net.preprocess)
     prices = channels.costs(tuned, net.size)
     kept = survey.keep(prices, plan.budget, fixed=channels.PER_BLOCK)
-    slim = shrinking.remove(tuned, kept)
-    mending.reconstruct(tuned, slim, pictures[:: plan.mend], net.preprocess)
-    both = maps(slim, LOW, (pictures, mending.views(pictures)), net.preprocess)
+    slim = mobilenet.remove(tuned, kept)
+    mobilenet_reconstruct.reconstruct(
+        tuned, slim, pictures[:: plan.mend], net.preprocess
+    )
+    both = maps(
+        slim, LOW, (pictures, mobilenet_reconstruct.views(pictures)), net.preprocess
+    )
     fine_tune(slim, LOW, torch.stack(both), net.flowers.train.labels, plan.retune)
     store(net, slim, path_of(net, "smaller"))
     return tuned, slim.eval()
@@ -94,19 +129,19 @@ def pair(net: FlowerNet) -> tuple[nn.Module, nn.Module]:
 def store(net: FlowerNet, model: nn.Module, path: Path) -> Path:
     """Keep one of these networks; its file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return shrinking.save(model, path, classes=list(net.flowers.classes))
+    return mobilenet.save(model, path, classes=list(net.flowers.classes))
 
 
 def _loaded(path: Path) -> nn.Module:
-    model, _ = shrinking.load(path)
+    model, _ = mobilenet.load(path)
     return model.to(settings.device(), memory_format=torch.channels_last)
 
 
 def path_of(net: FlowerNet, name: str) -> Path:
     """Where a network is kept: "whole", "longer" or "smaller"."""
-    plan = lessons.pruning()
-    recipe = (plan.thin, plan.mend, plan.budget, plan.tune, plan.retune, AT, LOW)
-    made_from = hashlib.sha256(repr((_VERSION, *recipe)).encode())
+    plan = recipe()
+    made_by = (plan.thin, plan.mend, plan.budget, plan.tune, plan.retune, AT, LOW)
+    made_from = hashlib.sha256(repr((_VERSION, *made_by)).encode())
     for tensor in net.model.state_dict().values():
         made_from.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     folder = settings.load().home / "runs" / "pruning"

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from . import masking, pruning
-from .errors import TrainingError
-from .masking import Masks
+from ..core.errors import TrainingError
+from . import criteria
+from . import masks as masking
+from .masks import Masks
 
 Train = Callable[[nn.Module], object]
 
@@ -80,7 +81,7 @@ def search(
         for name, weight in trained.items():
             left = masks[name].float().mean().item()
             left *= 1 - (last_cut if name == last else cut)
-            largest = pruning.l1({name: weight}, 1 - left)[name]
+            largest = criteria.l1({name: weight}, 1 - left)[name]
             masks[name] = masks[name] & largest.to(masks[name].device)
         kept = sum(int(mask.sum()) for mask in masks.values())
         density = kept / sum(mask.numel() for mask in masks.values())

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from .errors import TrainingError
+from ..core.errors import TrainingError
 
 Masks = dict[str, torch.Tensor]
 _KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)

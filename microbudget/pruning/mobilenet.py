@@ -18,14 +18,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+import torchvision
 from safetensors import safe_open
 from torch import nn
 
-from . import transfer
-from .compat import torchvision
-from .errors import MicrobudgetError, TrainingError
-from .models import mobilenet
-from .models.vision import fold_batchnorm
+from ..core.errors import MicrobudgetError, TrainingError
+from ..models import mobilenet
+from ..models.vision import fold_batchnorm
+from ..training import image_classifier
 
 Kept = Mapping[str, torch.Tensor]
 _Block = torchvision.models.mobilenetv2.InvertedResidual
@@ -131,7 +131,7 @@ def save(model: nn.Module, path: str | os.PathLike, **card) -> Path:
     shape = {"widths": widths(model), "classes": model.classifier[1].out_features,
              "padding": _padding(model), "eps": _eps(model)}  # fmt: skip
     try:
-        return transfer.save(model, path, shape=shape, **card)
+        return image_classifier.save(model, path, shape=shape, **card)
     except TypeError as error:
         raise TrainingError(f"A card holds text, numbers, lists: {error}.") from error
 
@@ -171,7 +171,7 @@ def load(path: str | os.PathLike) -> tuple[nn.Module, dict]:
             f"{path} was made from weights that pad like {padding}; this profile's pad "
             f"like {_padding(model)}. Load it in the profile it was saved in."
         )
-    return model, transfer.load(model, path)
+    return model, image_classifier.load(model, path)
 
 
 def _padding(model: nn.Module) -> str:

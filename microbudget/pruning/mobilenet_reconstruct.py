@@ -9,12 +9,12 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from ..core.progress import bar
+from ..evaluation.moments import Moments
+from ..models.vision import fold_batchnorm
 from .channels import batches_of, output_scale, picker
-from .models.vision import fold_batchnorm
-from .moments import Moments
-from .progress import bar
+from .mobilenet import Bypass, blocks
 from .reconstruction import RIDGE, solve
-from .shrinking import Bypass, blocks
 
 
 @torch.no_grad()

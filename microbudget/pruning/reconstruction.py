@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from .errors import TrainingError
-from .moments import Moments
+from ..core.errors import TrainingError
+from ..evaluation.moments import Moments
 
 RIDGE = 1e-3  # of the mean variance: keeps what hardly varies from being relied on
 

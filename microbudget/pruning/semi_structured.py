@@ -10,8 +10,8 @@ import warnings
 import torch
 from torch import nn
 
-from .errors import TrainingError
-from .pruning import two_four
+from ..core.errors import TrainingError
+from .criteria import two_four
 
 CAPABILITY = (8, 0)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..errors import QuantizationError
+from ..core.errors import QuantizationError
 
 BITS = (2, 3, 4, 5, 6, 7, 8)
 _SMALLEST, _LARGEST = 2.0**-24, 65504.0  # of float16, in which scales are stored

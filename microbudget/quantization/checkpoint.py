@@ -9,9 +9,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from ..errors import QuantizationError
-from ..files import atomic_path
-from .simulated import Simulated, parts, simulate
+from ..core.errors import QuantizationError
+from ..core.files import atomic_path
+from .fake_quant import Simulated, parts, simulate
 
 
 def save(model: nn.Module, path: str | os.PathLike) -> Path:

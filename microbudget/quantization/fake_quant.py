@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
-from ..errors import QuantizationError
+from ..core.errors import QuantizationError
+from ..core.progress import bar
 from ..models.mobilenet import SamePadConv2d
-from ..progress import bar
 from .mapping import affine, extent, of_weight
-from .ranges import METHODS
+from .observers import METHODS
 
 KINDS = (nn.Conv2d, nn.Linear)
 _EXACTLY = (*KINDS, SamePadConv2d)

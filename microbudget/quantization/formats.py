@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import QuantizationError
+from ..core.errors import QuantizationError
 
 # name -> (dtype, bits of the exponent, bits of the mantissa); whole numbers have none
 FORMATS = {

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import QuantizationError
+from ..core.errors import QuantizationError
 from .mapping import Mapping
 
 

@@ -11,35 +11,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..errors import QuantizationError
+from ..core import onednn
+from ..core.errors import QuantizationError
 from ..models.mobilenet import SamePadConv2d
-from .simulated import Simulated
+from .fake_quant import Simulated
 
 _PASSED = (nn.ReLU, nn.ReLU6, nn.Identity, nn.Dropout)
-
-
-def available() -> bool:
-    """Whether this torch has oneDNN's int8 convolutions, and they compute here."""
-    try:
-        x = torch.zeros(1, 1, 1, 1, dtype=torch.uint8)
-        _convolve(x, *_packed(torch.ones(1, 1, 1, 1), None, _shape(1), 1.0, 0))
-    except (AttributeError, RuntimeError, NotImplementedError):
-        return False
-    return True
-
-
-def adds_exactly() -> bool:
-    """Whether sums of products stay exact with 8-bit weights.
-
-    Processors before VNNI add two products in 16 bits first, which overflows: weights
-    then get 7 bits (PyTorch's ``reduce_range`` does so to the inputs).
-    """
-    conv = _shape(64)
-    weight = torch.full((1, 64, 1, 1), 127.0)
-    x = torch.full((1, 64, 1, 1), 255, dtype=torch.uint8)
-    x = x.contiguous(memory_format=torch.channels_last)
-    found = _convolve(x, *_packed(weight, torch.ones(1), conv, 1.0, 0))
-    return float(found.flatten()[0]) == 64 * 127 * 255.0
 
 
 class Int8Map(nn.Module):
@@ -70,8 +47,9 @@ class Int8Map(nn.Module):
         weight = simulated.weight_mapping()
         scales = weight.scale.flatten().expand(conv.out_channels).contiguous()
         codes = weight.quantize(inner.weight.detach()).reshape(conv.weight.shape)
-        self.packed = _packed(
-            codes.float(), scales, conv, self.scale, self.zero, conv.bias
+        padding = (0, 0) if self.pads else conv.padding
+        self.packed = onednn.pack(
+            codes.float(), scales, conv, self.scale, self.zero, conv.bias, padding
         )
         self.writes = None
         if following is not None:
@@ -92,7 +70,7 @@ class Int8Map(nn.Module):
             height, width = codes.shape[-2:]
             codes = F.pad(codes, (width % 2, 1, height % 2, 1), value=self.zero)
         codes = codes.contiguous(memory_format=torch.channels_last)
-        y = _convolve(codes, *self.packed, writes=self.writes)
+        y = onednn.convolve(codes, *self.packed, writes=self.writes)
         return y.reshape(*before, -1) if self.linear else y
 
 
@@ -102,7 +80,7 @@ def convert(model: nn.Module) -> nn.Module:
     Raises:
         QuantizationError: not calibrated, other than 8-bit inputs, no kernel here.
     """
-    if not available():
+    if not onednn.available():
         raise QuantizationError(
             "This torch has no int8 convolution for this processor (it comes with "
             "oneDNN, on x86). The simulated model has the same accuracy."
@@ -163,11 +141,6 @@ def _flat(sequence: nn.Sequential):
             yield child
 
 
-def _shape(inputs: int) -> nn.Conv2d:
-    """A 1 × 1 convolution that has no numbers: none are drawn."""
-    return nn.Conv2d(inputs, 1, 1, device="meta")
-
-
 def _is_plain(module: nn.Module) -> bool:
     """Whether a module calls its children one after the other, and does no more."""
     return isinstance(module, nn.Sequential) and (
@@ -180,25 +153,3 @@ def _as_convolution(linear: nn.Linear) -> nn.Conv2d:
     conv.weight = nn.Parameter(linear.weight.detach()[:, :, None, None])
     conv.bias = linear.bias
     return conv
-
-
-def _packed(codes, scales, conv: nn.Conv2d, x_scale: float, x_zero: int, bias=None):
-    """The weights in oneDNN's own layout, with all that the kernel wants to know."""
-    padding = [0, 0] if isinstance(conv, SamePadConv2d) else list(conv.padding)
-    shape = [list(conv.stride), padding, list(conv.dilation), conv.groups]
-    scales = torch.ones(len(codes)) if scales is None else scales
-    weight = torch.ops.onednn.qconv_prepack(
-        codes.to(torch.int8), scales, x_scale, x_zero, *shape, None
-    )
-    zeros = torch.zeros(len(codes), dtype=torch.long)
-    bias = None if bias is None else bias.detach().float()
-    return weight, scales, zeros, bias, shape, x_scale, x_zero
-
-
-def _convolve(x, weight, scales, zeros, bias, shape, x_scale, x_zero, writes=None):
-    scale, zero = writes or (1.0, 0)
-    dtype = torch.uint8 if writes else torch.float32
-    return torch.ops.onednn.qconv2d_pointwise.default(
-        x, x_scale, x_zero, weight, scales, zeros, bias, *shape, scale, zero, dtype,
-        "none", [], "",
-    )  # fmt: skip

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import QuantizationError
+from ..core.errors import QuantizationError
 
 _TINY = 1e-12
 

@@ -6,7 +6,7 @@ One part at a time is rounded and the harm noted; harms are taken to add up (Don
 
 from collections.abc import Mapping
 
-from ..errors import QuantizationError
+from ..core.errors import QuantizationError
 
 
 def choose(

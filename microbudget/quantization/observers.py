@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from ..errors import QuantizationError
+from ..core.errors import QuantizationError
 from .mapping import affine, extent
 
 Range = tuple[float, float]

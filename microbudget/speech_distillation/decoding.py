@@ -2,9 +2,9 @@
 
 import torch
 
-from .errors import AssetError, MicrobudgetError
-from .models import whisper_forward as forward
-from .models.whisper import Whisper
+from ..core.errors import AssetError, MicrobudgetError
+from ..models import whisper_forward as forward
+from ..models.whisper import Whisper
 
 _PHRASE = 4  # tokens; two of them in a row are a loop
 

@@ -12,20 +12,21 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from . import settings, training
-from .batching import batches
-from .data.audio import RATE
-from .data.speech import Clip
+from ..core import settings
+from ..core.errors import DataError, TrainingError
+from ..core.precision import use_bf16
+from ..core.progress import bar
+from ..data.audio import RATE
+from ..data.batching import batches
+from ..data.speech import Clip
+from ..evaluation.memory import release
+from ..evaluation.wer import word_errors
+from ..models import whisper_forward as forward
+from ..models.whisper import Whisper
+from ..training import loop
+from ..training.losses import TopK, fused_loss, top_k
 from .decoding import Rules, greedy, text_of
-from .distillation import TopK, fused_loss, top_k
-from .errors import DataError, TrainingError
-from .evaluation.memory import release
-from .evaluation.speech import word_errors
-from .models import whisper_forward as forward
-from .models.whisper import Whisper
-from .precision import use_bf16
-from .progress import bar
-from .transcription import STEP, in_precision, listen, window_for
+from .transcribe import STEP, in_precision, listen, window_for
 
 TOP_K = 32  # of the teacher's words kept a token
 MAX_WER = 0.10  # Distil-Whisper's filter of pseudo-labels
@@ -247,7 +248,7 @@ def distil(
     precision: str = "auto",
     seed: int = 0,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
-) -> training.History:
+) -> loop.History:
     """Teach a student in place: loss = α_KL·T²·KL + α_PL·CE, its layers only.
 
     Args:
@@ -289,7 +290,7 @@ def distil(
 
     student.model.to(settings.device())  # whole: its encoder would stay behind
 
-    return training.fit(
+    return loop.fit(
         Learner(decoder),
         lessons,
         loss,

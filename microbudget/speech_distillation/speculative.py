@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import torch
 
+from ..core.errors import MicrobudgetError
+from ..models import whisper_forward as forward
+from ..models.whisper import Whisper
 from .decoding import Rules
-from .errors import MicrobudgetError
-from .models import whisper_forward as forward
-from .models.whisper import Whisper
 
 
 @dataclass(frozen=True)

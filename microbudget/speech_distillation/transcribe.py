@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from .batching import batches
-from .data.audio import QUIETEST, RATE
+from ..core.errors import DataError, MicrobudgetError
+from ..core.precision import use_bf16
+from ..core.progress import bar
+from ..data.audio import QUIETEST, RATE
+from ..data.batching import batches
+from ..models import whisper_forward as forward
+from ..models.whisper import Whisper
 from .decoding import greedy, text_of
-from .errors import DataError, MicrobudgetError
-from .models import whisper_forward as forward
-from .models.whisper import Whisper
-from .precision import use_bf16
-from .progress import bar
 
 TAIL, STEP = 4.0, 2.0  # seconds of silence after a clip, and of rounding up
 _AT_ONCE = 8  # clips whose activations a CPU's cache copes with

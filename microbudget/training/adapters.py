@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .errors import TrainingError
+from ..core.errors import TrainingError
+from ..core.modules import replace_layer
 
 # After attention and after the feed-forward, as Houlsby et al. place them: what these
 # modules give is next added to the layer's input.
@@ -86,7 +87,7 @@ def add(model: nn.Module, name: str, width: int, sites: str = "") -> None:
         )
     device = next(model.parameters()).device
     for path in found:  # not yet wrapped: a wrapped module's name ends in ".inner"
-        _replace(model, path, Adapted(model.get_submodule(path)))
+        replace_layer(model, path, Adapted(model.get_submodule(path)))
     for wrapped in _adapted(model):
         wrapped.adapters[name] = Bottleneck(config.hidden_size, width).to(device)
     activate(model, [name])
@@ -137,16 +138,11 @@ def remove(model: nn.Module, name: str | None = None) -> None:
                 del module.adapters[gone]
         module.active = [n for n in module.active if n in module.adapters]
         if not module.adapters:
-            _replace(model, path, module.inner)
+            replace_layer(model, path, module.inner)
 
 
 def _adapted(model: nn.Module) -> Iterator[Adapted]:
     return (m for m in model.modules() if isinstance(m, Adapted))
-
-
-def _replace(model: nn.Module, path: str, new: nn.Module) -> None:
-    parent, _, last = path.rpartition(".")
-    setattr(model.get_submodule(parent), last, new)
 
 
 def config_of(model: nn.Module):

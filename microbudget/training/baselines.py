@@ -13,15 +13,38 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from . import assets, classification, features, lessons, settings, transfer
-from .data import flowers as flower_data
-from .data import text
-from .errors import MicrobudgetError
-from .models import encoder as encoders
-from .models import mobilenet
-from .models.vision import Preprocess
+from .. import assets
+from ..core import settings
+from ..core.errors import MicrobudgetError
+from ..data import flowers as flower_data
+from ..data import text
+from ..models import bert as encoders
+from ..models import mobilenet
+from ..models.vision import Preprocess
+from . import features, image_classifier, text_classifier
 
 _VERSION = 1  # of the recipes below: a new one makes old files worthless
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the sentence classifier is fine-tuned.
+
+    Attributes:
+        sentences: to train on. epochs: passes through them. lr: learning rate.
+    """
+
+    sentences: int
+    epochs: int
+    lr: float
+
+
+_RECIPES = {"mini": Recipe(1200, 1, 1e-4), "full": Recipe(6000, 3, 2e-5)}
+
+
+def recipe() -> Recipe:
+    """The recipe of this profile."""
+    return _RECIPES[settings.load().profile]
 
 
 @dataclass(frozen=True)
@@ -65,14 +88,14 @@ def sentiment() -> Sentiment:
     Raises:
         AssetError, DataError: as ``text.sentiment`` and ``encoder.load``.
     """
-    plan, seed = lessons.reference(), settings.load().seed
+    plan, seed = recipe(), settings.load().seed
     encoder, task = encoders.load(), text.sentiment()
     model = encoder.classifier(len(task.classes), seed=seed)
     learn = task.train.first(plan.sentences)
 
     def train() -> None:
         sentences = text.Sentences(encoder.tokenizer, learn)
-        classification.train(
+        text_classifier.train(
             model, sentences, lr=plan.lr, epochs=plan.epochs, seed=seed,
             description="the teacher's fine-tuning",
         )  # fmt: skip
@@ -95,15 +118,15 @@ def flowers() -> FlowerNet:
     model = mobilenet.mobilenet_v2(len(data.classes))
 
     def train() -> None:
-        describe = transfer.PooledDepths(model.features, at=(18,), unit=False)
+        describe = image_classifier.PooledDepths(model.features, at=(18,), unit=False)
         pictures = data.train.lazily(data.size)
         views = torch.stack([
             features.extract(describe, pictures, preprocess, flip=flip)
             for flip in (False, True)
         ])  # fmt: skip
-        standardise = transfer.Standardise(views)
-        head = transfer.linear_head(describe.width, len(data.classes))
-        transfer.train_head(
+        standardise = image_classifier.Standardise(views)
+        head = image_classifier.linear_head(describe.width, len(data.classes))
+        image_classifier.train_head(
             head, standardise(views), data.train.labels, epochs=20, seed=seed
         )
         with torch.no_grad():  # the standardisation goes into the head: nothing is left
@@ -129,9 +152,9 @@ def _once(name: str, model: nn.Module, train: Callable[[], None], made_from) -> 
     )
     try:
         if path.exists():
-            transfer.load(model, path)
+            image_classifier.load(model, path)
             return path
     except MicrobudgetError:  # damaged: what was trained here can be trained again
         path.unlink()
     train()
-    return transfer.save(model.eval(), path, made_from=key)
+    return image_classifier.save(model.eval(), path, made_from=key)

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from .batching import Rows
-from .errors import TrainingError
-from .files import atomic_path
+from ..core.errors import TrainingError
+from ..core.files import atomic_path
+from ..data.batching import Rows
 
 
 def save(path, run_id: str, model: nn.Module, optimizer, scheduler, rest: dict) -> None:

@@ -9,13 +9,13 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from . import settings
-from .batching import batches
-from .data.images import LazyPictures
-from .errors import DataError
-from .models.vision import fold_batchnorm
-from .precision import use_bf16
-from .progress import bar
+from ..core import settings
+from ..core.errors import DataError
+from ..core.precision import use_bf16
+from ..core.progress import bar
+from ..data.batching import batches
+from ..data.images import LazyPictures
+from ..models.vision import fold_batchnorm
 
 
 def extract(

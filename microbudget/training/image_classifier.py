@@ -14,12 +14,12 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from .batching import batches
-from .errors import DataError, MicrobudgetError
-from .evaluation.metrics import accuracy
-from .files import atomic_path
-from .models.vision import fold_batchnorm
-from .training import History, fit
+from ..core.errors import DataError, MicrobudgetError
+from ..core.files import atomic_path
+from ..data.batching import batches
+from ..evaluation.metrics import accuracy
+from ..models.vision import fold_batchnorm
+from .loop import History, fit
 
 
 class PooledDepths(nn.Module):

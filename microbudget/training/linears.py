@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from ..core.errors import TrainingError
 from .adapters import config_of
-from .errors import TrainingError
 from .parts import is_head
 
 # names of a layer's linear maps, from the architectures' own modules

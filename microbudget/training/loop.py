@@ -29,11 +29,12 @@ from accelerate.utils import (
 from torch import nn
 from torch.utils.data import Dataset
 
-from . import checkpoints, settings
-from .batching import Rows, epoch_seed, loader, plan
-from .errors import TrainingError
-from .progress import bar
-from .settings import LOWER_IS_BETTER
+from ..core import settings
+from ..core.errors import TrainingError
+from ..core.progress import bar
+from ..core.settings import LOWER_IS_BETTER
+from ..data.batching import Rows, epoch_seed, loader, plan
+from . import checkpoints
 
 Loss = Callable[[nn.Module, Any], torch.Tensor]
 _PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)

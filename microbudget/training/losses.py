@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from .batching import batches
-from .errors import TrainingError
+from ..core.errors import TrainingError
+from ..data.batching import batches
 
 IGNORE = -100  # a label that is padding: PyTorch's own convention
 TEMPERATURE = 2.0  # Distil-Whisper's

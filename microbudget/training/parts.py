@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from ..core.errors import TrainingError
+from ..core.files import atomic_path
+from ..core.modules import replace_layer
+from ..models import bitsandbytes
 from . import adapters
-from .errors import TrainingError
-from .files import atomic_path
-from .models import four_bit
 
 HEADS = "heads"
 # methods whose weights lie beside the base's, so that a model can hold several by name
@@ -60,7 +61,8 @@ def activate(model: nn.Module, name: str) -> None:
     if part["method"] == "bottlenecks":
         adapters.activate(model, [name])
     elif part["method"] in BESIDE:
-        from .compat import peft
+        import peft
+        import peft.functional
 
         peft.functional.set_adapter(model, name)
     if part["head"]:
@@ -92,8 +94,7 @@ def merge(model: nn.Module) -> nn.Module:
         )
     for path, layer in layers:
         layer.merge()
-        parent, _, last = path.rpartition(".")
-        setattr(model.get_submodule(parent), last, layer.get_base_layer())
+        replace_layer(model, path, layer.get_base_layer())
     model.parts, model.part = {}, ""
     model.base_id = f"{getattr(model, 'base_id', '')} with a merged part"
     return model
@@ -158,10 +159,11 @@ def is_active_head(model: nn.Module, path: str) -> bool:
 
 
 def is_four_bit(model: nn.Module) -> bool:
-    return bool(four_bit.layers(model))
+    return bool(bitsandbytes.layers(model))
 
 
 def is_peft(module: nn.Module) -> bool:
-    from .compat import peft
+    import peft
+    import peft.functional
 
     return isinstance(module, peft.tuners.tuners_utils.BaseTunerLayer)

@@ -7,14 +7,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from . import settings
-from .batching import batches
-from .errors import TrainingError
-from .evaluation.metrics import accuracy
-from .models import four_bit
+from ..core import settings
+from ..core.errors import TrainingError
+from ..core.precision import autocast, of_training
+from ..data.batching import batches
+from ..evaluation.metrics import accuracy
+from ..models import bitsandbytes as four_bit
+from .loop import History, fit
 from .parts import is_four_bit
-from .precision import autocast, of_training
-from .training import History, fit
 
 _OPTIONS = {"evaluate", "monitor", "patience", "accumulate", "checkpoint",
             "max_grad_norm", "description"}  # fmt: skip

@@ -14,12 +14,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import load_file
 
-from microbudget import assets, settings
-from microbudget.assets import catalog, converters, download, sources, store
-from microbudget.compat import torchvision
-from microbudget.errors import AssetError
+from microbudget import assets
+from microbudget.assets import catalog, download, sources, store
+from microbudget.assets.convert import vision
+from microbudget.core import settings
+from microbudget.core.errors import AssetError
 
 CONTENT = bytes(range(256)) * 4000  # a megabyte
 
@@ -508,7 +510,7 @@ def test_the_real_weights_are_what_the_catalog_says():
 def test_foreign_weight_files_are_refused(tmp_path):
     (tmp_path / "model.h5").write_bytes(b"not HDF5")
     with pytest.raises(AssetError, match="not the Keras MobileNetV2 file"):
-        converters.keras_mobilenet_v2(tmp_path, tmp_path)
+        vision.keras_mobilenet_v2(tmp_path, tmp_path)
 
 
 def test_a_pickle_in_a_download_is_never_run(tmp_path):
@@ -518,14 +520,14 @@ def test_a_pickle_in_a_download_is_never_run(tmp_path):
 
     torch.save({"x": Evil()}, tmp_path / "model.pth")
     with pytest.raises(AssetError, match="not a plain file of weights"):
-        converters.torchvision_mobilenet_v2(tmp_path, tmp_path)
+        vision.torchvision_mobilenet_v2(tmp_path, tmp_path)
     assert not (tmp_path / "owned").exists()
 
 
 def test_weights_with_nan_are_refused():
     tensors = {"a": torch.tensor([1.0, float("nan")])}
     with pytest.raises(AssetError, match="not finite"):
-        converters._check_against(tensors, {"a": torch.Size([2])})
+        vision._check_against(tensors, {"a": torch.Size([2])})
 
 
 def test_every_card_names_source_and_licence():

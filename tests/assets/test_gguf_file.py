@@ -12,8 +12,9 @@ from gguf import GGMLQuantizationType as Type
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microbudget.errors import QuantizationError
-from microbudget.quantization import gguf_convert, gguf_file
+from microbudget.assets import gguf_file
+from microbudget.core.errors import QuantizationError
+from microbudget.llm import gguf as gguf_convert
 
 
 @pytest.fixture(scope="module")

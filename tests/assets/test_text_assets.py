@@ -6,13 +6,15 @@ import tarfile
 
 import pytest
 import torch
+import transformers
 from test_assets import downloads_of, use_catalog
 
 from microbudget import assets
-from microbudget.assets import catalog, converters, download, sources, texts
-from microbudget.compat import transformers
+from microbudget.assets import catalog, download, sources
+from microbudget.assets.convert import text as texts
+from microbudget.assets.convert import vision
+from microbudget.core.errors import AssetError
 from microbudget.data import text
-from microbudget.errors import AssetError
 
 
 def make_tar(members: dict[str, bytes]) -> bytes:
@@ -132,7 +134,7 @@ def test_the_small_llm_is_what_llama_cpp_would_read():
 def test_a_damaged_gguf_is_refused(tmp_path, content):
     (tmp_path / "m.gguf").write_bytes(content)
     with pytest.raises(AssetError, match="can't be read as GGUF"):
-        converters.llm_from_gguf(tmp_path, tmp_path)
+        vision.llm_from_gguf(tmp_path, tmp_path)
 
 
 def test_a_folders_place_below_the_users_data(tmp_path, monkeypatch):

@@ -27,9 +27,9 @@ def train(encoder, task, sentences, args, method, lr, seed):
         len(task.classes), seed=seed, four_bit=name == "qlora",
         dropout=0.1 if extra else 0.0,
     )  # fmt: skip
-    mb.finetuning.METHODS[{"qlora": "lora"}.get(name, name)](model)
+    mb.finetuning.methods.METHODS[{"qlora": "lora"}.get(name, name)](model)
     started = time.perf_counter()
-    mb.classification.train(
+    mb.training.text_classifier.train(
         model, sentences, lr=lr, epochs=args.epochs, batch_size=args.batch_size,
         seed=seed,
     )  # fmt: skip
@@ -44,12 +44,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     args = parser.parse_args()
-    torch.set_num_threads(mb.settings.load().threads)
-    encoder, task = mb.encoder.load(), mb.text.sentiment()
+    torch.set_num_threads(mb.core.settings.load().threads)
+    encoder, task = mb.models.bert.load(), mb.data.text.sentiment()
     print(f"{encoder.name} on {task.name}: {task.describe()}; {vars(args)}")
 
     def tokens(labelled):
-        return mb.text.Sentences(encoder.tokenizer, labelled)
+        return mb.data.text.Sentences(encoder.tokenizer, labelled)
 
     sentences, val = tokens(task.train.first(args.train)), tokens(task.val)
     test = tokens(task.test)
@@ -58,22 +58,22 @@ def main() -> None:
 
         def error_at(lr, method=method, losses=losses):
             model, _ = train(encoder, task, sentences, args, method, lr, args.seeds[0])
-            logits = mb.classification.predict(model, val)
+            logits = mb.training.text_classifier.predict(model, val)
             losses[f"{lr:.2g}"] = round(float(F.cross_entropy(logits, val.labels)), 4)
-            return 1 - mb.metrics.accuracy(val.labels, logits.argmax(1))
+            return 1 - mb.evaluation.accuracy(val.labels, logits.argmax(1))
 
-        lr, tried = mb.classification.search_lr(error_at, start=10**-3.5)
+        lr, tried = mb.training.text_classifier.search_lr(error_at, start=10**-3.5)
         scores, seconds = [], []
         for seed in args.seeds:
             model, taken = train(encoder, task, sentences, args, method, lr, seed)
-            scores.append(mb.classification.score(model, test))
+            scores.append(mb.training.text_classifier.score(model, test))
             seconds.append(taken)
         row = {
             "method": method,
             "lr": lr,
             "tried": {f"{rate:.2g}": round(1 - e, 4) for rate, e in tried.items()},
             "losses": losses,
-            "trainable": str(mb.sizes.count_parameters(model)),
+            "trainable": str(mb.evaluation.count_parameters(model)),
             "scores": [round(score, 4) for score in scores],
             "mean": round(float(np.mean(scores)), 4),
             "seconds": [round(s, 1) for s in seconds],

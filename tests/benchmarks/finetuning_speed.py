@@ -23,9 +23,9 @@ import time
 
 import numpy as np
 import torch
+import transformers
 
 import microbudget as mb
-from microbudget.compat import transformers
 
 RUNS = ("ours", "trainer", "trainer, grouped", "trainer, stock")
 WARM_UP = 64  # sentences of a training before the one that is measured
@@ -33,12 +33,12 @@ WARM_UP = 64  # sentences of a training before the one that is measured
 
 def ours(encoder, labelled):
     model = encoder.classifier(2)
-    mb.finetuning.lora(model, rank=8)
-    sentences = mb.text.Sentences(encoder.tokenizer, labelled)
+    mb.finetuning.methods.lora(model, rank=8)
+    sentences = mb.data.text.Sentences(encoder.tokenizer, labelled)
 
     def train(n):
-        part = mb.text.Sentences(encoder.tokenizer, labelled.first(n))
-        mb.classification.train(model, part, lr=1e-3, epochs=1, batch_size=16)
+        part = mb.data.text.Sentences(encoder.tokenizer, labelled.first(n))
+        mb.training.text_classifier.train(model, part, lr=1e-3, epochs=1, batch_size=16)
 
     return train, sum(sentences.lengths)
 
@@ -69,7 +69,7 @@ def with_trainer(encoder, labelled, kind):
         model = peft.get_peft_model(model, config)
     else:
         inner = encoder.classifier(2)
-        mb.finetuning.lora(inner, rank=8)
+        mb.finetuning.methods.lora(inner, rank=8)
         model = WithLoss(inner)
     ids = encoder.tokenizer(list(labelled.texts), truncation=True, max_length=64)
     rows = [
@@ -82,8 +82,8 @@ def with_trainer(encoder, labelled, kind):
             arguments = transformers.TrainingArguments(
                 folder, num_train_epochs=1, per_device_train_batch_size=16,
                 learning_rate=1e-3, warmup_steps=0.1, max_grad_norm=1.0,
-                bf16=mb.precision.of_training() == "bf16",
-                use_cpu=mb.settings.device() == "cpu", optim="adamw_torch_fused",
+                bf16=mb.core.precision.of_training() == "bf16",
+                use_cpu=mb.core.settings.device() == "cpu", optim="adamw_torch_fused",
                 train_sampling_strategy=(
                     "group_by_length" if kind == "trainer, grouped" else "random"
                 ),
@@ -99,14 +99,14 @@ def with_trainer(encoder, labelled, kind):
 
 
 def one(kind: str, n: int) -> dict:
-    torch.set_num_threads(mb.settings.load().threads)
-    encoder, labelled = mb.encoder.load(), mb.text.sentiment().train.first(n)
+    torch.set_num_threads(mb.core.settings.load().threads)
+    encoder, labelled = mb.models.bert.load(), mb.data.text.sentiment().train.first(n)
     made = ours(encoder, labelled) if kind == "ours" else None
     train, tokens = made or with_trainer(encoder, labelled, kind)
     with contextlib.redirect_stdout(sys.stderr):
         train(WARM_UP)
-        mb.memory.release()
-        with mb.memory.peak_memory() as peak:
+        mb.evaluation.memory.release()
+        with mb.evaluation.memory.peak_memory() as peak:
             started = time.perf_counter()
             train(n)
             seconds = time.perf_counter() - started

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import microbudget as mb
-from microbudget import transfer
+from microbudget.training import image_classifier
 
 SEEDS = (0, 1, 2)
 PLAIN = {"epochs": 30, "weight_decay": 0.01, "smoothing": 0.0}
@@ -24,21 +24,24 @@ PLAIN = {"epochs": 30, "weight_decay": 0.01, "smoothing": 0.0}
 def backbone(name: str, size: int):
     """(stages, three depths to read, preprocessing) of a backbone."""
     if name == "mobilenet":
-        model = mb.mobilenet.mobilenet_v2(102)
-        return model.features, (13, 17, 18), mb.mobilenet.preprocess(size)
-    model = mb.efficientnet.efficientnet_lite0(102)
-    scale = mb.efficientnet.preprocess(size)
-    return mb.efficientnet.stages(model), (6, 8, 10), scale
+        model = mb.models.mobilenet.mobilenet_v2(102)
+        return model.features, (13, 17, 18), mb.models.mobilenet.preprocess(size)
+    model = mb.models.efficientnet.efficientnet_lite0(102)
+    scale = mb.models.efficientnet.preprocess(size)
+    return mb.models.efficientnet.stages(model), (6, 8, 10), scale
 
 
 def load(size: int):
-    data = mb.flowers.load()
+    data = mb.data.flowers.load()
     pictures = data.train.pictures(size), data.val.pictures(size)
     return *pictures, data.train.labels, data.val.labels, len(data.classes)
 
 
 def two_views(model, pictures, scale):
-    views = [mb.features.extract(model, pictures, scale, flip=f) for f in (False, True)]
+    views = [
+        mb.training.features.extract(model, pictures, scale, flip=f)
+        for f in (False, True)
+    ]
     return torch.stack(views)
 
 
@@ -46,15 +49,15 @@ def frozen(make_head, seeds=SEEDS, size=224):
     """One depth, no mirror: the lesson's first figure."""
     x, x_val, y, y_val, classes = load(size)
     stages, _, scale = backbone("mobilenet", size)
-    describe = transfer.PooledDepths(stages, at=(18,), unit=False)
-    train = mb.features.extract(describe, x, scale)
-    val = mb.features.extract(describe, x_val, scale)
+    describe = image_classifier.PooledDepths(stages, at=(18,), unit=False)
+    train = mb.training.features.extract(describe, x, scale)
+    val = mb.training.features.extract(describe, x_val, scale)
     scores = []
     for seed in seeds:
         torch.manual_seed(seed)
         head = make_head(train.shape[1], classes)
-        transfer.train_head(head, train, y, seed=seed, **PLAIN)
-        scores.append(transfer.score(head, val, y_val))
+        image_classifier.train_head(head, train, y, seed=seed, **PLAIN)
+        scores.append(image_classifier.score(head, val, y_val))
     return scores
 
 
@@ -62,16 +65,16 @@ def three_depths(name, seeds=SEEDS, size=224):
     """Three depths, mirrored in training and in prediction: the recipe."""
     x, x_val, y, y_val, classes = load(size)
     stages, at, scale = backbone(name, size)
-    describe = transfer.PooledDepths(stages, at=at)
+    describe = image_classifier.PooledDepths(stages, at=at)
     train, val = two_views(describe, x, scale), two_views(describe, x_val, scale)
-    standardise = transfer.Standardise(train)
+    standardise = image_classifier.Standardise(train)
     train, val = standardise(train), standardise(val)
     scores = []
     for seed in seeds:
         torch.manual_seed(seed)
-        head = transfer.linear_head(describe.width, classes)
-        transfer.train_head(head, train, y, seed=seed)
-        scores.append(transfer.score(head, val, y_val))
+        head = image_classifier.linear_head(describe.width, classes)
+        image_classifier.train_head(head, train, y, seed=seed)
+        scores.append(image_classifier.score(head, val, y_val))
     return scores
 
 
@@ -80,29 +83,29 @@ def fine_tuned(seeds=SEEDS, size=224, at=16):
     x, x_val, y, y_val, classes = load(size)
     stages, _, scale = backbone("mobilenet", size)
     maps = two_views(stages[:at], x, scale)
-    val = mb.features.extract(stages[:at], x_val, scale)
+    val = mb.training.features.extract(stages[:at], x_val, scale)
     scores = []
     for seed in seeds:
-        _, tuned = transfer.split(stages, at)
-        last = transfer.PooledDepths(tuned, at=(len(tuned) - 1,), unit=False)
+        _, tuned = image_classifier.split(stages, at)
+        last = image_classifier.PooledDepths(tuned, at=(len(tuned) - 1,), unit=False)
         with torch.inference_mode():
             start = torch.cat([last(part) for part in maps.flatten(0, 1).split(256)])
         start = start.reshape(2, len(x), -1).clone()
         torch.manual_seed(seed)
-        head = transfer.linear_head(last.width, classes)
-        transfer.train_head(head, start, y, weight_decay=0.01, seed=seed)
+        head = image_classifier.linear_head(last.width, classes)
+        image_classifier.train_head(head, start, y, weight_decay=0.01, seed=seed)
         network = nn.Sequential(last, head)
-        transfer.fine_tune(
+        image_classifier.fine_tune(
             network, maps, y, head=head, seed=seed, precision=_precision()
         )
-        scores.append(transfer.score(network, val, y_val))
+        scores.append(image_classifier.score(network, val, y_val))
     return scores
 
 
 def from_scratch(seeds=SEEDS, size=128, epochs=6):
     """The same network from random weights, at about the budget of the others."""
     x, x_val, y, y_val, classes = load(size)
-    scale = mb.mobilenet.preprocess(size)
+    scale = mb.models.mobilenet.preprocess(size)
 
     def loss(model, batch):
         x, y = batch
@@ -114,23 +117,25 @@ def from_scratch(seeds=SEEDS, size=128, epochs=6):
     scores = []
     for seed in seeds:
         torch.manual_seed(seed)
-        model = mb.mobilenet.mobilenet_v2(classes, pretrained=False)
+        model = mb.models.mobilenet.mobilenet_v2(classes, pretrained=False)
         mb.training.fit(
             model.to(memory_format=torch.channels_last), (scale(x), y), loss,
             epochs=epochs, batch_size=32, lr=2e-3, weight_decay=0.05,
             schedule="cosine", warmup=0.1, precision=_precision(), seed=seed,
         )  # fmt: skip
-        scores.append(transfer.score(model, scale(x_val), y_val))
+        scores.append(image_classifier.score(model, scale(x_val), y_val))
     return scores
 
 
 def _precision() -> str:
-    return "bf16" if mb.precision.fast_bf16(mb.settings.device()) else "no"
+    return "bf16" if mb.core.precision.fast_bf16(mb.core.settings.device()) else "no"
 
 
 ROWS = {
-    "frozen + linear": lambda seeds: frozen(transfer.linear_head, seeds),
-    "frozen + Dense256 + dropout": lambda seeds: frozen(transfer.dense_head, seeds),
+    "frozen + linear": lambda seeds: frozen(image_classifier.linear_head, seeds),
+    "frozen + Dense256 + dropout": lambda seeds: frozen(
+        image_classifier.dense_head, seeds
+    ),
     "three depths, mirrored": lambda seeds: three_depths("mobilenet", seeds),
     "three depths, mirrored, Lite0 224": lambda seeds: three_depths("lite0", seeds),
     "three depths, mirrored, Lite0 256": lambda seeds: three_depths(
@@ -142,9 +147,9 @@ ROWS = {
 
 
 def main(wanted: list[str]) -> None:
-    here = mb.settings.load()
+    here = mb.core.settings.load()
     torch.set_num_threads(here.threads)
-    print(f"{mb.flowers.load().describe()}; {here.threads} threads")
+    print(f"{mb.data.flowers.load().describe()}; {here.threads} threads")
     print(f"{'':36} {'seeds 0, 1, 2':24} mean   wall s of one seed, from the files on")
     for name, work in ROWS.items():
         if wanted and not any(part in name for part in wanted):

@@ -34,7 +34,7 @@ SETTINGS = {
 
 def calibration(tokenizer, text, tokens, seed, length=256):
     """Token ids (sequences, length) from random places of a text."""
-    ids = mb.prose.token_ids(tokenizer, text)
+    ids = mb.data.prose.token_ids(tokenizer, text)
     generator = torch.Generator().manual_seed(seed)
     places = torch.randint(len(ids) - length, (tokens // length,), generator=generator)
     return torch.stack([ids[place : place + length] for place in places])
@@ -42,7 +42,7 @@ def calibration(tokenizer, text, tokens, seed, length=256):
 
 def ours(llm, ids, scheme):
     started = time.perf_counter()
-    mb.layerwise.quantize(llm.model, ids.to(llm.model.device), scheme)
+    mb.llm.calibrate.quantize(llm.model, ids.to(llm.model.device), scheme)
     return llm, time.perf_counter() - started
 
 
@@ -71,28 +71,31 @@ def gptqmodels(name, ids, scheme, reordered_groups=False):
     took = time.perf_counter() - started
     with tempfile.TemporaryDirectory() as folder:
         model.save(folder)
-        return mb.checkpoint.load(Path(folder)), took
+        return mb.llm.checkpoint.load(Path(folder)), took
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=mb.llm.DEFAULT)
+    parser.add_argument("--model", default=mb.models.smollm.DEFAULT)
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--windows", type=int, nargs=2, default=(8, 512))
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument("--only", nargs="+", default=tuple(SETTINGS))
     parser.add_argument("--reordered-groups", action="store_true")
     options = parser.parse_args()
-    torch.set_num_threads(mb.settings.load().threads)
-    llm, prose = mb.llm.load(options.model, dtype=torch.float32), mb.prose.load()
-    windows = mb.prose.windows(llm.tokenizer, prose.held_out, *options.windows)
+    torch.set_num_threads(mb.core.settings.load().threads)
+    llm, prose = (
+        mb.models.smollm.load(options.model, dtype=torch.float32),
+        mb.data.prose.load(),
+    )
+    windows = mb.data.prose.windows(llm.tokenizer, prose.held_out, *options.windows)
     weights = {name: w.clone() for name, w in llm.model.state_dict().items()}
 
     def judge(label, model, took):
-        reading = mb.language.read(
+        reading = mb.evaluation.read(
             lambda ids: model(ids.to(model.device)).logits, windows, batch_size=1
         )
-        ratio, error = mb.language.perplexity_ratio(reading, base or reading)
+        ratio, error = mb.evaluation.perplexity_ratio(reading, base or reading)
         print(
             f"{label:44} perplexity {reading.perplexity:7.3f} ± {reading.error:.3f}, "
             f"× {ratio:.4f} ± {error:.4f}, {took:6.1f} s",
@@ -106,7 +109,7 @@ def main():
         scheme = SETTINGS[name]
         llm.model.load_state_dict(weights)
         started = time.perf_counter()
-        mb.layerwise.round_model(llm.model, scheme)
+        mb.llm.calibrate.round_model(llm.model, scheme)
         judge(f"RTN, {name}", llm.model, time.perf_counter() - started)
         for seed in options.seeds:
             ids = calibration(llm.tokenizer, prose.calibration, options.tokens, seed)

@@ -14,13 +14,15 @@ import warnings
 
 import numpy as np
 import torch
+import transformers
 
 import microbudget as mb
-from microbudget.compat import transformers
 
 
 def ours(whisper, sound, **options):
-    return lambda: mb.transcription.transcribe(whisper, sound, **options)
+    return lambda: mb.speech_distillation.transcribe.transcribe(
+        whisper, sound, **options
+    )
 
 
 def pipeline(whisper, sound):
@@ -67,16 +69,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=mb.settings.load().threads)
+    parser.add_argument("--threads", type=int, default=mb.core.settings.load().threads)
     parser.add_argument("--ctranslate2", metavar="FOLDER")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(asked.threads)
-    speech = mb.speech.load()
-    clips = mb.speech.spread(speech.test, asked.clips)
+    speech = mb.data.speech.load()
+    clips = mb.data.speech.spread(speech.test, asked.clips)
     sound, said = [c.samples() for c in clips], [c.text for c in clips]
     seconds = sum(map(len, sound)) / 16_000
-    whisper = mb.whisper.load("whisper-tiny.en")
+    whisper = mb.models.whisper.load("whisper-tiny.en")
     ways = {
         "transformers pipeline, fp32, one by one": pipeline(whisper, sound),
         "ours, fp32, one by one": ours(whisper, sound, batch_size=1, precision="no"),
@@ -99,7 +101,7 @@ def main() -> None:
                 cpu[name].append(time.process_time() - busy)
     print(
         f"{speech.name}: {len(clips)} clips, {seconds:.0f} s; {asked.threads} threads, "
-        f"{mb.ledger.processor_name()}; medians of {asked.repeats} (min–max)"
+        f"{mb.course.run.processor_name()}; medians of {asked.repeats} (min–max)"
     )
     first = np.median(next(iter(taken.values())))
     for name, walls in taken.items():
@@ -107,7 +109,7 @@ def main() -> None:
         print(
             f"{name:42} {wall:6.2f} s ({min(walls):.2f}–{max(walls):.2f}), "
             f"CPU {np.median(cpu[name]):6.2f} s, {first / wall:5.2f}×, "
-            f"RTFx {seconds / wall:6.1f}, {mb.wer.word_errors(said, texts[name])}"
+            f"RTFx {seconds / wall:6.1f}, {mb.evaluation.word_errors(said, texts[name])}"
         )
 
 

@@ -24,8 +24,8 @@ def main() -> None:
     parser.add_argument("--weightings", nargs="+", default=["paper", "code"])
     parser.add_argument("--window", default="clip", choices=["clip", "standard"])
     asked = parser.parse_args()
-    torch.set_num_threads(mb.settings.load().threads)
-    speech = mb.speech.load()
+    torch.set_num_threads(mb.core.settings.load().threads)
+    speech = mb.data.speech.load()
     sets = {"val": speech.val}
     for name, clips in speech.tests.items():
         sets |= (
@@ -33,18 +33,18 @@ def main() -> None:
         )
         sets[name] = clips
     sound = {name: [c.samples() for c in clips] for name, clips in sets.items()}
-    teacher = mb.whisper.load("whisper-tiny.en")
+    teacher = mb.models.whisper.load("whisper-tiny.en")
 
     def judge(label, whisper):
         for name, clips in sets.items():
-            texts = mb.transcription.transcribe(
+            texts = mb.speech_distillation.transcribe.transcribe(
                 whisper, sound[name], window=asked.window
             )
-            errors = mb.wer.word_errors([c.text for c in clips], texts)
+            errors = mb.evaluation.word_errors([c.text for c in clips], texts)
             print(f"{label:34} {name:10} {errors}", flush=True)
-            guarded = mb.wer.word_errors(
+            guarded = mb.evaluation.word_errors(
                 [c.text for c in clips],
-                mb.transcription.transcribe(
+                mb.speech_distillation.transcribe.transcribe(
                     whisper, sound[name], window=asked.window, guard=True
                 ),
             )
@@ -55,10 +55,10 @@ def main() -> None:
 
     results: dict = {}
     judge("teacher", teacher)
-    judge("untrained", mb.whisper.student(teacher))
+    judge("untrained", mb.models.whisper.student(teacher))
     started, busy = time.perf_counter(), time.process_time()
-    learn = mb.speech.spread(speech.train, asked.clips)
-    lessons = mb.whisper_distillation.prepare(teacher, learn)
+    learn = mb.data.speech.spread(speech.train, asked.clips)
+    lessons = mb.speech_distillation.distil.prepare(teacher, learn)
     print(
         f"prepared {len(lessons)} lessons ({len(lessons.dropped)} dropped, "
         f"{lessons.bytes() / 1e6:.0f} MB): {time.perf_counter() - started:.1f} s, "
@@ -66,9 +66,9 @@ def main() -> None:
     )
     for weighting in asked.weightings:
         for seed in range(asked.seeds):
-            student = mb.whisper.student(teacher)
+            student = mb.models.whisper.student(teacher)
             started, busy = time.perf_counter(), time.process_time()
-            history = mb.whisper_distillation.distil(
+            history = mb.speech_distillation.distil.distil(
                 student, lessons, steps=asked.steps, weighting=weighting, seed=seed
             )
             print(

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from microbudget import settings
-from microbudget.errors import MicrobudgetError, SettingsError
+from microbudget.core import settings
+from microbudget.core.errors import MicrobudgetError, SettingsError
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from microbudget import assets, cli, doctor, finetuned, settings, tail_tuning
+from microbudget import assets
+from microbudget.core import settings
+from microbudget.course import cli, doctor
+from microbudget.pruning import flower_baselines
+from microbudget.training import baselines
 
 
 def test_doctor_finds_this_machine_fit(capsys, monkeypatch):
@@ -117,9 +121,11 @@ def test_fetching_all_trains_what_chapters_start_from(home, monkeypatch, capsys)
 
     trained: list[str] = []
     monkeypatch.setattr(assets, "needed", list)
-    monkeypatch.setattr(finetuned, "sentiment", lambda: made("sentiment"))
-    monkeypatch.setattr(finetuned, "flowers", lambda: made("flowers"))
-    monkeypatch.setattr(tail_tuning, "whole", lambda net: made("longer", "pruning"))
+    monkeypatch.setattr(baselines, "sentiment", lambda: made("sentiment"))
+    monkeypatch.setattr(baselines, "flowers", lambda: made("flowers"))
+    monkeypatch.setattr(
+        flower_baselines, "whole", lambda net: made("longer", "pruning")
+    )
     assert cli.main(["fetch"]) == 0
     assert trained == ["sentiment", "flowers", "longer"]
     assert "trained once on this machine" in capsys.readouterr().out

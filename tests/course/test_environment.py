@@ -64,7 +64,7 @@ def test_the_readme_names_only_commands_that_exist():
     targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
     for target in re.findall(r"`make ([a-z]+)", README):
         assert target in targets, target
-    from microbudget.cli import _parser
+    from microbudget.course.cli import _parser
 
     commands = _parser()._subparsers._group_actions[0].choices
     for command in re.findall(r"`(?:\.venv/bin/)?microbudget ([a-z]+)", README):
@@ -129,20 +129,23 @@ def test_clean_leaves_alone_what_make_did_not_make(tmp_path):
 
 
 def test_what_the_notebooks_need_is_in_the_catalog():
-    flowers, sentiment = "mb.finetuned.flowers", "mb.finetuned.sentiment"
+    flowers, sentiment = (
+        "mb.training.baselines.flowers",
+        "mb.training.baselines.sentiment",
+    )
     uses = {
-        "mobilenet-v2": ("mb.mobilenet.", flowers),
-        "flower-garden": ("mb.flowers.", flowers),
-        "whisper-tiny.en": ("mb.whisper.",),
-        "spoken-sentences": ("mb.speech.",),
-        "minilm-l6": ("mb.encoder.", sentiment),
-        "rated-snippets": ("mb.text.", sentiment),
-        "smollm2-135m-instruct": ("mb.llm.",),
-        "wikitext2": ("mb.prose.",),
-        "lambada": ("mb.prose.last_words",),
-        "page-layout": ("mb.detector.",),
-        "detr-resnet-50": ("mb.detector.",),
-        "ssdlite-mobilenet": ("mb.detector.",),
+        "mobilenet-v2": ("mb.models.mobilenet.", flowers),
+        "synthetic-flowers": ("mb.data.flowers.", flowers),
+        "whisper-tiny.en": ("mb.models.whisper.",),
+        "spoken-sentences": ("mb.data.speech.",),
+        "minilm-l6": ("mb.models.bert.", sentiment),
+        "rated-snippets": ("mb.data.text.", sentiment),
+        "smollm2-135m-instruct": ("mb.models.smollm.",),
+        "wikitext2": ("mb.data.prose.",),
+        "lambada": ("mb.data.prose.last_words",),
+        "page-layout": ("mb.detection.detectors.",),
+        "detr-resnet-50": ("mb.detection.detectors.",),
+        "ssdlite-mobilenet": ("mb.detection.detectors.",),
     }
     stems = set()
     for path in (ROOT / "notebooks").glob("*.ipynb"):

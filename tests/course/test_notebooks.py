@@ -8,7 +8,8 @@ import nbformat
 import pytest
 
 import microbudget
-from microbudget import notebooks, settings
+from microbudget.core import settings
+from microbudget.course import notebooks
 
 PATHS = notebooks.find()
 SOLUTIONS, EXERCISES = "solution", "exercise"

@@ -9,8 +9,10 @@ import threading
 import pytest
 import torch
 
-from microbudget import cli, ledger, report, settings
-from microbudget.errors import MicrobudgetError
+from microbudget.core import settings
+from microbudget.core.errors import MicrobudgetError
+from microbudget.course import cli, report
+from microbudget.course import run as ledger
 from microbudget.evaluation import memory
 
 

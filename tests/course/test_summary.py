@@ -9,12 +9,12 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microbudget import cli, glance, report
-from microbudget.errors import EvaluationError
+from microbudget.core.errors import EvaluationError
+from microbudget.course import cli, report, summary
 from microbudget.evaluation import pareto
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-METHOD = next(m for m in glance.METHODS if m.key == "distil")
+METHOD = next(m for m in summary.METHODS if m.key == "distil")
 
 
 def row(name, wall=1.0, **scores):
@@ -37,7 +37,7 @@ def books():
 
 
 def test_a_line_says_what_the_ledger_holds(books):
-    head, (line,) = glance.table(books)
+    head, (line,) = summary.table(books)
     told = dict(zip(head, line, strict=True))
     assert told["quality"] == "accuracy 0.810 → 0.740 ↑"
     assert told["bytes"] == "90.0 → 62.0 MB"
@@ -45,24 +45,24 @@ def test_a_line_says_what_the_ledger_holds(books):
     assert told["made in"] == "16 s, 0.0160 EUR"
     assert int(told["lines of its notebook"]) > 100
     part = replace(METHOD, part=True)
-    assert glance._size(glance.figures(part, books)) == "90.0 + 62.0 MB"
+    assert summary._size(summary.figures(part, books)) == "90.0 + 62.0 MB"
     far = replace(METHOD, made=("07:surveyed",))
-    assert glance.figures(far, books) is None
+    assert summary.figures(far, books) is None
     elsewhere = {"notebook": "07_pruning", "rows": [row("surveyed", 5.0)]}
-    assert glance.figures(far, [*books, (elsewhere, "yours")])["seconds"] == 5
+    assert summary.figures(far, [*books, (elsewhere, "yours")])["seconds"] == 5
     other = copy.deepcopy(books)
     other[0][0]["rows"].pop()  # an older run, without a row that the line needs
-    assert glance.table(other)[1] == []
+    assert summary.table(other)[1] == []
 
 
 def test_less_is_better_where_it_is(books):
     for r in books[0][0]["rows"][:2]:
         r["scores"]["wer"] = r["scores"].pop("accuracy")
-    assert glance.table(books)[1][0][1].endswith("↓")
+    assert summary.table(books)[1][0][1].endswith("↓")
 
 
 def test_keys_are_unique_and_the_chart_ends_at_methods():
-    keys = [method.key for method in glance.METHODS]
+    keys = [method.key for method in summary.METHODS]
     assert len(set(keys)) == len(keys)
 
     def ends(node):
@@ -73,11 +73,11 @@ def test_keys_are_unique_and_the_chart_ends_at_methods():
     def ends_of(answers):
         return {key for rest in answers.values() for key in ends(rest)}
 
-    assert ends(glance.CHART) <= set(keys)
+    assert ends(summary.CHART) <= set(keys)
 
 
 def test_a_charts_end_quotes_and_links_its_row(books):
-    text = glance.chart(books, link="{book}.ipynb")
+    text = summary.chart(books, link="{book}.ipynb")
     (end,) = [line for line in text.splitlines() if "](" in line]
     assert f"[{METHOD.name}](06_knowledge_distillation.ipynb)" in end
     assert "0.810 → 0.740" in end
@@ -86,8 +86,8 @@ def test_a_charts_end_quotes_and_links_its_row(books):
 def test_the_readme_agrees_with_the_ledger_and_has_every_method():
     table = report.between_markers(README, report.GLANCE)
     books = report.reference()
-    assert glance.disagreements(table, books) == []
-    assert len(glance.table(books)[1]) == len(glance.METHODS)
+    assert summary.disagreements(table, books) == []
+    assert len(summary.table(books)[1]) == len(summary.METHODS)
     places = set(re.findall(r'<a id="([^"]+)"', table))
     links = set(re.findall(r"\]\(#([^)]+)\)", table))
     assert links and links <= places
@@ -95,16 +95,16 @@ def test_the_readme_agrees_with_the_ledger_and_has_every_method():
 
 def test_a_disagreement_is_seen(books):
     table = report.at_a_glance(books, for_readme=True)
-    assert glance.disagreements(table, books) == []
+    assert summary.disagreements(table, books) == []
     rows = books[0][0]["rows"]
     rows[1]["wall_s"], rows[1]["scores"]["latency_ms"] = 900.0, 77.0
     rows[1]["scores"]["accuracy"] = 0.75
-    assert glance.disagreements(table, books) == []  # another machine, the same result
+    assert summary.disagreements(table, books) == []  # another machine, the same result
     rows[1]["scores"]["accuracy"] = 0.79
-    (wrong,) = glance.disagreements(table, books)
+    (wrong,) = summary.disagreements(table, books)
     assert wrong.startswith("distil: accuracy 0.810 → 0.740")
-    assert glance.disagreements("", books) == ["distil: only in one of the two"]
-    assert glance.disagreements(table, []) == ["distil: only in one of the two"]
+    assert summary.disagreements("", books) == ["distil: only in one of the two"]
+    assert summary.disagreements(table, []) == ["distil: only in one of the two"]
 
 
 def test_the_command_prints_it(capsys):

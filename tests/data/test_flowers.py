@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
+from microbudget.core.errors import DataError
 from microbudget.data import flowers
-from microbudget.errors import DataError
 
 
 def make_class_folders(root, classes=("a", "b"), per_class=3, splits=("train", "val")):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from microbudget.core.errors import DataError
 from microbudget.data.images import load_pictures, open_picture, to_pixels
-from microbudget.errors import DataError
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 import tiny_llm
 import torch
 
-from microbudget.assets import texts
+from microbudget.assets.convert import text as texts
+from microbudget.core.errors import AssetError, DataError
 from microbudget.data import prose
-from microbudget.errors import AssetError, DataError
 
 HEADING = " = Robert Boulter = "
 

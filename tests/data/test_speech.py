@@ -8,9 +8,10 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microbudget import assets, voice
+from microbudget import assets
+from microbudget.core.errors import DataError
 from microbudget.data import audio, speech
-from microbudget.errors import DataError
+from microbudget.data.synthetic import speech as voice
 
 
 def tone(seconds=1.0, rate=16_000, pitch=440.0):

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from microbudget import garden
+from microbudget.data.synthetic import flowers
 
 
 def picture(k=0, seed=0, picture_seed=0, size=48):
     rng = np.random.default_rng(picture_seed)
-    return np.asarray(garden.render(garden.species(k, seed), rng, size))
+    return np.asarray(flowers.render(flowers.species(k, seed), rng, size))
 
 
 def contents(folder):
@@ -21,7 +21,7 @@ def contents(folder):
 
 
 def test_same_seeds_give_the_same_species_and_picture():
-    assert garden.species(7, 3) == garden.species(7, 3)
+    assert flowers.species(7, 3) == flowers.species(7, 3)
     assert np.array_equal(picture(7, 3, 1), picture(7, 3, 1))
 
 
@@ -33,27 +33,27 @@ def test_another_species_garden_or_picture_looks_different(other):
 
 
 def test_genes_do_not_depend_on_the_picture_drawn_before():
-    before = garden.species(5)
+    before = flowers.species(5)
     picture(5)
-    assert garden.species(5) == before
+    assert flowers.species(5) == before
 
 
 def test_names_are_unique_and_sisters_share_their_genus():
     for seed in (0, 1):
-        names = [garden.species_name(k, seed) for k in range(1000)]
+        names = [flowers.species_name(k, seed) for k in range(1000)]
         assert len(set(names)) == 1000
         words = [name.split() for name in names]
         assert all(len(pair) == 2 and pair[0].istitle() for pair in words)
         genera = [genus for genus, _ in words]
         assert genera[::4] == genera[1::4] == genera[2::4] == genera[3::4]
         assert len(set(genera)) == 250
-    assert garden.species_name(0, 0) != garden.species_name(0, 1)
-    assert garden.species(9, 2).name == garden.species_name(9, 2)
+    assert flowers.species_name(0, 0) != flowers.species_name(0, 1)
+    assert flowers.species(9, 2).name == flowers.species_name(9, 2)
 
 
 def test_sisters_share_their_shape_and_differ_in_markings():
     for genus in range(10):
-        sisters = [garden.species(4 * genus + i) for i in range(4)]
+        sisters = [flowers.species(4 * genus + i) for i in range(4)]
         shapes = {(s.breadth, s.belly, s.point, s.whorls, s.centre) for s in sisters}
         assert len(shapes) == 1
         markings = {(s.eye, s.tips, s.veins, s.spots, s.bands) for s in sisters}
@@ -61,7 +61,7 @@ def test_sisters_share_their_shape_and_differ_in_markings():
 
 
 def test_picture_is_rgb_of_the_size_asked():
-    image = garden.render(garden.species(1), np.random.default_rng(0), 57)
+    image = flowers.render(flowers.species(1), np.random.default_rng(0), 57)
     assert image.mode == "RGB"
     assert image.size == (57, 57)
 
@@ -87,7 +87,7 @@ def test_shading_raises_no_numerical_warning():
         picture(k, picture_seed=k)
 
 
-@pytest.mark.parametrize("call", [garden.species, garden.species_name])
+@pytest.mark.parametrize("call", [flowers.species, flowers.species_name])
 def test_negative_species_number_is_refused(call):
     with pytest.raises(ValueError, match=">= 0"):
         call(-1)
@@ -95,7 +95,7 @@ def test_negative_species_number_is_refused(call):
 
 def test_tiny_picture_is_refused():
     with pytest.raises(ValueError, match="at least 32"):
-        garden.render(garden.species(0), np.random.default_rng(0), 31)
+        flowers.render(flowers.species(0), np.random.default_rng(0), 31)
 
 
 @pytest.mark.parametrize(
@@ -112,13 +112,13 @@ def test_bad_arguments_are_refused_before_anything_is_written(
     tmp_path, arguments, advice
 ):
     with pytest.raises(ValueError, match=advice):
-        garden.plant(tmp_path / "garden", **arguments)
+        flowers.generate_images(tmp_path / "garden", **arguments)
     assert not list(tmp_path.iterdir())
 
 
 def test_plant_writes_readable_pictures_and_nothing_else(tmp_path):
     wanted = {"train": 2, "val": 1, "test": 0}
-    garden.plant(tmp_path, species=2, pictures=wanted, size=32, workers=1)
+    flowers.generate_images(tmp_path, species=2, pictures=wanted, size=32, workers=1)
     files = contents(tmp_path)
     assert sorted(files) == [
         "train/000/000.jpg",
@@ -135,9 +135,9 @@ def test_plant_writes_readable_pictures_and_nothing_else(tmp_path):
 
 def test_a_picture_does_not_depend_on_how_many_are_asked_for(tmp_path):
     few, many = tmp_path / "few", tmp_path / "many"
-    garden.plant(few, species=1, pictures={"val": 1}, size=32, workers=1)
+    flowers.generate_images(few, species=1, pictures={"val": 1}, size=32, workers=1)
     more = {"train": 1, "val": 2}
-    garden.plant(many, species=2, pictures=more, size=32, workers=1)
+    flowers.generate_images(many, species=2, pictures=more, size=32, workers=1)
     first, second = contents(few), contents(many)
     assert list(first) == ["val/000/000.jpg"]
     assert first.items() < second.items()
@@ -146,7 +146,7 @@ def test_a_picture_does_not_depend_on_how_many_are_asked_for(tmp_path):
 def test_pool_and_single_process_write_the_same_files(tmp_path):
     seen = []
     for workers in (1, 2):
-        garden.plant(
+        flowers.generate_images(
             tmp_path / str(workers),
             species=2,
             pictures={"train": 2, "val": 1},
@@ -166,19 +166,23 @@ def test_a_pool_that_cannot_start_is_done_without(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise PermissionError("no semaphores in this container")
 
-    monkeypatch.setattr(garden.planting, "ProcessPoolExecutor", refuse)
-    garden.plant(tmp_path, species=2, pictures={"val": 1}, size=32, workers=2)
+    monkeypatch.setattr(flowers.planting, "ProcessPoolExecutor", refuse)
+    flowers.generate_images(
+        tmp_path, species=2, pictures={"val": 1}, size=32, workers=2
+    )
     assert sorted(contents(tmp_path)) == ["val/000/000.jpg", "val/001/000.jpg"]
 
 
 def test_a_failed_write_leaves_the_old_picture_and_no_draft(tmp_path, monkeypatch):
-    garden.plant(tmp_path, species=1, pictures={"val": 1}, size=32, workers=1)
+    flowers.generate_images(
+        tmp_path, species=1, pictures={"val": 1}, size=32, workers=1
+    )
     before = contents(tmp_path)
 
     def full(*args):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(garden.planting.os, "replace", full)
+    monkeypatch.setattr(flowers.planting.os, "replace", full)
     with pytest.raises(OSError, match="no space"):
-        garden.plant(tmp_path, 1, {"val": 1}, size=32, seed=1, workers=1)
+        flowers.generate_images(tmp_path, 1, {"val": 1}, size=32, seed=1, workers=1)
     assert contents(tmp_path) == before

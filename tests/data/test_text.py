@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from sentences import labelled, sentences, tokenizer
 
 from microbudget import assets
+from microbudget.core.errors import DataError
 from microbudget.data import text
-from microbudget.errors import DataError
 
 
 def write(folder, name="train.tsv", rows=()):

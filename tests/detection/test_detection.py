@@ -13,9 +13,11 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from microbudget.core.errors import DataError, EvaluationError
+from microbudget.data.synthetic.pages import generate, typeset
 from microbudget.detection import boxes as bx
-from microbudget.detection import coco, detector, detr, drawing, pages, picodet, typeset
-from microbudget.errors import DataError, EvaluationError
+from microbudget.detection import coco, detectors, detr, picodet
+from microbudget.plotting import boxes as drawing
 
 corners = st.tuples(*[st.integers(0, 60)] * 4).map(
     lambda v: [min(v[0], v[2]), min(v[1], v[3]), max(v[0], v[2]), max(v[1], v[3])]
@@ -81,20 +83,20 @@ def test_boxes_that_break_the_convention_are_refused(wrong, says):
 
 @pytest.fixture(scope="module")
 def three():
-    return pages.generate(3, 5)
+    return generate.generate(3, 5)
 
 
 def test_pages_are_the_same_for_a_seed_and_share_nothing_between_seeds(three):
-    again = pages.generate(1, 5)[0]
+    again = generate.generate(1, 5)[0]
     np.testing.assert_array_equal(three[0].picture, again.picture)
     np.testing.assert_array_equal(three[0].boxes, again.boxes)
-    other = pages.generate(1, 6)[0]
+    other = generate.generate(1, 6)[0]
     assert (
         other.picture.shape != again.picture.shape
         or (other.picture != again.picture).any()
     )
     with pytest.raises(DataError, match="at least 1"):
-        pages.generate(0, 5)
+        generate.generate(0, 5)
 
 
 def test_formulas_dont_depend_on_the_size_of_letters_in_plots():
@@ -109,7 +111,7 @@ def test_boxes_of_a_page_hold_its_ink(three):
     for page in three:
         bx.checked(page.boxes, page.picture.shape[:2])
         assert page.picture.dtype == np.uint8
-        assert set(page.labels) <= set(range(len(pages.CLASSES)))
+        assert set(page.labels) <= set(range(len(generate.CLASSES)))
         grey = page.picture.mean(2)
         outside = np.ones(grey.shape, bool)
         for x0, y0, x1, y1 in page.boxes.astype(int):
@@ -249,11 +251,11 @@ def test_cocos_pictures_come_from_a_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("MICROBUDGET_PROFILE", "full")
     monkeypatch.setenv("MICROBUDGET_DATA", str(tmp_path))
     with pytest.raises(DataError, match="instances_val2017"):
-        detector.pictures(1, 1)
+        detectors.pictures(1, 1)
     folder = tmp_path / "coco"
     folder.mkdir()
     _like_coco(folder)
-    found = detector.pictures(1, 1)
+    found = detectors.pictures(1, 1)
     assert "Flickr" in found.card
     assert not found.is_the_courses
     ids = [found.notes[kind]["images"][0]["id"] for kind in ("calibration", "judge")]
@@ -265,15 +267,15 @@ def test_cocos_pictures_come_from_a_folder(tmp_path, monkeypatch):
     right = [coco.Found(page.boxes, np.ones(2, np.float32), page.labels)]
     assert coco.average_precision(right, found.notes["judge"]).mean == pytest.approx(1)
     with pytest.raises(DataError, match="too few"):
-        detector.pictures(2, 1)
+        detectors.pictures(2, 1)
     (folder / "0.jpg").write_bytes(b"no picture")
     with pytest.raises(DataError, match="can't be read"):
-        detector.pictures(1, 1)
+        detectors.pictures(1, 1)
 
 
 def test_a_kept_network_has_its_makers_name(home):
     names = {
-        detector._cached("net", digest, maker)
+        detectors._cached("net", digest, maker)
         for digest in ("0" * 64, "1" * 64)
         for maker in ("torch-1", "torch-2")
     }
@@ -284,7 +286,7 @@ def test_a_kept_network_has_its_makers_name(home):
 @pytest.mark.slow
 @pytest.mark.skipif(not find_spec("onnxscript"), reason="the export extra")
 def test_a_small_detr_is_exported_whole(tmp_path):
-    from microbudget.compat import transformers
+    import transformers
 
     torch.manual_seed(0)
     backbone = transformers.ResNetConfig(
@@ -346,7 +348,7 @@ def _references(notes, guessed):
 def test_precision_is_pycocotools_and_so_is_the_sum_over_pictures(
     three, guesses, crowd
 ):
-    notes = json.loads(json.dumps(coco.annotations(three, pages.CLASSES)))
+    notes = json.loads(json.dumps(coco.annotations(three, generate.CLASSES)))
     for note in notes["annotations"][::5]:
         note["iscrowd"] = int(crowd)
     before = json.dumps(notes)
@@ -361,18 +363,18 @@ def test_precision_is_pycocotools_and_so_is_the_sum_over_pictures(
 
 
 def test_a_selection_of_pictures_is_judged_as_if_it_were_all(three, guesses):
-    judged = coco.average_precision(guesses, coco.annotations(three, pages.CLASSES))
+    judged = coco.average_precision(guesses, coco.annotations(three, generate.CLASSES))
     for chosen in ([2], [0, 2], [1, 1, 0]):
         some = [three[i] for i in chosen]
         alone = coco.average_precision(
-            [guesses[i] for i in chosen], coco.annotations(some, pages.CLASSES)
+            [guesses[i] for i in chosen], coco.annotations(some, generate.CLASSES)
         )
         found = coco.mean_precision(judged, np.array(chosen))
         assert found == pytest.approx(alone.mean, abs=1e-9)
 
 
 def test_the_truth_scores_one_and_nothing_scores_zero(three):
-    notes = coco.annotations(three, pages.CLASSES)
+    notes = coco.annotations(three, generate.CLASSES)
     perfect = [
         coco.Found(p.boxes, np.ones(len(p.boxes), np.float32), p.labels) for p in three
     ]
@@ -384,7 +386,7 @@ def test_the_truth_scores_one_and_nothing_scores_zero(three):
 
 
 def test_classes_and_pictures_keep_the_order_of_the_annotations(three, guesses):
-    notes = coco.annotations(three, pages.CLASSES)
+    notes = coco.annotations(three, generate.CLASSES)
     judged = coco.average_precision(guesses, notes)
     images, classes = [2, 0, 1], np.random.default_rng(0).permutation(10)
     moved = notes | {
@@ -405,7 +407,7 @@ def test_classes_and_pictures_keep_the_order_of_the_annotations(three, guesses):
 
 
 def test_at_an_iou_of_a_half_only_if_it_was_judged(three, guesses):
-    notes = coco.annotations(three, pages.CLASSES)
+    notes = coco.annotations(three, generate.CLASSES)
     assert np.isnan(coco.average_precision(guesses, notes, (0.01,)).at_50)
     only = coco.average_precision(guesses, notes, (0.75, 0.5))
     whole = coco.average_precision(guesses, notes)
@@ -413,13 +415,13 @@ def test_at_an_iou_of_a_half_only_if_it_was_judged(three, guesses):
 
 
 def test_the_spread_is_paired(three, guesses):
-    notes = coco.annotations(three, pages.CLASSES)
+    notes = coco.annotations(three, generate.CLASSES)
     judged = coco.average_precision(guesses, notes)
     drawn = coco.spread({"a": judged, "b": judged}, 20)
     np.testing.assert_array_equal(drawn["a"], drawn["b"])
     assert drawn["a"].std() > 0
     fewer = coco.average_precision(
-        guesses[:2], coco.annotations(three[:2], pages.CLASSES)
+        guesses[:2], coco.annotations(three[:2], generate.CLASSES)
     )
     with pytest.raises(EvaluationError, match="different pictures"):
         coco.spread({"a": judged, "b": fewer}, 3)
@@ -440,7 +442,7 @@ def test_the_spread_is_paired(three, guesses):
 
 
 def test_annotations_are_written_whole(three, tmp_path):
-    notes = coco.annotations(three, pages.CLASSES)
+    notes = coco.annotations(three, generate.CLASSES)
     path = coco.save(notes, tmp_path / "deep" / "notes.json")
     assert json.loads(path.read_text()) == notes
     assert min(note["category_id"] for note in notes["annotations"]) >= 1
@@ -448,7 +450,7 @@ def test_annotations_are_written_whole(three, tmp_path):
 
 def test_a_picture_is_drawn_with_each_set_of_boxes(three, guesses):
     axes = drawing.side_by_side(
-        three[0].picture, {"drawn": three[0], "guessed": guesses[0]}, pages.CLASSES
+        three[0].picture, {"drawn": three[0], "guessed": guesses[0]}, generate.CLASSES
     )
     counts = [len(axis.patches) for axis in axes.flat]
     assert counts == [len(three[0].boxes), len(guesses[0].boxes)]

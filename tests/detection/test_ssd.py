@@ -8,14 +8,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torchvision
 from safetensors.torch import load_file, save_file
 
 from microbudget import assets
 from microbudget.assets import catalog
-from microbudget.compat import torchvision
+from microbudget.core.errors import AssetError, DataError
 from microbudget.detection import boxes as bx
-from microbudget.detection import coco, detector, picodet, ssd
-from microbudget.errors import AssetError, DataError
+from microbudget.detection import coco, detectors, picodet, ssd
 
 
 def theirs(model):
@@ -119,10 +119,10 @@ def test_a_folder_without_its_weights(tmp_path):
 
 def test_a_detector_that_a_profile_does_not_have(monkeypatch):
     with pytest.raises(DataError, match="it has picodet"):
-        detector.load("detr")
+        detectors.load("detr")
     monkeypatch.setenv("MICROBUDGET_PROFILE", "full")
     with pytest.raises(DataError, match="it has detr, ssdlite"):
-        detector.load("picodet")
+        detectors.load("picodet")
 
 
 @pytest.mark.slow
@@ -137,8 +137,8 @@ def test_it_is_exported_whole_and_quantized(tmp_path, home, monkeypatch):
     state = {k: v.contiguous() for k, v in ssd.build().state_dict().items()}
     save_file(state, tmp_path / "model.safetensors")
     monkeypatch.setenv("MICROBUDGET_PROFILE", "full")
-    monkeypatch.setattr(detector.assets, "fetch", lambda name: tmp_path)
-    own = detector.load("ssdlite")
+    monkeypatch.setattr(detectors.assets, "fetch", lambda name: tmp_path)
+    own = detectors.load("ssdlite")
     names = list(mixed_int8.convolutions(own.network))
     assert len(names) == 98
     graph = onnx.load(own.network).graph

@@ -7,9 +7,9 @@ import tiny_llm
 import torch
 from torch.nn import functional as F
 
-from microbudget import sequence_distillation as sd
-from microbudget.distillation import IGNORE
-from microbudget.errors import TrainingError
+from microbudget.core.errors import TrainingError
+from microbudget.distillation import sequence as sd
+from microbudget.training.losses import IGNORE
 
 PROMPT, ANSWER = "The small model", " slept beside it"
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 from torch import nn
 
-from microbudget import classification, students, training
-from microbudget.errors import TrainingError
+from microbudget.core.errors import TrainingError
+from microbudget.distillation import students
+from microbudget.training import loop, text_classifier
 
 
 def batch(seed=0, lengths=(7, 3, 5), vocabulary=50):
@@ -163,7 +164,7 @@ def test_the_word_table_is_the_teachers():
 def test_a_bilstm_learns_by_the_courses_own_loop():
     data = tiny.sentences(4)
     model = students.bilstm(len(tiny.tokenizer()), 2, width=16, hidden=8)
-    before = classification.score(model, data)
-    history = classification.train(model, data, lr=2e-2, epochs=30)
-    assert isinstance(history, training.History)
-    assert classification.score(model, data) > max(before, 0.9)
+    before = text_classifier.score(model, data)
+    history = text_classifier.train(model, data, lr=2e-2, epochs=30)
+    assert isinstance(history, loop.History)
+    assert text_classifier.score(model, data) > max(before, 0.9)

@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from microbudget import classification, students
-from microbudget import teacher_outputs as to
+from microbudget.core.errors import DataError, TrainingError
 from microbudget.data import text
-from microbudget.distillation import IGNORE
-from microbudget.errors import DataError, TrainingError
+from microbudget.distillation import students
+from microbudget.distillation import teacher_cache as to
+from microbudget.training import text_classifier
+from microbudget.training.losses import IGNORE
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def teacher():
 def test_logits_are_predicts_and_states_are_the_layers(teacher):
     data = tiny.sentences(1)
     found = to.compute(teacher, data, layers=(1, -1), batch_size=3)
-    torch.testing.assert_close(found.logits, classification.predict(teacher, data))
+    torch.testing.assert_close(found.logits, text_classifier.predict(teacher, data))
     assert sorted(found.states) == [1, 2]
     starts = torch.tensor([0, *found.lengths]).cumsum(0)
     for i in range(len(data)):

@@ -7,18 +7,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from microbudget import classification, finetuning, students
-from microbudget import classifier_distillation as cd
-from microbudget import teacher_outputs as to
+from microbudget.core.errors import TrainingError
 from microbudget.data import text
-from microbudget.distillation import (
+from microbudget.distillation import students
+from microbudget.distillation import teacher_cache as to
+from microbudget.distillation import train as cd
+from microbudget.distillation.mutual import mutual
+from microbudget.finetuning import methods
+from microbudget.training import text_classifier
+from microbudget.training.losses import (
     IGNORE,
     attention_transfer_loss,
     logit_mse_loss,
     soft_target_loss,
 )
-from microbudget.errors import TrainingError
-from microbudget.mutual_learning import mutual
 
 
 def student(seed=0, classes=2):
@@ -44,7 +46,7 @@ def weights(model):
 def test_without_a_teacher_it_is_the_ordinary_training(data):
     ours, theirs = student(), student()
     a = cd.train(ours, data, lr=1e-2, epochs=2)
-    b = classification.train(theirs, data, lr=1e-2, epochs=2)
+    b = text_classifier.train(theirs, data, lr=1e-2, epochs=2)
     assert a.losses == pytest.approx(b.losses, abs=1e-6)
     torch.testing.assert_close(weights(ours), weights(theirs))
 
@@ -57,7 +59,7 @@ def test_the_first_loss_is_the_one_that_was_asked_for(data, teacher):
             student(), data, teacher, recipe, lr=1e-9, batch_size=every
         ).losses[0]
 
-    logits = classification.predict(student(), data)
+    logits = text_classifier.predict(student(), data)
     hard = float(F.cross_entropy(logits, data.labels))
     soft = float(soft_target_loss(logits, teacher.logits, 3.0))
     mse = float(logit_mse_loss(logits, teacher.logits))
@@ -72,10 +74,10 @@ def test_a_soft_student_comes_near_its_teacher_and_never_sees_a_label(data, teac
     blind = tiny.sentences(3)
     blind.labels = torch.full_like(data.labels, IGNORE)
     taught, unlabelled = student(), student()
-    far = soft_target_loss(classification.predict(taught, data), teacher.logits)
+    far = soft_target_loss(text_classifier.predict(taught, data), teacher.logits)
     cd.train(taught, data, teacher, cd.SOFT, lr=1e-2, epochs=6)
     cd.train(unlabelled, blind, teacher, cd.SOFT, lr=1e-2, epochs=6)
-    near = soft_target_loss(classification.predict(taught, data), teacher.logits)
+    near = soft_target_loss(text_classifier.predict(taught, data), teacher.logits)
     assert near < far / 2
     assert torch.equal(weights(taught), weights(unlabelled))
 
@@ -172,7 +174,7 @@ def test_hot_soft_targets_are_half_the_squared_distance(seed, classes):
 
 def test_mutual_students_agree_more_than_lonely_ones(data):
     def distance(pair):
-        a, b = (classification.predict(m, data) for m in pair)
+        a, b = (text_classifier.predict(m, data) for m in pair)
         return float((a.softmax(1) - b.softmax(1)).abs().mean())
 
     blind = tiny.sentences(3)
@@ -248,15 +250,15 @@ def test_what_evaluates_is_given_the_student(data, teacher):
     ours = student()
     history = cd.train(
         ours, data, teacher, cd.Recipe(0.0, 1.0), lr=1e-2, epochs=2,
-        evaluate=lambda model: {"accuracy": classification.score(model, data)},
+        evaluate=lambda model: {"accuracy": text_classifier.score(model, data)},
         monitor="accuracy",
     )  # fmt: skip
-    assert max(history.curve("accuracy")) == classification.score(ours, data)
+    assert max(history.curve("accuracy")) == text_classifier.score(ours, data)
 
 
 def test_an_adapter_of_other_layers_is_refused(tmp_path):
     whole = tiny.classifier(layers=4)
     one, other = (students.truncated(whole, pair) for pair in ([0, 2], [1, 3]))
-    finetuning.save(finetuning.bitfit(one), tmp_path / "part.safetensors")
+    methods.save(methods.bitfit(one), tmp_path / "part.safetensors")
     with pytest.raises(TrainingError, match="fits its own base"):
-        finetuning.load(other, tmp_path / "part.safetensors")
+        methods.load(other, tmp_path / "part.safetensors")

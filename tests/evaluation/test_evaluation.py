@@ -9,10 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microbudget.errors import EvaluationError
-from microbudget.evaluation import memory, metrics, sizes, timers
+from microbudget.core.errors import EvaluationError
+from microbudget.evaluation import memory, metrics, sizes
+from microbudget.evaluation import timing as timers
 from microbudget.evaluation.energy import EnergyMeter
-from microbudget.evaluation.timers import Timing, measure_latency
+from microbudget.evaluation.timing import Timing, measure_latency
 
 labels = st.lists(
     st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60
@@ -235,8 +236,8 @@ def test_functions_timed_in_turn_take_turns():
 
 
 def test_stacked_bars_add_up():
-    from microbudget import plots
+    from microbudget.plotting import figures
 
-    axis = plots.stacked({"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 4}}, "MB", 10)
+    axis = figures.stacked({"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 4}}, "MB", 10)
     ends = [patch.get_x() + patch.get_width() for patch in axis.patches]
     assert ends == [10, 30, 30, 70]

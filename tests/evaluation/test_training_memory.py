@@ -5,11 +5,11 @@ import torch
 from sentences import classifier, sentences
 from torch.nn import functional as F
 
-from microbudget import finetuning
-from microbudget.classification import optimizer
 from microbudget.evaluation import training_memory
 from microbudget.evaluation.sizes import count_parameters
-from microbudget.models import encoder
+from microbudget.finetuning import methods
+from microbudget.models import bert
+from microbudget.training.text_classifier import optimizer
 
 SHAPE = {"layers": 2, "d": 48, "heads": 4, "inner": 96}
 
@@ -25,7 +25,7 @@ def measured(model, ids, mask, labels):
 @pytest.mark.parametrize("repeats", [1, 4])
 def test_the_formula_predicts_what_is_kept(method, repeats):
     model, data = classifier(), sentences(repeats)
-    finetuning.METHODS[method](model)
+    methods.METHODS[method](model)
     batch = data.collate([data[i] for i in range(len(data))])
     found = measured(model, *batch)
     counted = count_parameters(model)
@@ -41,8 +41,8 @@ def test_the_formula_predicts_what_is_kept(method, repeats):
 
 
 def test_four_bit_weights_take_what_nf4_says():
-    model = encoder.load().classifier(2, four_bit=True)
-    finetuning.lora(model)
+    model = bert.load().classifier(2, four_bit=True)
+    methods.lora(model)
     data = sentences()
     found = measured(model, *data.collate([data[i] for i in range(4)]))
     counted = count_parameters(model)

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microbudget.errors import EvaluationError
-from microbudget.evaluation import speech as wer
+from microbudget.core.errors import EvaluationError
+from microbudget.evaluation import wer as wer
 
 WORDS = st.lists(st.sampled_from(["cat", "dog", "sun", "sea", "red"]), max_size=7)
 

@@ -10,24 +10,22 @@ import numpy as np
 import pytest
 import sentences as tiny
 import torch
+import torchvision
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from microbudget import classification, factorization, students
-from microbudget.compat import torchvision, transformers
-from microbudget.detection import mixed
-from microbudget.errors import EngineError, QuantizationError
-from microbudget.export import (
-    footprint,
-    graphs,
-    int8,
-    loaders,
-    onnx_file,
-    packages,
-    runtimes,
-)
-from microbudget.quantization import int8_kernels
+from microbudget.core import onednn
+from microbudget.core.errors import EngineError, QuantizationError
+from microbudget.core.modules import plain_linear_layers
+from microbudget.detection import quantize as detector_int8
+from microbudget.distillation import students
+from microbudget.export import footprint, inspect, loaders, packages, quantize
+from microbudget.export import onnx as onnx_file
+from microbudget.export import sessions as runtimes
+from microbudget.low_rank import factorize
+from microbudget.training import text_classifier
 
 ENGINES = "onnx", "onnxscript", "onnxruntime", "openvino", "nncf"
 if missing := [name for name in ENGINES if not find_spec(name)]:
@@ -74,10 +72,10 @@ def flowers(tmp_path_factory):
 def classifier(tmp_path_factory):
     """With fewer layers and of low rank, as other chapters make them."""
     model = students.truncated(tiny.classifier(), [1])
-    names = [n for n in factorization.linears(model) if not n.startswith("heads.")]
-    parts = factorization.decompose(model, names)
+    names = [n for n in plain_linear_layers(model) if not n.startswith("heads.")]
+    parts = factorize.decompose(model, names)
     ranks = dict.fromkeys(names, 20)
-    model = factorization.factorize(model, parts, ranks).eval()
+    model = factorize.factorize(model, parts, ranks).eval()
     return model, onnx_file.sentences(model, tmp_path_factory.mktemp("s") / "s.onnx")
 
 
@@ -112,9 +110,9 @@ def test_a_module_is_a_session_too_and_a_session_a_module(classifier, sessions):
     inputs = tokens([4, 7])
     np.testing.assert_allclose(eager(*inputs), model(*inputs).detach(), atol=1e-6)
     sentences = tiny.sentences()
-    expected = classification.predict(model, sentences, precision="no")
+    expected = text_classifier.predict(model, sentences, precision="no")
     for session in sessions:
-        found = classification.predict(session.module(), sentences)
+        found = text_classifier.predict(session.module(), sentences)
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -235,9 +233,9 @@ def test_bad_files_and_inputs_are_plain_errors(flowers, tmp_path):
         with pytest.raises(EngineError, match="refuses inputs"):
             session(torch.ones(1, 3, SIZE + 8, SIZE))
     with pytest.raises(EngineError, match="no ONNX file"):
-        graphs.operators(broken)
+        inspect.operators(broken)
     with pytest.raises(EngineError, match="export the model first"):
-        graphs.operators(tmp_path / "none.onnx")
+        inspect.operators(tmp_path / "none.onnx")
 
 
 def test_without_the_extra_the_errors_say_what_to_install(monkeypatch, flowers):
@@ -249,7 +247,7 @@ def test_without_the_extra_the_errors_say_what_to_install(monkeypatch, flowers):
     for call in (
         lambda: runtimes.load(flowers[1]),
         lambda: onnx_file.pictures(flowers[0], "x.onnx", SIZE),
-        lambda: int8.openvino(flowers[1], "x", [{"pictures": pictures(1)}]),
+        lambda: quantize.openvino(flowers[1], "x", [{"pictures": pictures(1)}]),
     ):
         with pytest.raises(EngineError, match=r"microbudget\[export\]"):
             call()
@@ -266,8 +264,8 @@ def test_the_package_imports_without_any_engine():
         "for n in ('onnx', 'onnxscript', 'onnxruntime', 'openvino', 'nncf'):\n"
         "    sys.modules[n] = None\n"
         "import microbudget as mb\n"
-        "mb.onnx_file, mb.graphs, mb.footprint\n"
-        "print(list(mb.runtimes.available()))\n"
+        "mb.export.onnx, mb.export.inspect, mb.export.footprint\n"
+        "print(list(mb.export.sessions.available()))\n"
     )
     done = in_a_new_process(code)
     assert done.stdout == "['torch']\n"
@@ -299,14 +297,14 @@ def test_int8_pictures_stay_near_and_get_smaller(flowers, tmp_path):
     model, path = flowers
     feed = [{"pictures": pictures(4, seed)} for seed in range(1, 5)]
     judged = [(pictures(8, 99),)]
-    own = int8.static(path, tmp_path / "int8.onnx", feed)
+    own = quantize.static(path, tmp_path / "int8.onnx", feed)
     assert agreement(runtimes.load(own, threads=1), model, judged) > 0.8
-    assert {"QuantizeLinear", "DequantizeLinear"} <= set(graphs.operators(own))
-    folder = int8.openvino(path, tmp_path / "int8", feed)
+    assert {"QuantizeLinear", "DequantizeLinear"} <= set(inspect.operators(own))
+    folder = quantize.openvino(path, tmp_path / "int8", feed)
     assert sorted(p.name for p in folder.iterdir()) == ["model.bin", "model.xml"]
     session = runtimes.load(folder, "openvino", threads=1)
     assert agreement(session, model, judged) > 0.8
-    assert {"i8", "u8"} & set(graphs.precisions(session))
+    assert {"i8", "u8"} & set(inspect.precisions(session))
 
 
 @pytest.mark.parametrize("less", [False, True])
@@ -314,7 +312,7 @@ def test_int8_weights_of_seven_bits_use_half_the_range(classifier, tmp_path, les
     import onnx
 
     model, path = classifier
-    own = int8.dynamic(path, tmp_path / "int8.onnx", reduce_range=less)
+    own = quantize.dynamic(path, tmp_path / "int8.onnx", reduce_range=less)
     assert own.stat().st_size < 0.5 * path.stat().st_size
     assert agreement(runtimes.load(own, threads=1), model, [tokens([5, 9])]) > 0.8
     weights = [
@@ -330,9 +328,9 @@ def test_static_int8_and_nncf_of_a_transformer(classifier, tmp_path, capfd):
     model, path = classifier
     feed = [dict(zip(("ids", "mask"), tokens([6, 8], s), strict=True)) for s in (1, 2)]
     judged = [tokens([5, 9], 50), tokens([3], 51)]
-    own = int8.static(path, tmp_path / "s.onnx", feed, operators=["MatMul", "Gemm"])
+    own = quantize.static(path, tmp_path / "s.onnx", feed, operators=["MatMul", "Gemm"])
     assert agreement(runtimes.load(own, threads=1), model, judged) > 0.5
-    folder = int8.openvino(path, tmp_path / "ov", feed, transformer=True)
+    folder = quantize.openvino(path, tmp_path / "ov", feed, transformer=True)
     session = runtimes.load(folder, "openvino", threads=1)
     assert agreement(session, model, judged) > 0.5
     printed = capfd.readouterr()
@@ -342,9 +340,9 @@ def test_static_int8_and_nncf_of_a_transformer(classifier, tmp_path, capfd):
 def test_the_first_layers_can_stay_in_floats(flowers, tmp_path):
     _, path = flowers
     feed = [{"pictures": pictures(4)}]
-    kept = int8.first(path, 2)
+    kept = quantize.first(path, 2)
     options = {"unsigned": True, "keep": kept, "method": "MinMax"}
-    own = int8.static(path, tmp_path / "int8.onnx", feed, **options)
+    own = quantize.static(path, tmp_path / "int8.onnx", feed, **options)
 
     def of_bytes(file):
         import onnx
@@ -360,13 +358,13 @@ def test_the_first_layers_can_stay_in_floats(flowers, tmp_path):
     assert kinds[:2] == [None, None]
     assert set(kinds[2:]) == {types.UINT8}
     with pytest.raises(QuantizationError, match="were asked for"):
-        int8.first(path, 99)
+        quantize.first(path, 99)
     for wrong, says in (
         ({"keep": ["conv_that_is_not"]}, "has no node conv_that_is_not"),
         ({"method": "minmax"}, "use one of Average, MinMax"),
     ):
         with pytest.raises(QuantizationError, match=says):
-            int8.static(path, tmp_path / "x.onnx", feed, **wrong)
+            quantize.static(path, tmp_path / "x.onnx", feed, **wrong)
 
 
 def test_nodes_without_names_are_not_chosen_by_name(flowers, tmp_path):
@@ -378,7 +376,7 @@ def test_nodes_without_names_are_not_chosen_by_name(flowers, tmp_path):
         for node, name in zip(convs[:2], names, strict=True):
             node.name = name
         onnx.save(graph, tmp_path / "x.onnx")
-        for call in (lambda p: int8.first(p, 2), mixed.convolutions):
+        for call in (lambda p: quantize.first(p, 2), detector_int8.convolutions):
             with pytest.raises(QuantizationError, match="chosen by name"):
                 call(tmp_path / "x.onnx")
 
@@ -398,24 +396,24 @@ def _in_bytes(path):
 
 def test_any_selection_of_convolutions_by_ranges_measured_once(flowers, tmp_path):
     _, path = flowers
-    names = list(mixed.convolutions(path))
+    names = list(detector_int8.convolutions(path))
     target, ranges = tmp_path / "x.onnx", tmp_path / "ranges.json"
     with pytest.raises(QuantizationError, match=r"no ranges at ranges\.json"):
-        mixed.quantize(path, target, ranges)
+        detector_int8.quantize(path, target, ranges)
     with pytest.raises(QuantizationError, match="no convolution other"):
-        mixed.quantize(path, target, ranges, names=["other"])
+        detector_int8.quantize(path, target, ranges, names=["other"])
     feed = [{"pictures": pictures(4).requires_grad_()}]
-    assert _in_bytes(mixed.quantize(path, target, ranges, feed)) == names
+    assert _in_bytes(detector_int8.quantize(path, target, ranges, feed)) == names
     measured = ranges.read_bytes()
     some = names[1::2]
-    assert _in_bytes(mixed.quantize(path, target, ranges, names=some)) == some
+    assert _in_bytes(detector_int8.quantize(path, target, ranges, names=some)) == some
     assert ranges.read_bytes() == measured
     other = path.parent / "raw.onnx"
     with pytest.raises(QuantizationError, match="not measured in this network"):
-        mixed.quantize(other, target, ranges, feed)
+        detector_int8.quantize(other, target, ranges, feed)
     ranges.write_text("{")
     with pytest.raises(QuantizationError, match="not measured in this network"):
-        mixed.quantize(path, target, ranges, feed)
+        detector_int8.quantize(path, target, ranges, feed)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ranges.json", "x.onnx"]
 
 
@@ -425,17 +423,17 @@ def test_averaged_ranges_lie_within_those_of_all_batches(flowers, tmp_path):
     ends = {}
     for method in ("Average", "MinMax"):
         own = tmp_path / f"{method}.json"
-        mixed.quantize(path, tmp_path / "x.onnx", own, feed, method=method)
+        detector_int8.quantize(path, tmp_path / "x.onnx", own, feed, method=method)
         table = json.loads(own.read_text())["data"].values()
         ends[method] = np.array([[t[e]["data"] for e in _ENDS] for t in table])[..., 0]
         other = {"Average": "MinMax", "MinMax": "Average"}[method]
         with pytest.raises(QuantizationError, match=f"in this network by '{other}'"):
-            mixed.quantize(path, tmp_path / "x.onnx", own, feed, method=other)
+            detector_int8.quantize(path, tmp_path / "x.onnx", own, feed, method=other)
     (low, high), (least, most) = ends["Average"].T, ends["MinMax"].T
     assert (least <= low).all() and (high <= most).all()
     assert (high - low < 0.9 * (most - least)).any()
     with pytest.raises(QuantizationError, match="use 'Average' or 'MinMax'"):
-        mixed.quantize(path, tmp_path / "x.onnx", own, feed, method="Entropy")
+        detector_int8.quantize(path, tmp_path / "x.onnx", own, feed, method="Entropy")
 
 
 def test_ranges_measured_once_give_the_file_that_measuring_again_gives(
@@ -444,21 +442,21 @@ def test_ranges_measured_once_give_the_file_that_measuring_again_gives(
     _, path = flowers
     feed = [{"pictures": pictures(3)}, {"pictures": pictures(2)}]
     ranges = tmp_path / "ranges.json"
-    again = {"unsigned": True, "keep": int8.first(path, 2)}
-    int8.static(path, tmp_path / "x.onnx", feed, ranges=ranges)
+    again = {"unsigned": True, "keep": quantize.first(path, 2)}
+    quantize.static(path, tmp_path / "x.onnx", feed, ranges=ranges)
     for name, own in {"a": {"ranges": ranges}, "b": {}}.items():
         data = [] if own else feed  # no data are needed any more
-        int8.static(path, tmp_path / name, data, **again, **own)
+        quantize.static(path, tmp_path / name, data, **again, **own)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     with pytest.raises(QuantizationError, match="not measured in this network by 'Min"):
-        int8.static(path, tmp_path / "x", feed, ranges=ranges, method="MinMax")
+        quantize.static(path, tmp_path / "x", feed, ranges=ranges, method="MinMax")
     with pytest.raises(QuantizationError, match="not measured in this network"):
-        int8.static(path.parent / "raw.onnx", tmp_path / "x", feed, ranges=ranges)
+        quantize.static(path.parent / "raw.onnx", tmp_path / "x", feed, ranges=ranges)
 
 
 def test_half_of_the_bytes(flowers, tmp_path):
     model, path = flowers
-    folder = mixed.half(path, tmp_path / "half")
+    folder = detector_int8.half(path, tmp_path / "half")
     assert (folder / "model.bin").stat().st_size < 0.6 * path.stat().st_size
     session = runtimes.load(folder, "openvino", threads=1)
     assert onnx_file.difference(model, session, [(pictures(2),)]) < 0.02
@@ -468,10 +466,10 @@ def test_missing_and_damaged_files_are_plain_errors(tmp_path):
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"not a graph")
     for call in (
-        lambda p: int8.first(p, 1),
-        mixed.convolutions,
-        lambda p: mixed.quantize(p, tmp_path / "x", tmp_path / "r"),
-        lambda p: mixed.half(p, tmp_path / "x"),
+        lambda p: quantize.first(p, 1),
+        detector_int8.convolutions,
+        lambda p: detector_int8.quantize(p, tmp_path / "x", tmp_path / "r"),
+        lambda p: detector_int8.half(p, tmp_path / "x"),
     ):
         with pytest.raises(QuantizationError, match="export the model first"):
             call(tmp_path / "none.onnx")
@@ -483,40 +481,40 @@ def test_missing_and_damaged_files_are_plain_errors(tmp_path):
 def test_bad_calibration_is_a_plain_error(flowers, tmp_path):
     _, path = flowers
     wrong = [{"photos": pictures(1)}]
-    kept = partial(int8.static, ranges=tmp_path / "ranges.json")
-    for call in (int8.static, kept, int8.openvino):
+    kept = partial(quantize.static, ranges=tmp_path / "ranges.json")
+    for call in (quantize.static, kept, quantize.openvino):
         with pytest.raises(QuantizationError, match="No calibration data"):
             call(path, tmp_path / "x", [])
         with pytest.raises(QuantizationError, match="can't be quantized"):
             call(path, tmp_path / "x", wrong)
     with pytest.raises(QuantizationError, match="export the model first"):
-        int8.dynamic(tmp_path / "none.onnx", tmp_path / "x")
+        quantize.dynamic(tmp_path / "none.onnx", tmp_path / "x")
     assert not list(tmp_path.iterdir())
 
 
 def test_narrow_follows_the_processor(monkeypatch):
-    monkeypatch.setattr(int8_kernels, "available", lambda: True)
+    monkeypatch.setattr(onednn, "available", lambda: True)
     for exact in (True, False):
-        monkeypatch.setattr(int8_kernels, "adds_exactly", lambda exact=exact: exact)
-        assert int8.narrow() is not exact
+        monkeypatch.setattr(onednn, "adds_exactly", lambda exact=exact: exact)
+        assert quantize.narrow() is not exact
 
 
 def test_graphs_shrink_step_by_step(flowers, tmp_path):
     _, path = flowers
-    raw = graphs.operators(path.parent / "raw.onnx")
-    simple = graphs.operators(path)
+    raw = inspect.operators(path.parent / "raw.onnx")
+    simple = inspect.operators(path)
     assert raw["BatchNormalization"] > 0
     assert simple["BatchNormalization"] == 0  # folded into the convolutions
     assert sum(simple.values()) < sum(raw.values())
-    fused = graphs.operators(graphs.optimise(path, tmp_path / "fused.onnx"))
+    fused = inspect.operators(inspect.optimise(path, tmp_path / "fused.onnx"))
     assert sum(fused.values()) < sum(simple.values())
     assert fused["Clip"] < simple["Clip"]  # ReLU6 became part of a convolution
     with pytest.raises(EngineError, match="use one of"):
-        graphs.optimise(path, tmp_path / "x.onnx", level="most")
-    there = graphs.compiled(runtimes.load(path, "openvino", threads=1))
+        inspect.optimise(path, tmp_path / "x.onnx", level="most")
+    there = inspect.compiled(runtimes.load(path, "openvino", threads=1))
     assert there["Convolution"] == simple["Conv"]
     with pytest.raises(EngineError):
-        graphs.compiled(runtimes.load(path, threads=1))
+        inspect.compiled(runtimes.load(path, threads=1))
 
 
 def test_a_process_of_its_own_needs_no_torch(flowers):

@@ -5,8 +5,8 @@ import torch
 from sentences import classifier, llama, sentences
 from torch.nn import functional as F
 
-from microbudget import adapters
-from microbudget.errors import TrainingError
+from microbudget.core.errors import TrainingError
+from microbudget.training import adapters
 
 
 def logits(model):

@@ -2,6 +2,7 @@
 
 import re
 
+import peft
 import pytest
 import torch
 from hypothesis import given
@@ -9,11 +10,13 @@ from hypothesis import strategies as st
 from sentences import classifier, llama, sentences
 from torch.nn import functional as F
 
-from microbudget import finetuning, parts, precision, settings
-from microbudget.classification import predict, search_lr, train
-from microbudget.compat import peft
-from microbudget.errors import TrainingError
-from microbudget.models import encoder, four_bit
+from microbudget.core import precision, settings
+from microbudget.core.errors import TrainingError
+from microbudget.finetuning import methods
+from microbudget.models import bert
+from microbudget.models import bitsandbytes as four_bit
+from microbudget.training import parts
+from microbudget.training.text_classifier import predict, search_lr, train
 
 D, INNER, LAYERS, HEAD = 48, 96, 2, 2 * 48 + 2
 
@@ -57,7 +60,7 @@ COUNTS = {
 @pytest.mark.parametrize("method", COUNTS)
 def test_exactly_the_methods_weights_may_move(method):
     model = classifier()
-    finetuning.METHODS[method](model)
+    methods.METHODS[method](model)
     free = trainable(model)
     assert sum(p.numel() for p in free.values()) == COUNTS[method] + HEAD
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
@@ -71,14 +74,14 @@ def test_exactly_the_methods_weights_may_move(method):
 
 def test_full_frees_everything():
     model = classifier()
-    finetuning.full(model)
+    methods.full(model)
     assert len(trainable(model)) == len(list(model.parameters()))
 
 
-@pytest.mark.parametrize("method", finetuning.METHODS)
+@pytest.mark.parametrize("method", methods.METHODS)
 def test_every_method_learns(method):
     model = classifier()
-    finetuning.METHODS[method](model)
+    methods.METHODS[method](model)
     history = quick(
         model, epochs=25, lr=2e-3 if method in ("full", "top_layers") else 2e-2
     )
@@ -88,7 +91,7 @@ def test_every_method_learns(method):
 def test_lora_is_w_plus_ba():
     """Hu et al., equation 3, by hand: the same output and gradients as peft's."""
     model = classifier()
-    finetuning.lora(model, rank=4, alpha=12)
+    methods.lora(model, rank=4, alpha=12)
     layer = model.encoder.encoder.layer[0].attention.self.query
     torch.nn.init.normal_(layer.lora_B["task"].weight, std=0.1)
     x = torch.randn(3, D)
@@ -107,7 +110,7 @@ def test_ia3_scales_keys_values_and_the_inner_activations():
     """Liu et al., section 3.3, by hand on one layer."""
     model = classifier(layers=1)
     plain = classifier(layers=1)
-    finetuning.ia3(model)
+    methods.ia3(model)
     layer, base = model.encoder.encoder.layer[0], plain.encoder.encoder.layer[0]
     for parameter in trainable(model).values():
         if parameter.ndim == 2 and 1 in parameter.shape:
@@ -128,10 +131,10 @@ def test_ia3_scales_keys_values_and_the_inner_activations():
 def test_merged_equals_unmerged_and_nothing_of_it_is_left(method):
     model = classifier()
     modules = [type(m) for m in classifier().modules()]
-    finetuning.METHODS[method](model)
+    methods.METHODS[method](model)
     quick(model)
     before = logits(model)
-    finetuning.merge(model)
+    methods.merge(model)
     torch.testing.assert_close(logits(model), before, rtol=1e-4, atol=1e-5)
     assert [type(m) for m in model.modules()] == modules
 
@@ -141,7 +144,7 @@ def test_merged_equals_unmerged_and_nothing_of_it_is_left(method):
 )
 def test_the_targets_are_the_ones_asked_for(targets):
     model = classifier()
-    finetuning.lora(model, rank=2, targets=targets)
+    methods.lora(model, rank=2, targets=targets)
     adapted = {n.split(".lora_A")[0] for n in trainable(model) if "lora_A" in n}
     expected = {"q": 1, "qv": 2, "qkvo": 4, "qkvof": 6}.get(str(targets), 1)
     assert len(adapted) == expected * LAYERS
@@ -151,20 +154,20 @@ def test_the_targets_are_the_ones_asked_for(targets):
 
 def test_a_llamas_linears_are_found():
     model = llama()
-    finetuning.lora(model, rank=2, targets="qkvof")
+    methods.lora(model, rank=2, targets="qkvof")
     adapted = {n.split(".lora_A")[0].split(".")[-1] for n in trainable(model)}
     assert adapted >= {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "down_proj"}
     assert not any("lm_head" in name for name in trainable(model))
 
 
-@pytest.mark.parametrize("method", finetuning.METHODS)
+@pytest.mark.parametrize("method", methods.METHODS)
 def test_saved_and_loaded_it_answers_the_same(method, tmp_path):
     model = classifier()
-    finetuning.METHODS[method](model)
+    methods.METHODS[method](model)
     quick(model)
-    path = finetuning.save(model, tmp_path / "m.safetensors", classes=["no", "yes"])
+    path = methods.save(model, tmp_path / "m.safetensors", classes=["no", "yes"])
     other = classifier()
-    assert finetuning.load(other, path) == {"classes": ["no", "yes"]}
+    assert methods.load(other, path) == {"classes": ["no", "yes"]}
     assert torch.equal(logits(other), logits(model))
     own = sum(p.nbytes for p in trainable(model).values())
     assert own < path.stat().st_size < own + 20_000
@@ -174,7 +177,7 @@ def test_the_updates_size_hardly_depends_on_the_rank():
     sizes = []
     for rank in (1, 8, 64):
         model = classifier()
-        finetuning.lora(model, rank=rank)
+        methods.lora(model, rank=rank)
         layer = model.encoder.encoder.layer[0].attention.self.query
         torch.manual_seed(0)
         torch.nn.init.normal_(layer.lora_B["task"].weight)
@@ -189,7 +192,7 @@ def trained(method, name, head, classes=2, seed=0):
     model.heads.clear()
     torch.manual_seed(seed)
     model.add_head(head, classes)
-    finetuning.METHODS[method](model, name=name)
+    methods.METHODS[method](model, name=name)
     quick(model, seed=seed)
     return model
 
@@ -202,19 +205,19 @@ def test_two_tasks_on_one_frozen_base(method, tmp_path):
     for seed, (name, (head, classes)) in enumerate(wanted.items()):
         model = trained(method, name, head, classes, seed)
         paths[name], expected[name] = tmp_path / name, logits(model)
-        finetuning.save(model, paths[name])
+        methods.save(model, paths[name])
     shared = classifier()
     base = {n: p.clone() for n, p in shared.encoder.named_parameters()}
     for path in paths.values():
-        finetuning.load(shared, path)
+        methods.load(shared, path)
     for name in ("mood", "kind", "mood"):
-        finetuning.activate(shared, name)
+        methods.activate(shared, name)
         assert torch.equal(logits(shared), expected[name])
         # what may learn is this task's and nothing else, and it is saved as itself
         own = set(shared.parts[name]["paths"])
         assert set(trainable(shared)) == own
         again = classifier()
-        finetuning.load(again, finetuning.save(shared, tmp_path / "again"))
+        methods.load(again, methods.save(shared, tmp_path / "again"))
         assert torch.equal(logits(again), expected[name])
     left = {
         re.sub(r"\.(base_layer|inner)\b", "", n): p
@@ -222,46 +225,46 @@ def test_two_tasks_on_one_frozen_base(method, tmp_path):
     }
     assert all(torch.equal(left[n], base[n]) for n in base)
     with pytest.raises(TrainingError, match="nothing called 'other'"):
-        finetuning.activate(shared, "other")
+        methods.activate(shared, "other")
 
 
-@pytest.mark.parametrize("method", finetuning.METHODS)
+@pytest.mark.parametrize("method", methods.METHODS)
 def test_a_second_task_never_overwrites_the_first(method, tmp_path):
     """Same name, or weights that are the base's own: refused, and nothing changes."""
     for head in ("a", "b"):
         model = classifier()
         model.heads.clear()
         model.add_head(head, 2)
-        finetuning.METHODS[method](model)
+        methods.METHODS[method](model)
         quick(model)
-        finetuning.save(model, tmp_path / head)
+        methods.save(model, tmp_path / head)
     shared = classifier()
-    finetuning.load(shared, tmp_path / "a")
+    methods.load(shared, tmp_path / "a")
     before = logits(shared)
     with pytest.raises(TrainingError, match="fresh copy of the base"):
-        finetuning.load(shared, tmp_path / "b")
+        methods.load(shared, tmp_path / "b")
     assert torch.equal(logits(shared), before)
 
 
 def test_a_head_that_is_taken_or_of_another_size(tmp_path):
-    small = finetuning.save(trained("lora", "a", "head", 2), tmp_path / "a")
-    large = finetuning.save(trained("lora", "b", "head", 3), tmp_path / "b")
-    other = finetuning.save(trained("lora", "c", "head", 2), tmp_path / "c")
+    small = methods.save(trained("lora", "a", "head", 2), tmp_path / "a")
+    large = methods.save(trained("lora", "b", "head", 3), tmp_path / "b")
+    other = methods.save(trained("lora", "c", "head", 2), tmp_path / "c")
     shared = classifier()
-    finetuning.load(shared, small)
+    methods.load(shared, small)
     with pytest.raises(TrainingError, match="of 3 classes, this model one of 2"):
-        finetuning.load(shared, large)
+        methods.load(shared, large)
     with pytest.raises(TrainingError, match="belongs to 'a'"):
-        finetuning.load(shared, other)
+        methods.load(shared, other)
 
 
 def test_one_method_a_model():
     for first, second in (("lora", "ia3"), ("bottlenecks", "bitfit"), ("lora", "full")):
         model = classifier()
-        finetuning.METHODS[first](model)
+        methods.METHODS[first](model)
         free = set(trainable(model))
         with pytest.raises(TrainingError, match=f"prepared for {first}"):
-            finetuning.METHODS[second](model)
+            methods.METHODS[second](model)
         assert set(trainable(model)) == free
 
 
@@ -269,28 +272,28 @@ def test_a_method_that_fails_leaves_the_model_as_it_was():
     model = classifier()
     model.requires_grad_(True)
     with pytest.raises(TrainingError):
-        finetuning.lora(model, rank=0)
+        methods.lora(model, rank=0)
     assert all(p.requires_grad for p in model.parameters())
     assert not hasattr(model, "parts")
 
 
 def test_merged_there_is_nothing_left_to_save(tmp_path):
     model = trained("lora", "a", "a")
-    path = finetuning.save(model, tmp_path / "a")
-    finetuning.merge(model)
+    path = methods.save(model, tmp_path / "a")
+    methods.merge(model)
     with pytest.raises(TrainingError, match="Nothing to save"):
-        finetuning.save(model, tmp_path / "b")
+        methods.save(model, tmp_path / "b")
     with pytest.raises(TrainingError, match="fits its own base"):
-        finetuning.load(model, path)
+        methods.load(model, path)
     two = trained("lora", "a", "a")
-    finetuning.lora(two, name="b")
+    methods.lora(two, name="b")
     with pytest.raises(TrainingError, match="keeps one only"):
-        finetuning.merge(two)
+        methods.merge(two)
 
 
 def test_options_may_be_given_by_position():
     model = classifier()
-    finetuning.lora(model, 4, "q")
+    methods.lora(model, 4, "q")
     assert model.parts["task"]["options"]["rank"] == 4
 
 
@@ -312,36 +315,36 @@ def test_options_may_be_given_by_position():
 )
 def test_bad_loras(options, says):
     with pytest.raises(TrainingError, match=says):
-        finetuning.lora(classifier(), **options)
+        methods.lora(classifier(), **options)
 
 
 def test_bad_layers_and_models_without_biases():
     with pytest.raises(TrainingError, match="this model has 2"):
-        finetuning.top_layers(classifier(), layers=3)
+        methods.top_layers(classifier(), layers=3)
     with pytest.raises(TrainingError, match="no biases"):
-        finetuning.bitfit(llama())
+        methods.bitfit(llama())
     with pytest.raises(TrainingError, match="no LoRA"):
-        finetuning.merge(classifier())
+        methods.merge(classifier())
 
 
 def test_an_adapter_for_another_base_is_refused(tmp_path):
     model = classifier()
-    finetuning.lora(model)
-    path = finetuning.save(model, tmp_path / "a")
+    methods.lora(model)
+    path = methods.save(model, tmp_path / "a")
     other = classifier()
     other.base_id = "bigger-bert:2"
     with pytest.raises(TrainingError, match=r"tiny-bert:1, this is bigger-bert:2"):
-        finetuning.load(other, path)
+        methods.load(other, path)
 
 
 def test_a_checkpoint_of_another_method_is_refused(tmp_path):
     model = classifier()
-    finetuning.lora(model)
-    path = finetuning.save(model, tmp_path / "a")
+    methods.lora(model)
+    path = methods.save(model, tmp_path / "a")
     other = classifier()
-    finetuning.bitfit(other)
+    methods.bitfit(other)
     with pytest.raises(TrainingError, match=r"holds lora, but .* prepared for bitfit"):
-        finetuning.load(other, path)
+        methods.load(other, path)
 
 
 @pytest.mark.parametrize("content", [b"", b"no safetensors at all", None])
@@ -354,24 +357,24 @@ def test_files_that_are_no_checkpoints(tmp_path, content):
     else:
         path.write_bytes(content)
     with pytest.raises(TrainingError, match="not a checkpoint"):
-        finetuning.load(classifier(), path)
+        methods.load(classifier(), path)
     with pytest.raises(TrainingError, match="There is no"):
-        finetuning.load(classifier(), tmp_path / "none")
+        methods.load(classifier(), tmp_path / "none")
 
 
 def test_what_has_diverged_is_not_saved(tmp_path):
     model = classifier()
     with pytest.raises(TrainingError, match="apply a method"):
-        finetuning.save(model, tmp_path / "a")
-    finetuning.lora(model)
+        methods.save(model, tmp_path / "a")
+    methods.lora(model)
     next(iter(trainable(model).values())).data[0] = float("nan")
     with pytest.raises(TrainingError, match="NaN"):
-        finetuning.save(model, tmp_path / "a")
+        methods.save(model, tmp_path / "a")
     assert not (tmp_path / "a").exists()
     model = classifier()
-    finetuning.lora(model)
+    methods.lora(model)
     with pytest.raises(TrainingError, match="plain text or numbers"):
-        finetuning.save(model, tmp_path / "a", score=torch.ones(1))
+        methods.save(model, tmp_path / "a", score=torch.ones(1))
 
 
 def test_labels_the_head_has_no_class_for():
@@ -436,15 +439,15 @@ def test_the_search_stops_at_its_limit():
 
 @pytest.fixture(scope="module")
 def minilm():
-    return encoder.load()
+    return bert.load()
 
 
 def test_a_four_bit_base(minilm):
     """QLoRA: the adapter learns in float32, the base doesn't move and isn't merged."""
     model = minilm.classifier(2, four_bit=True)
     with pytest.raises(TrainingError, match="use lora"):
-        finetuning.full(model)
-    finetuning.lora(model, rank=2)
+        methods.full(model)
+    methods.lora(model, rank=2)
     assert {p.dtype for p in trainable(model).values()} == {torch.float32}
     packed = [p.clone() for p in model.parameters() if hasattr(p, "quant_state")]
     losses = quick(model, epochs=4, lr=1e-2).losses
@@ -452,13 +455,13 @@ def test_a_four_bit_base(minilm):
     after = [p for p in model.parameters() if hasattr(p, "quant_state")]
     assert all(torch.equal(a, b) for a, b in zip(packed, after, strict=True))
     with pytest.raises(TrainingError, match="full precision"):
-        finetuning.merge(model)
+        methods.merge(model)
 
 
 def test_gradients_in_four_bits_are_right_after_an_evaluation_too(minilm):
     """bitsandbytes rearranges weights when it evaluates; not ours, until allowed."""
     model, data = minilm.classifier(2, four_bit=True), sentences()
-    finetuning.lora(model, rank=2)
+    methods.lora(model, rank=2)
     for name, parameter in trainable(model).items():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -504,6 +507,6 @@ GOLDEN = [0.7416, 0.6541, 0.5981, 0.5388, 0.482, 0.452, 0.375, 0.3766, 0.3011, 0
 def test_the_golden_loss_curve(minilm):
     """LoRA on the real MiniLM: a change of these numbers is a change of the method."""
     model = minilm.classifier(2)
-    finetuning.lora(model)
+    methods.lora(model)
     losses = quick(model, epochs=5, lr=2e-3).losses
     assert losses == pytest.approx(GOLDEN, abs=5e-3)

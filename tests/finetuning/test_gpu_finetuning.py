@@ -5,8 +5,9 @@ import torch
 from sentences import sentences
 from torch import nn
 
-from microbudget import classification, finetuning, training
-from microbudget.models import encoder
+from microbudget.finetuning import methods
+from microbudget.models import bert
+from microbudget.training import loop, text_classifier
 
 pytestmark = [
     pytest.mark.gpu,
@@ -16,24 +17,26 @@ pytestmark = [
 
 def test_qlora_learns_with_the_paged_optimizer(monkeypatch):
     monkeypatch.setenv("MICROBUDGET_DEVICE", "cuda")
-    model = encoder.load().classifier(2, four_bit=True)
-    finetuning.lora(model)
-    made = classification.optimizer(model, 1e-3)(
+    model = bert.load().classifier(2, four_bit=True)
+    methods.lora(model)
+    made = text_classifier.optimizer(model, 1e-3)(
         [p for p in model.parameters() if p.requires_grad]
     )
     assert "Paged" in type(made).__name__
-    history = classification.train(model, sentences(8), lr=2e-3, epochs=5, batch_size=8)
+    history = text_classifier.train(
+        model, sentences(8), lr=2e-3, epochs=5, batch_size=8
+    )
     assert history.losses[-1] < 0.7 * history.losses[0]
 
 
 def test_merged_equals_unmerged_on_the_gpu(monkeypatch):
     monkeypatch.setenv("MICROBUDGET_DEVICE", "cuda")
-    model = encoder.load().classifier(2)
-    finetuning.lora(model)
-    classification.train(model, sentences(8), lr=2e-3, epochs=1, batch_size=8)
-    before = classification.predict(model, sentences(), precision="no")
-    finetuning.merge(model)
-    after = classification.predict(model, sentences(), precision="no")
+    model = bert.load().classifier(2)
+    methods.lora(model)
+    text_classifier.train(model, sentences(8), lr=2e-3, epochs=1, batch_size=8)
+    before = text_classifier.predict(model, sentences(), precision="no")
+    methods.merge(model)
+    after = text_classifier.predict(model, sentences(), precision="no")
     torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)
 
 
@@ -46,7 +49,7 @@ def test_half_precision_learns_with_its_gradients_scaled(monkeypatch):
     def loss(module, batch):
         return nn.functional.cross_entropy(module(batch[0]).float(), batch[1])
 
-    history = training.fit(
+    history = loop.fit(
         model, (x, (x[:, 0] > 0).long()), loss, epochs=8, batch_size=16, lr=1e-2,
         precision="fp16", max_grad_norm=1.0,
     )  # fmt: skip

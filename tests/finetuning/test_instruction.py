@@ -4,14 +4,16 @@ import json
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from sentences import llama
 
-from microbudget import assets, finetuning, instruction, precision
-from microbudget.compat import transformers
+from microbudget import assets
+from microbudget.core import precision
+from microbudget.core.errors import AssetError, DataError
 from microbudget.data import dialogue
-from microbudget.errors import AssetError, DataError
-from microbudget.models import llm as models
+from microbudget.finetuning import instruction, methods
+from microbudget.models import smollm as models
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,7 @@ def test_held_out_loss_is_over_tokens_not_over_batches(tiny, data):
 
 
 def test_it_learns(tiny, data):
-    finetuning.lora(tiny.model, rank=4, targets="qkvof")
+    methods.lora(tiny.model, rank=4, targets="qkvof")
     before = instruction.held_out_loss(tiny, data)
     history = instruction.train(tiny, data, lr=3e-2, epochs=4, batch_size=4)
     assert len(history.losses) == 12

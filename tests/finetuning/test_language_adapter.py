@@ -4,18 +4,19 @@ import pytest
 import torch
 from sentences import NEGATIVE, POSITIVE, classifier, tokenizer
 
-from microbudget import adapters, finetuning, languages
+from microbudget.core.errors import DataError, TrainingError
 from microbudget.data.text import without_vowels
-from microbudget.errors import DataError, TrainingError
+from microbudget.finetuning import language_adapter, methods
+from microbudget.training import adapters
 
 TEXTS = POSITIVE + NEGATIVE
 
 
 def test_it_brings_the_dialect_nearer_to_plain_english(tmp_path):
     model = classifier()
-    finetuning.bottlenecks(model, width=4)
+    methods.bottlenecks(model, width=4)
     before = {n: p.clone() for n, p in model.named_parameters()}
-    history = languages.train_adapter(
+    history = language_adapter.train_adapter(
         model, tokenizer(), TEXTS, without_vowels, width=16, steps=60, lr=1e-2
     )
     assert sum(history.losses[-5:]) < 0.7 * sum(history.losses[:5])
@@ -24,10 +25,10 @@ def test_it_brings_the_dialect_nearer_to_plain_english(tmp_path):
             assert torch.equal(parameter, before[name]), name
     assert adapters.names(model) == {"task", "language"}
     assert adapters.active(model) == ["task"]
-    path = finetuning.save(model, tmp_path / "language", name="language")
+    path = methods.save(model, tmp_path / "language", name="language")
     other = classifier()
-    finetuning.load(other, path)
-    finetuning.bottlenecks(other, width=4)
+    methods.load(other, path)
+    methods.bottlenecks(other, width=4)
     adapters.activate(other, ["language", "task"])
     adapters.activate(model, ["language", "task"])
     own = dict(other.named_parameters())
@@ -38,18 +39,18 @@ def test_it_brings_the_dialect_nearer_to_plain_english(tmp_path):
 
 def test_the_distance_is_one_for_the_mean_and_zero_for_the_same():
     target = torch.randn(50, 7)
-    assert languages.relative_distance(target, target) == 0
+    assert language_adapter.relative_distance(target, target) == 0
     mean = target.mean(0).expand_as(target)
-    assert languages.relative_distance(target, mean) == pytest.approx(1)
+    assert language_adapter.relative_distance(target, mean) == pytest.approx(1)
 
 
 def test_means_are_over_real_tokens_of_the_upper_layers():
     model = classifier(layers=4).eval()
-    data = languages.Parallel(tokenizer(), [(t, t) for t in TEXTS], 40)
+    data = language_adapter.Parallel(tokenizer(), [(t, t) for t in TEXTS], 40)
     ids, mask, _, _ = data.collate([data[0], data[2]])
-    together = languages.upper_means(model, ids, mask)
+    together = language_adapter.upper_means(model, ids, mask)
     assert [t.shape for t in together] == [(2, 48)] * 3  # after layers 2, 3 and 4
-    alone = languages.upper_means(model, *data.collate([data[0]])[:2])
+    alone = language_adapter.upper_means(model, *data.collate([data[0]])[:2])
     for a, b in zip(together, alone, strict=True):
         torch.testing.assert_close(a[:1], b, rtol=1e-4, atol=1e-5)
 
@@ -57,10 +58,12 @@ def test_means_are_over_real_tokens_of_the_upper_layers():
 def test_bad_input():
     model = classifier()
     with pytest.raises(DataError, match="no sentences"):
-        languages.train_adapter(model, tokenizer(), [], without_vowels)
+        language_adapter.train_adapter(model, tokenizer(), [], without_vowels)
     with pytest.raises(DataError, match="at most 3 tokens"):
-        languages.train_adapter(model, tokenizer(), TEXTS, without_vowels, max_tokens=3)
+        language_adapter.train_adapter(
+            model, tokenizer(), TEXTS, without_vowels, max_tokens=3
+        )
     assert not adapters.names(model)
     adapters.add(model, "language", 4)
     with pytest.raises(TrainingError, match="already"):
-        languages.train_adapter(model, tokenizer(), TEXTS, without_vowels)
+        language_adapter.train_adapter(model, tokenizer(), TEXTS, without_vowels)

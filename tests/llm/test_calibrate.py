@@ -9,17 +9,17 @@ from types import SimpleNamespace
 import pytest
 import tokenizers
 import torch
+import transformers
 from safetensors.torch import load_file
 from torch import nn
 
-from microbudget.compat import transformers
-from microbudget.errors import AssetError, QuantizationError
-from microbudget.models.llm import Llm
-from microbudget.quantization import checkpoint, layerwise
+from microbudget.core.errors import AssetError, QuantizationError
+from microbudget.llm import calibrate, checkpoint
+from microbudget.llm.gptq import gptq, hessian
+from microbudget.llm.packed import PackedLinear, pack_model
+from microbudget.llm.packing import unpack
+from microbudget.models.smollm import Llm
 from microbudget.quantization.affine import BITS, Scheme, bits_a_weight
-from microbudget.quantization.gptq import gptq, hessian
-from microbudget.quantization.packed import PackedLinear, pack_model
-from microbudget.quantization.packing import unpack
 
 COMMON = {"vocab_size": 96, "hidden_size": 64, "num_hidden_layers": 2,
           "num_attention_heads": 2, "max_position_embeddings": 64,
@@ -98,12 +98,12 @@ def same(a: dict, b: dict) -> bool:
 def test_only_the_layers_linear_maps_change(kind, scheme):
     model, called = tiny(kind), {}
     before = copy.deepcopy(model.state_dict())
-    found = layerwise.quantize(
+    found = calibrate.quantize(
         model, calibration(), scheme, on_layer=lambda n, w, q: called.update({n: w + 0})
     )
-    _, layers = layerwise.find_layers(model)
+    _, layers = calibrate.find_layers(model)
     assert set(found) == set(called) == {
-        n for n, _ in layerwise.named_linears(model, layers)
+        n for n, _ in calibrate.named_linears(model, layers)
     }  # fmt: skip
     assert len(found) == MAKERS[kind][1]
     for name, tensor in model.state_dict().items():
@@ -120,7 +120,7 @@ def test_every_map_is_gptq_on_its_own_inputs(kind):
     """One Hessian for queries, keys and values is what each alone would get."""
     model, inputs = tiny(kind), {}
     before = copy.deepcopy(model.state_dict())
-    found = layerwise.quantize(model, calibration(), THREE)
+    found = calibrate.quantize(model, calibration(), THREE)
     for name in found:  # all maps before one are rounded when it is its turn
         model.get_submodule(name).register_forward_pre_hook(
             lambda _, given, name=name: inputs.update({name: given[0]})
@@ -135,15 +135,15 @@ def test_every_map_is_gptq_on_its_own_inputs(kind):
 @pytest.mark.parametrize("kind", MAKERS)
 def test_outputs_stay_nearer_than_with_rounding(kind):
     plain, mended, rounded = tiny(kind), tiny(kind), tiny(kind)
-    layerwise.quantize(mended, calibration(), THREE)
-    assert len(layerwise.round_model(rounded, THREE)) == MAKERS[kind][1]
+    calibrate.quantize(mended, calibration(), THREE)
+    assert len(calibrate.round_model(rounded, THREE)) == MAKERS[kind][1]
     errors = [(outputs(m) - outputs(plain)).square().mean() for m in (mended, rounded)]
     assert errors[0] < 0.9 * errors[1]
 
 
 def test_no_hook_stays():
     model = tiny()
-    layerwise.quantize(model, calibration(), THREE)
+    calibrate.quantize(model, calibration(), THREE)
     assert not any(m._forward_pre_hooks for m in model.modules())
 
 
@@ -155,15 +155,15 @@ def interrupted(folder, scheme=THREE) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        layerwise.quantize(tiny(), calibration(), scheme, folder=folder, on_layer=stop)
+        calibrate.quantize(tiny(), calibration(), scheme, folder=folder, on_layer=stop)
 
 
 def test_an_interrupted_run_goes_on(tmp_path):
     whole, resumed, called = tiny(), tiny(), []
-    expected = layerwise.quantize(whole, calibration(), THREE)
+    expected = calibrate.quantize(whole, calibration(), THREE)
     interrupted(tmp_path / "kept")
     assert [p.name for p in (tmp_path / "kept").iterdir()] == ["layer-000.safetensors"]
-    found = layerwise.quantize(
+    found = calibrate.quantize(
         resumed, calibration(), THREE, folder=tmp_path / "kept",
         on_layer=lambda name, *_: called.append(name),
     )  # fmt: skip
@@ -177,7 +177,7 @@ def test_an_interrupted_run_goes_on(tmp_path):
 
 def test_an_interrupted_run_leaves_the_model_as_it_was(tmp_path):
     """So that the same model can go on: the same cell is run again."""
-    model, expected = tiny(), layerwise.quantize(tiny(), calibration(), THREE)
+    model, expected = tiny(), calibrate.quantize(tiny(), calibration(), THREE)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
     def stop(name, *_):
@@ -185,10 +185,10 @@ def test_an_interrupted_run_leaves_the_model_as_it_was(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        layerwise.quantize(model, calibration(), THREE, folder=tmp_path, on_layer=stop)
+        calibrate.quantize(model, calibration(), THREE, folder=tmp_path, on_layer=stop)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
-    again = layerwise.quantize(model, calibration(), THREE, folder=tmp_path)
+    again = calibrate.quantize(model, calibration(), THREE, folder=tmp_path)
     assert same(again, expected)
 
 
@@ -203,7 +203,7 @@ def test_another_runs_folder_is_not_taken(tmp_path):
         (other, calibration(), THREE),
     ):
         with pytest.raises(QuantizationError, match="layers of another run"):
-            layerwise.quantize(model, text, scheme, folder=tmp_path)
+            calibrate.quantize(model, text, scheme, folder=tmp_path)
 
 
 def test_a_damaged_layer_is_said_to_be(tmp_path):
@@ -212,7 +212,7 @@ def test_a_damaged_layer_is_said_to_be(tmp_path):
     for content in (file.read_bytes()[:-100], b"no such format"):
         file.write_bytes(content)
         with pytest.raises(QuantizationError, match=r"layer-000.*damaged.*start anew"):
-            layerwise.quantize(tiny(), calibration(), THREE, folder=tmp_path)
+            calibrate.quantize(tiny(), calibration(), THREE, folder=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -225,21 +225,21 @@ def test_a_damaged_layer_is_said_to_be(tmp_path):
 )
 def test_calibration_text_that_wont_do(text, says):
     with pytest.raises(QuantizationError, match=says):
-        layerwise.quantize(tiny(), text, THREE)
+        calibrate.quantize(tiny(), text, THREE)
 
 
 def test_models_without_layers():
     with pytest.raises(QuantizationError, match=r"No list of layers .*Sequential"):
-        layerwise.quantize(nn.Sequential(nn.Linear(64, 64)), calibration(), THREE)
+        calibrate.quantize(nn.Sequential(nn.Linear(64, 64)), calibration(), THREE)
     packed = tiny()
-    pack_model(packed, layerwise.round_model(packed, THREE))
+    pack_model(packed, calibrate.round_model(packed, THREE))
     with pytest.raises(QuantizationError, match="not quantized already"):
-        layerwise.round_model(packed, THREE)
+        calibrate.round_model(packed, THREE)
 
 
 @pytest.mark.parametrize(
-    "act", [lambda m: layerwise.quantize(m, calibration(), THREE),
-            lambda m: layerwise.round_model(m, THREE)]
+    "act", [lambda m: calibrate.quantize(m, calibration(), THREE),
+            lambda m: calibrate.round_model(m, THREE)]
 )  # fmt: skip
 def test_the_damaged_map_is_named(act):
     model = tiny()
@@ -250,15 +250,15 @@ def test_the_damaged_map_is_named(act):
 
 def test_a_group_wider_than_a_map_is_named():
     with pytest.raises(QuantizationError, match=r"q_proj: 64 inputs are fewer"):
-        layerwise.quantize(tiny(), calibration(), Scheme(group=128))
+        calibrate.quantize(tiny(), calibration(), Scheme(group=128))
 
 
 def test_too_little_memory_is_known_beforehand(monkeypatch):
     model, short = tiny(), SimpleNamespace(available=1000)
     before = copy.deepcopy(model.state_dict())
-    monkeypatch.setattr(layerwise.psutil, "virtual_memory", lambda: short)
+    monkeypatch.setattr(calibrate.psutil, "virtual_memory", lambda: short)
     with pytest.raises(QuantizationError, match=r"320 tokens would need .* are free"):
-        layerwise.quantize(model, calibration(), THREE)
+        calibrate.quantize(model, calibration(), THREE)
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
 
 
@@ -274,7 +274,7 @@ def tokenizer():
 def saved(folder, scheme=FOUR, model=None):
     """(model with rounded weights, its matrices), and the folder written."""
     model = model or tiny()
-    matrices = layerwise.round_model(model, scheme)
+    matrices = calibrate.round_model(model, scheme)
     checkpoint.save(Llm("tiny", model, tokenizer()), matrices, scheme, folder)
     return model, matrices
 
@@ -327,7 +327,7 @@ def test_the_files_follow_the_format(tmp_path, symmetric):
 def test_calibrated_packed_and_in_bfloat16(tmp_path):
     """The whole way: GPTQ, packed in memory, saved from there, loaded in half."""
     model, scheme = tiny(), Scheme(4, 32, act_order=True)
-    matrices = layerwise.quantize(model, calibration(), scheme)
+    matrices = calibrate.quantize(model, calibration(), scheme)
     expected = logits(model)
     pack_model(model, matrices)
     assert torch.equal(logits(model), expected)

@@ -7,10 +7,10 @@ import pytest
 import tiny_llm
 from ollama_server import OllamaServer
 
-from microbudget import engines, settings
-from microbudget.engines import llama_cpp, ollama
-from microbudget.errors import EngineError, QuantizationError
-from microbudget.quantization import gguf_convert
+from microbudget.core import settings
+from microbudget.core.errors import EngineError, QuantizationError
+from microbudget.llm import engines, gguf
+from microbudget.llm.engines import llama_cpp, ollama
 
 pytest.importorskip("cyllama")
 PROMPT = "The small model"
@@ -19,7 +19,7 @@ PROMPT = "The small model"
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
-    return gguf_convert.write_f16(tiny_llm.llm(hidden=64), path)
+    return gguf.write_f16(tiny_llm.llm(hidden=64), path)
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_a_name_that_is_taken(model, server, path, name, tmp_path):
         ollama.Model.create(path, name)
     ollama.Model.create(path, "tiny:other")
     llm = tiny_llm.llm(hidden=64, layers=1)
-    other = gguf_convert.write_f16(llm, tmp_path / "other.gguf")
+    other = gguf.write_f16(llm, tmp_path / "other.gguf")
     replaced = ollama.Model.create(other, name, replace=True)
     assert replaced.size == other.stat().st_size < model.size
     replaced.close()

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from microbudget.errors import QuantizationError
-from microbudget.quantization.gguf_blocks import q4_0, q8_0
+from microbudget.core.errors import QuantizationError
+from microbudget.llm.gguf_blocks import q4_0, q8_0
 
 FORMATS = {"q8_0": (q8_0, Type.Q8_0), "q4_0": (q4_0, Type.Q4_0)}
 

@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 import tiny_llm
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
 from microbudget import assets
-from microbudget.compat import transformers
-from microbudget.engines import llama_cpp
-from microbudget.errors import QuantizationError
-from microbudget.models import llm as llms
-from microbudget.models.llm import Llm
-from microbudget.quantization import gguf_convert, gguf_file
+from microbudget.assets import gguf_file
+from microbudget.core.errors import QuantizationError
+from microbudget.llm import gguf as gguf_convert
+from microbudget.llm.engines import llama_cpp
+from microbudget.models import smollm as llms
+from microbudget.models.smollm import Llm
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,11 @@ import pytest
 import tiny_llm
 import torch
 
-from microbudget.engines import llama_cpp
-from microbudget.errors import EngineError, QuantizationError
-from microbudget.quantization import gguf_blocks, gguf_convert, gguf_file
+from microbudget.assets import gguf_file
+from microbudget.core.errors import EngineError, QuantizationError
+from microbudget.llm import gguf as gguf_convert
+from microbudget.llm import gguf_blocks
+from microbudget.llm.engines import llama_cpp
 
 
 @pytest.fixture(scope="module")

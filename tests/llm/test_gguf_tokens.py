@@ -7,18 +7,18 @@ import pytest
 import sentences
 import tiny_llm
 import tokenizers
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_llm import ids_of
 
 from microbudget import assets
-from microbudget.compat import transformers
+from microbudget.core.errors import QuantizationError
 from microbudget.data import prose
-from microbudget.engines import llama_cpp
-from microbudget.errors import QuantizationError
-from microbudget.models import llm as llms
-from microbudget.models.llm import Llm
-from microbudget.quantization import gguf_convert
+from microbudget.llm import gguf
+from microbudget.llm.engines import llama_cpp
+from microbudget.models import smollm as llms
+from microbudget.models.smollm import Llm
 
 TEXTS = (
     "The small model reads the whole prompt.", "Weights: 12345, 3.14 and 1e-9!",
@@ -37,7 +37,7 @@ def words(tmp_path_factory):
     """llama.cpp's tokenizer."""
     pytest.importorskip("cyllama")
     path = tmp_path_factory.mktemp("gguf") / "m.gguf"
-    gguf_convert.write_f16(Llm("tiny", model(), tiny_llm.tokenizer()), path)
+    gguf.write_f16(Llm("tiny", model(), tiny_llm.tokenizer()), path)
     with llama_cpp.Model(path) as theirs:
         yield theirs._words
 
@@ -100,7 +100,7 @@ def test_other_tokenizers_are_read_alike_or_refused(tmp_path, change):
     pytest.importorskip("cyllama")
     tokenizer, path = changed(change), tmp_path / "m.gguf"
     try:
-        gguf_convert.write_f16(Llm("tiny", model(len(tokenizer)), tokenizer), path)
+        gguf.write_f16(Llm("tiny", model(len(tokenizer)), tokenizer), path)
     except QuantizationError:
         assert not list(tmp_path.iterdir())
         return
@@ -131,7 +131,7 @@ def test_tokenizers_that_llama_cpp_doesnt_have(tmp_path, change, says):
     backend = SimpleNamespace(to_str=lambda: json.dumps(content))
     llm = Llm("tiny", model(), SimpleNamespace(backend_tokenizer=backend))
     with pytest.raises(QuantizationError, match=says):
-        gguf_convert.write_f16(llm, tmp_path / "m.gguf")
+        gguf.write_f16(llm, tmp_path / "m.gguf")
     assert not list(tmp_path.iterdir())
 
 
@@ -142,7 +142,7 @@ def test_the_courses_tokenizer_on_the_courses_text(tmp_path):
         pytest.skip("the small LLM isn't here")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     llm = Llm("tiny", sentences.llama(), tokenizer)
-    path = gguf_convert.write_f16(llm, tmp_path / "m.gguf")
+    path = gguf.write_f16(llm, tmp_path / "m.gguf")
     with llama_cpp.Model(path) as theirs:
         for text in (*TEXTS, prose.load().calibration):
             assert theirs._words.tokenize(text, False, True) == ids_of(tokenizer, text)

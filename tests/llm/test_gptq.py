@@ -5,10 +5,10 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from microbudget.errors import QuantizationError
-from microbudget.quantization import gptq as module
+from microbudget.core.errors import QuantizationError
+from microbudget.llm import gptq as module
+from microbudget.llm.gptq import gptq, hessian, inverse_factor, output_error
 from microbudget.quantization.affine import Scheme, grid, round_to_nearest
-from microbudget.quantization.gptq import gptq, hessian, inverse_factor, output_error
 
 seeds = st.integers(0, 2**32)
 

@@ -7,8 +7,8 @@ os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
 import pytest
 import torch
 
-from microbudget.models import llm as llms
-from microbudget.quantization import checkpoint, layerwise
+from microbudget.llm import calibrate, checkpoint
+from microbudget.models import smollm as llms
 from microbudget.quantization.affine import Scheme
 
 gptqmodel = pytest.importorskip("gptqmodel")
@@ -21,7 +21,7 @@ def test_gptqmodel_and_transformers_read_our_checkpoint(tmp_path, bits, symmetri
     """The same logits as ours, through GPTQModel's loader and its torch kernel."""
     llm = llms.load(dtype=torch.float32)
     scheme = Scheme(bits, 64, symmetric=symmetric)
-    maps = layerwise.round_model(llm.model, scheme)
+    maps = calibrate.round_model(llm.model, scheme)
     checkpoint.save(llm, maps, scheme, tmp_path / "ours")
     ids = torch.arange(100, 132)[None]
     with torch.inference_mode():

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from microbudget.data import prose
-from microbudget.evaluation import generation, language
-from microbudget.models import llm
-from microbudget.quantization import gptq, layerwise, native
+from microbudget.evaluation import generation
+from microbudget.evaluation import perplexity as language
+from microbudget.llm import calibrate, gptq, native
+from microbudget.models import smollm
 from microbudget.quantization.affine import Scheme
 
 pytestmark = [
@@ -18,7 +19,7 @@ pytestmark = [
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setenv("MICROBUDGET_DEVICE", "cuda")
-    return llm.load(dtype=torch.float32)
+    return smollm.load(dtype=torch.float32)
 
 
 def calibration(small):
@@ -33,7 +34,7 @@ def perplexity(model, small):
 
 def test_gptq_on_the_gpu_is_as_good_as_on_the_cpu(small, monkeypatch):
     original, ids = perplexity(small.model, small), calibration(small)
-    layerwise.quantize(small.model, ids.cuda(), Scheme(4, 64, act_order=True))
+    calibrate.quantize(small.model, ids.cuda(), Scheme(4, 64, act_order=True))
     on_gpu = perplexity(small.model, small)
     assert original < on_gpu < 1.15 * original
 
@@ -56,7 +57,7 @@ def test_a_model_in_main_memory_is_quantized_on_the_gpu_layer_by_layer(small):
     original, ids = perplexity(small.model, small), calibration(small)
     small.model.cpu()
     torch.cuda.reset_peak_memory_stats()
-    layerwise.quantize(small.model, ids.cuda(), Scheme(4, 64, act_order=True))
+    calibrate.quantize(small.model, ids.cuda(), Scheme(4, 64, act_order=True))
     assert next(small.model.parameters()).device.type == "cpu"
     small.model.cuda()
     assert original < perplexity(small.model, small) < 1.15 * original
@@ -64,7 +65,7 @@ def test_a_model_in_main_memory_is_quantized_on_the_gpu_layer_by_layer(small):
 
 def test_torchaos_packed_four_bits(monkeypatch):
     monkeypatch.setenv("MICROBUDGET_DEVICE", "cuda")
-    model = llm.load(dtype=torch.bfloat16).model
+    model = smollm.load(dtype=torch.bfloat16).model
     native.int4_weights(model)
     ids = torch.arange(100, 164)[None].cuda()
     assert generation.measure(model, ids, 4, repeats=1).decode > 0

@@ -8,11 +8,11 @@ import test_gguf_tokens
 import tiny_llm
 import torch
 
-from microbudget.engines import llama_cpp
-from microbudget.errors import EngineError, EvaluationError
+from microbudget.core.errors import EngineError, EvaluationError
 from microbudget.evaluation import generation
 from microbudget.evaluation.generation import Speed
-from microbudget.quantization import gguf_convert
+from microbudget.llm import gguf
+from microbudget.llm.engines import llama_cpp
 
 pytest.importorskip("cyllama")
 PROMPT = "The small model"
@@ -26,7 +26,7 @@ def llm():
 
 @pytest.fixture(scope="module")
 def model(llm, tmp_path_factory):
-    path = gguf_convert.write_f16(llm, tmp_path_factory.mktemp("gguf") / "m.gguf")
+    path = gguf.write_f16(llm, tmp_path_factory.mktemp("gguf") / "m.gguf")
     with llama_cpp.Model(path) as model:
         yield model
 
@@ -38,7 +38,7 @@ def parrot(tmp_path):
 
     def of(answer: str, own=None) -> llama_cpp.Model:
         path = tmp_path / f"{len(made)}.gguf"
-        gguf_convert.write_f16(tiny_llm.parrot(PROMPT, answer, own), path)
+        gguf.write_f16(tiny_llm.parrot(PROMPT, answer, own), path)
         made.append(llama_cpp.Model(path))
         return made[-1]
 

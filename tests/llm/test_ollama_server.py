@@ -8,7 +8,7 @@ import pytest
 import tiny_llm
 from ollama_server import OllamaServer
 
-from microbudget.quantization import gguf_convert
+from microbudget.llm import gguf
 
 pytest.importorskip("cyllama")
 PROMPT, ANSWER = "The small model", "writes €."
@@ -17,7 +17,7 @@ PROMPT, ANSWER = "The small model", "writes €."
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
-    return gguf_convert.write_f16(tiny_llm.parrot(PROMPT, ANSWER), path)
+    return gguf.write_f16(tiny_llm.parrot(PROMPT, ANSWER), path)
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from hypothesis.extra.numpy import arrays
 from torch import nn
 from torch.nn import functional as F
 
-from microbudget.errors import QuantizationError
+from microbudget.core.errors import QuantizationError
+from microbudget.llm.packed import PackedLinear, pack_model, require_packable
+from microbudget.llm.packing import pack, unpack
 from microbudget.quantization.affine import Scheme, round_to_nearest
-from microbudget.quantization.packed import PackedLinear, pack_model, require_packable
-from microbudget.quantization.packing import pack, unpack
 
 
 @st.composite

@@ -8,10 +8,11 @@ import tiny_llm
 import torch
 from torch import nn
 
-from microbudget.errors import EvaluationError, QuantizationError
-from microbudget.evaluation import hotspots, language, roofline
+from microbudget.core.errors import EvaluationError, QuantizationError
+from microbudget.evaluation import perplexity as language
+from microbudget.evaluation import profiling, roofline
 from microbudget.evaluation.generation import measure
-from microbudget.quantization import layerwise, native, packed, sensitivity
+from microbudget.llm import calibrate, native, packed, sensitivity
 from microbudget.quantization.affine import Scheme, round_to_nearest, sqnr
 
 THREE = Scheme(3, 32)
@@ -91,7 +92,7 @@ def test_all_at_once_is_a_part_too(model):
         model, {"none": [], **whole}, THREE, partial(perplexity, model)
     )
     assert found["none"] == perplexity(model)
-    layerwise.round_model(model, THREE)
+    calibrate.round_model(model, THREE)
     assert found["all"] == perplexity(model)
 
 
@@ -151,7 +152,7 @@ def test_bytes_that_a_token_reads(tied):
 
 def test_packed_weights_are_fewer_bytes(model):
     before = roofline.bytes_a_token(model)
-    matrices = layerwise.round_model(model, Scheme(4, 32))
+    matrices = calibrate.round_model(model, Scheme(4, 32))
     packed.pack_model(model, matrices)
     weights = sum(m.codes.numel() for m in matrices.values())
     saved = before - roofline.bytes_a_token(model)
@@ -167,10 +168,10 @@ def test_a_bound_is_bandwidth_over_bytes(model):
 
 def test_where_time_goes(model):
     ids, calls = tiny_llm.ids(batch=1), []
-    found = hotspots.where_time_goes(
+    found = profiling.where_time_goes(
         lambda: calls.append(measure(model, ids, 3, repeats=1))
     )
-    assert tuple(found) == hotspots.PARTS
+    assert tuple(found) == profiling.PARTS
     assert len(calls) == 2
     for part in ("matmul", "attention", "sampling", "the rest"):
         assert found[part] > 0, part
@@ -178,11 +179,11 @@ def test_where_time_goes(model):
 
 
 def test_unpacking_has_a_part_of_its_own(model):
-    packed.pack_model(model, layerwise.round_model(model, Scheme(4, 32)))
-    found = hotspots.where_time_goes(lambda: model(tiny_llm.ids()))
+    packed.pack_model(model, calibrate.round_model(model, Scheme(4, 32)))
+    found = profiling.where_time_goes(lambda: model(tiny_llm.ids()))
     assert found["dequantise"] > 0 < found["matmul"]
     assert found["sampling"] == 0
-    alone = hotspots.where_time_goes(lambda: torch.ones(64, 64) @ torch.ones(64, 64))
+    alone = profiling.where_time_goes(lambda: torch.ones(64, 64) @ torch.ones(64, 64))
     assert alone["matmul"] > 0
     assert alone["dequantise"] == alone["attention"] == alone["sampling"] == 0
 
@@ -206,7 +207,7 @@ def test_bytes_that_torchao_doesnt_tell():
 def test_torchao_needs_something_to_quantize(model):
     with pytest.raises(QuantizationError, match="No plain linear map to quantize"):
         native.int8_weights(nn.Sequential(nn.Embedding(3, 4)))
-    packed.pack_model(model, layerwise.round_model(model, Scheme(4, 32)))
+    packed.pack_model(model, calibrate.round_model(model, Scheme(4, 32)))
     model.lm_head = nn.Identity()
     with pytest.raises(QuantizationError, match="is it done already"):
         native.int8_weights(model)

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from microbudget import conv_factorization, factored_files, factorization
-from microbudget.errors import DataError, MicrobudgetError
-from microbudget.moments import Moments
+from microbudget.core.errors import DataError, MicrobudgetError
+from microbudget.evaluation.moments import Moments
+from microbudget.low_rank import checkpoint, factorize
+from microbudget.low_rank import conv as conv_factorization
 
 few = settings(max_examples=30)
 kinds = st.sampled_from(conv_factorization.KINDS)
@@ -87,7 +88,7 @@ def test_a_one_by_one_convolution_is_a_linear_map():
     conv, linear = nn.Conv2d(5, 8, 1), nn.Linear(5, 8)
     linear.load_state_dict({"weight": conv.weight[:, :, 0, 0], "bias": conv.bias})
     cut = conv_factorization.svd(conv).cut(3, conv)
-    thin = factorization.svd(linear.weight).cut(3, linear)
+    thin = factorize.svd(linear.weight).cut(3, linear)
     x = torch.randn(2, 5, 4, 4)
     same(cut(x), thin(x.movedim(1, -1)).movedim(-1, 1))
 
@@ -146,20 +147,20 @@ def test_silent_filters_are_kept_last_and_not_lost():
 def test_a_network_is_factorized_by_budget_saved_and_merged(tmp_path):
     model, x = net(), torch.randn(2, 3, 8, 8)
     found = conv_factorization.decompose(model)
-    found |= {"7": factorization.decompose(model)["7"]}
-    ranks = factorization.uniform(found, 2)
+    found |= {"7": factorize.decompose(model)["7"]}
+    ranks = factorize.uniform(found, 2)
     assert ranks == {"0": 2, "4": 2}
-    small = factorization.factorize(copy.deepcopy(model), found, ranks)
+    small = factorize.factorize(copy.deepcopy(model), found, ranks)
     spatial = conv_factorization.decompose(model, "spatial", names=["0"])
-    factorization.factorize(small, {"7": found["7"]}, {"7": 1})
-    path = factored_files.save(small, tmp_path / "small.safetensors")
+    factorize.factorize(small, {"7": found["7"]}, {"7": 1})
+    path = checkpoint.save(small, tmp_path / "small.safetensors")
     back = net(seed=1)
-    factored_files.load(back, path)
+    checkpoint.load(back, path)
     assert torch.equal(back(x), small(x))
-    same(factorization.merge(back)(x), small(x))
-    other = factorization.factorize(copy.deepcopy(model), spatial, {"0": 3})
-    path = factored_files.save(other, tmp_path / "spatial.safetensors")
-    factored_files.load(back := net(seed=2), path)
+    same(factorize.merge(back)(x), small(x))
+    other = factorize.factorize(copy.deepcopy(model), spatial, {"0": 3})
+    path = checkpoint.save(other, tmp_path / "spatial.safetensors")
+    checkpoint.load(back := net(seed=2), path)
     assert torch.equal(back(x), other(x))
 
 

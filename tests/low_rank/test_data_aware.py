@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA, TruncatedSVD
 from torch import nn
 
-from microbudget import activation_svd, factorization
-from microbudget import moments as flow
-from microbudget.errors import DataError, MicrobudgetError
-from microbudget.moments import Moments
+from microbudget.core.errors import DataError, MicrobudgetError
+from microbudget.evaluation import moments as flow
+from microbudget.evaluation.moments import Moments
+from microbudget.low_rank import data_aware, factorize
 
 few = settings(max_examples=25)
 sizes, seeds = st.integers(2, 8), st.integers(0, 10_000)
@@ -49,8 +49,8 @@ def test_its_error_on_data_is_eckart_youngs_and_never_above_plain_svds(
 ):
     x, linear = samples(60, into, seed), mapped(into, out, seed)
     rank = data.draw(st.integers(1, min(out, into)))
-    aware = activation_svd.svd(linear.weight, moments(x), damping=0)
-    plain = factorization.svd(linear.weight)
+    aware = data_aware.svd(linear.weight, moments(x), damping=0)
+    plain = factorize.svd(linear.weight)
     own = data_error(linear, aware.cut(rank, linear), x)
     # the optimum: singular values of the outputs themselves
     outputs = (x @ linear.weight.T).detach().numpy() / np.sqrt(len(x))
@@ -67,8 +67,8 @@ def test_centred_is_never_worse_and_its_bias_is_the_best_one(out, into, seed, da
     x, linear = samples(60, into, seed, mean=3.0), mapped(into, out, seed)
     rank = data.draw(st.integers(1, min(out, into)))
     own = moments(x)
-    loose = activation_svd.svd(linear.weight, own, damping=0).cut(rank, linear)
-    tight = activation_svd.svd(linear.weight, own, damping=0, centred=True)
+    loose = data_aware.svd(linear.weight, own, damping=0).cut(rank, linear)
+    tight = data_aware.svd(linear.weight, own, damping=0, centred=True)
     cut = tight.cut(rank, linear)
     scale = float(linear(x).detach().norm()) / len(x) ** 0.5
     assert data_error(linear, cut, x) <= data_error(linear, loose, x) + 1e-6 * scale
@@ -90,7 +90,7 @@ def test_equal_to_whitening_and_unwhitening(out, into, seed, data):
     root = torch.linalg.cholesky(moments(x).matrix())
     u, s, v = torch.linalg.svd(w @ root, full_matrices=False)
     theirs = (u[:, :rank] * s[:rank]) @ v[:rank] @ torch.linalg.inv(root)
-    found = activation_svd.svd(w, moments(x), damping=0)
+    found = data_aware.svd(w, moments(x), damping=0)
     ours = found.up[:, :rank] @ found.down[:rank]
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
 
@@ -98,7 +98,7 @@ def test_equal_to_whitening_and_unwhitening(out, into, seed, data):
 def test_with_white_inputs_it_is_plain_svd():
     w = mapped(6, 9, 0).weight.detach()
     white = Moments(10, torch.zeros(6).double(), 10 * torch.eye(6).double())
-    found, plain = activation_svd.svd(w, white), factorization.svd(w)
+    found, plain = data_aware.svd(w, white), factorize.svd(w)
     for rank in range(1, 7):
         torch.testing.assert_close(
             found.up[:, :rank] @ found.down[:rank],
@@ -111,7 +111,7 @@ def test_of_the_identity_it_is_scikit_learns_pca():
     identity = nn.Linear(8, 8).double()
     nn.init.eye_(identity.weight)
     nn.init.zeros_(identity.bias)
-    found = activation_svd.svd(identity.weight, moments(x), centred=True, damping=0)
+    found = data_aware.svd(identity.weight, moments(x), centred=True, damping=0)
     for rank in (1, 3, 7):
         pca = PCA(rank).fit(x.numpy())
         rebuilt = pca.inverse_transform(pca.transform(x.numpy()))
@@ -125,7 +125,7 @@ def test_of_the_identity_it_is_scikit_learns_pca():
 
 def test_uncentred_it_is_scikit_learns_truncated_svd():
     x = samples(200, 8, 1, mean=2.0)
-    found = activation_svd.svd(torch.eye(8), moments(x), damping=0)
+    found = data_aware.svd(torch.eye(8), moments(x), damping=0)
     theirs = TruncatedSVD(3, algorithm="arpack", random_state=0).fit(x.numpy())
     rebuilt = theirs.inverse_transform(theirs.transform(x.numpy()))
     projector = found.up[:, :3] @ found.down[:3]
@@ -149,8 +149,8 @@ def test_few_samples_want_damping_and_then_nothing_is_lost():
     x = samples(4, 8, 0)
     linear = mapped(8, 12, 0)
     with pytest.raises(DataError, match="4 samples can't show 8 directions"):
-        activation_svd.svd(linear.weight, moments(x), damping=0)
-    found = activation_svd.svd(linear.weight, moments(x))
+        data_aware.svd(linear.weight, moments(x), damping=0)
+    found = data_aware.svd(linear.weight, moments(x))
     exact = found.up @ found.down
     torch.testing.assert_close(exact, linear.weight.detach(), atol=1e-6, rtol=1e-5)
     # four samples span four directions: rank four is enough for them
@@ -163,7 +163,7 @@ def test_singular_moments_without_damping():
     x = samples(50, 6, 0)
     x[:, 2] = x[:, 1]  # one direction never shows
     linear = mapped(6, 4, 0)
-    found = activation_svd.svd(linear.weight, moments(x), damping=0)
+    found = data_aware.svd(linear.weight, moments(x), damping=0)
     assert data_error(linear, found.cut(4, linear), x) < 1e-6
     assert torch.isfinite(found.down).all()
 
@@ -171,7 +171,7 @@ def test_singular_moments_without_damping():
 def test_a_dead_input_moves_nothing():
     x = torch.zeros(9, 5).double()
     linear = mapped(5, 4, 0)
-    found = activation_svd.svd(linear.weight, moments(x))
+    found = data_aware.svd(linear.weight, moments(x))
     cut = found.cut(2, linear)
     assert torch.isfinite(cut(x)).all()
     torch.testing.assert_close(cut(x), linear(x))
@@ -194,13 +194,13 @@ def test_by_the_loss_its_error_is_the_optimum_too(out, into, seed, data):
             (left @ (w - found.up[:, :rank] @ found.down[:rank]) @ right).norm()
         )
 
-    found = activation_svd.svd(w, own, gradients, damping=0)
+    found = data_aware.svd(w, own, gradients, damping=0)
     tail = np.linalg.svd(left @ w @ right, compute_uv=False)[rank:]
     assert felt(found) == pytest.approx(np.sqrt((tail**2).sum()), abs=1e-6 * scale)
     assert felt(found) == pytest.approx(found.error(rank), abs=1e-6 * scale)
-    for other in (activation_svd.svd(w, own, damping=0), factorization.svd(w)):
+    for other in (data_aware.svd(w, own, damping=0), factorize.svd(w)):
         assert felt(found) <= felt(other) + 1e-6 * scale
-    whole = activation_svd.svd(w, own, gradients)  # with damping
+    whole = data_aware.svd(w, own, gradients)  # with damping
     torch.testing.assert_close(whole.up @ whole.down, w, atol=1e-6, rtol=1e-5)
 
 
@@ -208,8 +208,8 @@ def test_gradients_that_lean_nowhere_change_nothing():
     x, linear = samples(60, 6, 0, mean=4.0), mapped(6, 8, 0)
     even = Moments(9, torch.zeros(8).double(), 9 * 3e-9 * torch.eye(8).double())
     for centred in (False, True):
-        plainly = activation_svd.svd(linear.weight, moments(x), centred=centred)
-        felt = activation_svd.svd(linear.weight, moments(x), even, centred=centred)
+        plainly = data_aware.svd(linear.weight, moments(x), centred=centred)
+        felt = data_aware.svd(linear.weight, moments(x), even, centred=centred)
         for rank in (1, 4, 6):
             torch.testing.assert_close(
                 felt.cut(rank, linear)(x), plainly.cut(rank, linear)(x)
@@ -219,7 +219,7 @@ def test_gradients_that_lean_nowhere_change_nothing():
 def test_centred_by_the_loss_the_outputs_mean_is_kept():
     x, linear = samples(90, 6, 0, mean=4.0), mapped(6, 8, 0)
     gradients = moments(samples(90, 8, 1, mean=0.0))
-    cut = activation_svd.svd(linear.weight, moments(x), gradients, centred=True)
+    cut = data_aware.svd(linear.weight, moments(x), gradients, centred=True)
     torch.testing.assert_close(cut.cut(2, linear)(x).mean(0), linear(x).mean(0))
 
 
@@ -257,9 +257,9 @@ def test_padding_has_no_gradients_to_count():
     name = "encoder.encoder.layer.1.output.dense"
     assert found[name].count == int(batch[1].sum())
     own = flow.collect(model, [batch[:2]], counts=lambda b: b[1])
-    cuts = activation_svd.decompose(model, own, found, centred=True)
+    cuts = data_aware.decompose(model, own, found, centred=True)
     full = {name: len(d.values) for name, d in cuts.items()}
-    small = factorization.factorize(copy.deepcopy(model), cuts, full)
+    small = factorize.factorize(copy.deepcopy(model), cuts, full)
     torch.testing.assert_close(
         small(*batch[:2]), model(*batch[:2]), atol=1e-3, rtol=1e-3
     )
@@ -268,9 +268,9 @@ def test_padding_has_no_gradients_to_count():
 def test_a_bias_appears_where_there_was_none():
     x, linear = samples(60, 6, 0, mean=5.0), mapped(6, 7, 0, bias=False)
     own = moments(x)
-    centred = activation_svd.svd(linear.weight, own, centred=True)
+    centred = data_aware.svd(linear.weight, own, centred=True)
     assert centred.cut(2, linear)[1].bias is not None
-    assert activation_svd.svd(linear.weight, own).cut(2, linear)[1].bias is None
+    assert data_aware.svd(linear.weight, own).cut(2, linear)[1].bias is None
 
 
 def net():
@@ -315,15 +315,15 @@ def test_on_a_network_its_outputs_are_nearer():
     ranks = {"0": 2}
     errors = {}
     for name, found in (
-        ("plain", factorization.decompose(model)),
-        ("aware", activation_svd.decompose(model, own)),
-        ("centred", activation_svd.decompose(model, own, centred=True)),
+        ("plain", factorize.decompose(model)),
+        ("aware", data_aware.decompose(model, own)),
+        ("centred", data_aware.decompose(model, own, centred=True)),
     ):
-        small = factorization.factorize(copy.deepcopy(model), found, ranks)
+        small = factorize.factorize(copy.deepcopy(model), found, ranks)
         errors[name] = float((small[0](x) - model[0](x)).detach().norm())
         w = small[0][1].weight @ small[0][0].weight
         if name != "centred":
-            expected = activation_svd.output_error(model[0].weight, w, own["0"])
+            expected = data_aware.output_error(model[0].weight, w, own["0"])
             assert errors[name] == pytest.approx(expected * len(x) ** 0.5, rel=1e-3)
     assert errors["centred"] <= errors["aware"] < errors["plain"]
 
@@ -332,9 +332,9 @@ def test_what_does_not_fit_is_refused():
     model, x = net(), torch.randn(20, 6)
     w = model[0].weight
     with pytest.raises(DataError, match="Moments of 9 numbers for a map with 6"):
-        activation_svd.svd(w, Moments.of(9).add(torch.randn(20, 9)))
+        data_aware.svd(w, Moments.of(9).add(torch.randn(20, 9)))
     with pytest.raises(DataError, match="No samples"):
-        activation_svd.svd(w, Moments.of(6))
+        data_aware.svd(w, Moments.of(6))
     with pytest.raises(DataError, match="for moments of 6"):
         Moments.of(6).add(torch.randn(3, 5))
     with pytest.raises(DataError, match="for moments of 6"):
@@ -342,32 +342,32 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(DataError, match="NaN or infinity"):
         Moments.of(6).add(torch.full((3, 6), float("nan")))
     with pytest.raises(MicrobudgetError, match="must not be negative"):
-        activation_svd.svd(w, Moments.of(6).add(x), damping=-1)
+        data_aware.svd(w, Moments.of(6).add(x), damping=-1)
     with pytest.raises(MicrobudgetError, match="NaN or infinity"):
-        activation_svd.svd(w * float("nan"), Moments.of(6).add(x))
+        data_aware.svd(w * float("nan"), Moments.of(6).add(x))
     with pytest.raises(DataError, match="Nothing came to 0"):
         flow.collect(model, [])
     with pytest.raises(DataError, match="Nothing came to 0"):
         flow.collect_gradients(model, [], lambda m, b: m(*b).sum())
     own, silent = Moments.of(6).add(x), Moments.of(9).add(torch.zeros(3, 9))
     with pytest.raises(DataError, match="All gradients are zero"):
-        activation_svd.svd(w, own, silent)
+        data_aware.svd(w, own, silent)
     with pytest.raises(
         DataError, match="Moments of 6 numbers for a map with 9 outputs"
     ):
-        activation_svd.svd(w, own, own)
+        data_aware.svd(w, own, own)
     dead = torch.randn(30, 9)
     dead[:, 4] = 0
     with pytest.raises(DataError, match="doesn't feel some directions"):
-        activation_svd.svd(w, own, Moments.of(9).add(dead), damping=0)
-    felt = activation_svd.svd(w, own, Moments.of(9).add(dead))
+        data_aware.svd(w, own, Moments.of(9).add(dead), damping=0)
+    felt = data_aware.svd(w, own, Moments.of(9).add(dead))
     torch.testing.assert_close((felt.up @ felt.down).float(), w.detach())
     with pytest.raises(MicrobudgetError, match="nothing called '0'"):
-        activation_svd.decompose(model, {"0": own}, {"2": own})
+        data_aware.decompose(model, {"0": own}, {"2": own})
     with pytest.raises(MicrobudgetError, match="nothing called 'nope'"):
         flow.collect(model, [(x,)], ["nope"])
     with pytest.raises(MicrobudgetError, match="nothing called 'nope'"):
-        activation_svd.decompose(model, {"nope": Moments.of(6).add(x)})
+        data_aware.decompose(model, {"nope": Moments.of(6).add(x)})
 
 
 def test_a_bad_batch_leaves_no_hooks_and_no_half_sum():

@@ -13,14 +13,12 @@ from safetensors.torch import save_file
 from sklearn.decomposition import TruncatedSVD
 from torch import nn
 
-from microbudget import (
-    classification,
-    factored_files,
-    factorization,
-    finetuning,
-    rank_budget,
-)
-from microbudget.errors import MicrobudgetError
+from microbudget.core import modules
+from microbudget.core.errors import MicrobudgetError
+from microbudget.finetuning import methods
+from microbudget.low_rank import budget as rank_budget
+from microbudget.low_rank import checkpoint, factorize
+from microbudget.training import text_classifier
 
 few = settings(max_examples=25)
 sizes = st.integers(1, 9)
@@ -54,7 +52,7 @@ def test_the_error_is_the_tail_of_the_singular_values(out, into, seed, data):
     rank = data.draw(st.integers(1, min(out, into)))
     linear = nn.Linear(into, out)
     linear.weight.data.copy_(w)
-    found = factorization.svd(w)
+    found = factorize.svd(w)
     values = np.linalg.svd(w.double().numpy(), compute_uv=False)
     np.testing.assert_allclose(found.values, values, atol=1e-9)
     tail = float(np.sqrt((values[rank:] ** 2).sum()))
@@ -71,7 +69,7 @@ def test_the_error_is_the_tail_of_the_singular_values(out, into, seed, data):
 @given(sizes, sizes, seeds)
 def test_more_rank_never_hurts_and_full_rank_is_exact(out, into, seed):
     w = matrix(out, into, seed)
-    found = factorization.svd(w)
+    found = factorize.svd(w)
     energies = found.energy
     assert energies[0] == 0
     assert float(energies[-1]) == pytest.approx(1)
@@ -85,7 +83,7 @@ def test_more_rank_never_hurts_and_full_rank_is_exact(out, into, seed):
 def test_no_random_map_of_that_rank_is_nearer(out, into, seed):
     w = matrix(out, into, seed).double()
     rank = min(out, into) - 1
-    best = factorization.svd(w).error(rank)
+    best = factorize.svd(w).error(rank)
     for _ in range(20):
         down = torch.randn(rank, into, dtype=torch.float64)
         up = torch.linalg.lstsq(down.T, w.T).solution.T  # the best for this down
@@ -97,7 +95,7 @@ def test_no_random_map_of_that_rank_is_nearer(out, into, seed):
 def test_the_bias_is_kept(out, into, seed, bias):
     torch.manual_seed(seed)
     linear = nn.Linear(into, out, bias=bias)
-    cut = factorization.svd(linear.weight).cut(1, linear)
+    cut = factorize.svd(linear.weight).cut(1, linear)
     assert cut[0].bias is None
     if not bias:
         assert cut[1].bias is None
@@ -112,22 +110,22 @@ def test_the_bias_is_kept(out, into, seed, bias):
 
 def test_equal_to_scikit_learn():
     w = matrix(40, 25, 0)
-    cut = factorization.svd(w).cut(6, nn.Linear(25, 40))
+    cut = factorize.svd(w).cut(6, nn.Linear(25, 40))
     theirs = TruncatedSVD(6, algorithm="arpack", random_state=0).fit(w.numpy())
     rebuilt = theirs.inverse_transform(theirs.transform(w.numpy()))
     np.testing.assert_allclose(product(cut), rebuilt, atol=1e-4)
 
 
 def test_both_halves_share_a_directions_length():
-    cut = factorization.svd(matrix(8, 5, 0)).cut(3, nn.Linear(5, 8))
+    cut = factorize.svd(matrix(8, 5, 0)).cut(3, nn.Linear(5, 8))
     torch.testing.assert_close(cut[0].weight.norm(dim=1), cut[1].weight.norm(dim=0))
 
 
 def test_a_map_of_low_rank_loses_nothing_at_that_rank():
     w = matrix(12, 10, 0, rank=3)
-    found = factorization.svd(w)
+    found = factorize.svd(w)
     assert found.error(3) < 1e-4 * float(w.norm())
-    zero = factorization.svd(torch.zeros(4, 3)).cut(2, nn.Linear(3, 4))
+    zero = factorize.svd(torch.zeros(4, 3)).cut(2, nn.Linear(3, 4))
     assert torch.equal(product(zero), torch.zeros(4, 3, dtype=torch.float64))
     assert torch.isfinite(zero[0].weight).all()
 
@@ -135,7 +133,7 @@ def test_a_map_of_low_rank_loses_nothing_at_that_rank():
 @few
 @given(st.integers(1, 60), st.integers(1, 60))
 def test_break_even(out, into):
-    rank = factorization.break_even(out, into)
+    rank = factorize.break_even(out, into)
     assert rank * (out + into) < out * into <= (rank + 1) * (out + into)
 
 
@@ -143,43 +141,43 @@ def test_a_network_at_full_rank_answers_the_same_and_merges_back():
     model = net()
     x = torch.randn(7, 12)
     before = model(x)
-    found = factorization.decompose(model)
+    found = factorize.decompose(model)
     full = {name: len(d.values) for name, d in found.items()}
-    factorization.factorize(model, found, full)
-    assert list(factorization.factored(model)) == ["0", "2", "4"]
+    factorize.factorize(model, found, full)
+    assert list(factorize.factored(model)) == ["0", "2", "4"]
     torch.testing.assert_close(model(x), before, atol=1e-5, rtol=1e-5)
-    factorization.merge(model)
-    assert not factorization.factored(model)
+    factorize.merge(model)
+    assert not factorize.factored(model)
     assert [type(m) for m in model[::2]] == [nn.Linear] * 3
     torch.testing.assert_close(model(x), before, atol=1e-5, rtol=1e-5)
 
 
 def test_merging_is_exact_at_any_rank():
     model = net()
-    found = factorization.decompose(model)
-    factorization.factorize(model, found, {"0": 4, "2": 2})
+    found = factorize.decompose(model)
+    factorize.factorize(model, found, {"0": 4, "2": 2})
     x = torch.randn(7, 12)
     before = model(x)
-    torch.testing.assert_close(factorization.merge(model)(x), before)
+    torch.testing.assert_close(factorize.merge(model)(x), before)
 
 
 def test_uniform_leaves_whole_what_would_grow():
     model = net()
-    found = factorization.decompose(model)
-    assert factorization.uniform(found, 2) == {"0": 2, "2": 2, "4": 2}
-    assert factorization.uniform(found, 7) == {"0": 7, "2": 7}
+    found = factorize.decompose(model)
+    assert factorize.uniform(found, 2) == {"0": 2, "2": 2, "4": 2}
+    assert factorize.uniform(found, 7) == {"0": 7, "2": 7}
     for rank in (1, 2, 7, 50):
-        ranks = factorization.uniform(found, rank)
-        small = factorization.factorize(copy.deepcopy(model), found, ranks)
+        ranks = factorize.uniform(found, rank)
+        small = factorize.factorize(copy.deepcopy(model), found, ranks)
         counted = sum(p.numel() for n, p in small.named_parameters() if "weight" in n)
-        assert counted == factorization.stored(found, ranks)
-        assert counted <= factorization.stored(found, {})
+        assert counted == factorize.stored(found, ranks)
+        assert counted <= factorize.stored(found, {})
 
 
 def test_types_devices_modes_and_frozen_weights_are_kept():
     model = net().half().requires_grad_(False)
-    found = factorization.decompose(model)
-    factorization.factorize(model, found, {"2": 3})
+    found = factorize.decompose(model)
+    factorize.factorize(model, found, {"2": 3})
     for parameter in model.parameters():
         assert parameter.dtype == torch.float16
         assert not parameter.requires_grad
@@ -188,28 +186,28 @@ def test_types_devices_modes_and_frozen_weights_are_kept():
 
 def test_a_sentence_encoder_is_factorized_trained_and_merged():
     model = sentences.classifier()
-    found = factorization.decompose(model)
+    found = factorize.decompose(model)
     assert len(found) == 13  # six a layer and the head
-    ranks = factorization.uniform(found, 8)
+    ranks = factorize.uniform(found, 8)
     assert "heads.task" not in ranks
-    factorization.factorize(model, found, ranks)
-    finetuning.full(model)
+    factorize.factorize(model, found, ranks)
+    methods.full(model)
     data = sentences.sentences()
-    before = classification.predict(model, data)
-    history = classification.train(model, data, lr=1e-3, epochs=2)
+    before = text_classifier.predict(model, data)
+    history = text_classifier.train(model, data, lr=1e-3, epochs=2)
     assert history.losses[-1] < history.losses[0]
-    trained = classification.predict(model, data)
+    trained = text_classifier.predict(model, data)
     assert not torch.allclose(before, trained)
-    merged = classification.predict(factorization.merge(model), data)
+    merged = text_classifier.predict(factorize.merge(model), data)
     torch.testing.assert_close(merged, trained, atol=1e-4, rtol=1e-4)
 
 
 def test_a_factorized_head_still_counts_its_classes():
     model = sentences.classifier()
-    found = factorization.decompose(model)
-    factorization.factorize(model, found, {"heads.task": 1})
+    found = factorize.decompose(model)
+    factorize.factorize(model, found, {"heads.task": 1})
     assert model.heads["task"].out_features == 2
-    classification.train(model, sentences.sentences(), lr=1e-3, epochs=1)
+    text_classifier.train(model, sentences.sentences(), lr=1e-3, epochs=1)
 
 
 # --- ranks by budget
@@ -220,7 +218,7 @@ def spectrum(out, into, values):
     n = min(out, into)
     values = torch.tensor(sorted(values, reverse=True)[:n], dtype=torch.float64)
     eye = torch.eye(max(out, into), dtype=torch.float64)
-    return factorization.Decomposition(
+    return factorize.Decomposition(
         down=values[:, None] * eye[:n, :into], up=eye[:out, :n], values=values
     )
 
@@ -242,13 +240,12 @@ def spectra(draw, shape=None):
 def states(found):
     """Every way to give the maps ranks (None: whole): numbers and energy."""
     options = [
-        [*range(1, factorization.break_even(*d.shape) + 1), None]
-        for d in found.values()
+        [*range(1, factorize.break_even(*d.shape) + 1), None] for d in found.values()
     ]
     for choice in itertools.product(*options):
         named = zip(found, choice, strict=True)
         ranks = {name: rank for name, rank in named if rank is not None}
-        yield factorization.stored(found, ranks), energy(found, ranks), ranks
+        yield factorize.stored(found, ranks), energy(found, ranks), ranks
 
 
 def energy(found, ranks):
@@ -260,10 +257,10 @@ def energy(found, ranks):
 def test_the_budget_is_respected_and_no_choice_is_much_better(found, share):
     """Greedy on the hull: within one purchase of the best of all choices."""
     least = min(numbers for numbers, _, _ in states(found))
-    most = factorization.stored(found, {})
+    most = factorize.stored(found, {})
     budget = int(least + share * (most - least))
     ranks = rank_budget.by_budget(found, budget)
-    spent = factorization.stored(found, ranks)
+    spent = factorize.stored(found, ranks)
     assert spent <= budget
     best = max(e for numbers, e, _ in states(found) if numbers <= budget)
     steps = [
@@ -312,13 +309,13 @@ def test_a_flat_map_is_left_whole_and_a_steep_one_is_cut():
     steep = spectrum(40, 40, [2.0**-i for i in range(40)])
     flat = spectrum(40, 40, [1.0] * 40)
     found = {"steep": steep, "flat": flat}
-    uniform = factorization.uniform(found, 14)
-    budget = factorization.stored(found, uniform)
+    uniform = factorize.uniform(found, 14)
+    budget = factorize.stored(found, uniform)
     ranks = rank_budget.by_budget(found, budget)
     assert energy(found, ranks) > energy(found, uniform)
     assert "flat" not in ranks
     assert ranks["steep"] < 14
-    assert factorization.stored(found, ranks) <= budget
+    assert factorize.stored(found, ranks) <= budget
 
 
 def test_a_map_too_dear_to_keep_whole_does_not_eat_the_budget():
@@ -345,12 +342,12 @@ def test_weights_and_shares_change_who_is_served():
 
 
 def test_a_budget_for_everything_leaves_all_whole():
-    found = factorization.decompose(net())
-    assert rank_budget.by_budget(found, factorization.stored(found, {})) == {}
+    found = factorize.decompose(net())
+    assert rank_budget.by_budget(found, factorize.stored(found, {})) == {}
 
 
 def test_a_budget_of_nothing_says_what_it_takes():
-    found = factorization.decompose(net())
+    found = factorize.decompose(net())
     with pytest.raises(MicrobudgetError, match=r"rank 1 everywhere takes 87\b"):
         rank_budget.by_budget(found, 86)
     assert rank_budget.by_budget(found, 87) == {"0": 1, "2": 1, "4": 1}
@@ -366,7 +363,7 @@ def test_a_budget_of_nothing_says_what_it_takes():
 @pytest.mark.parametrize("rank", [0, -1, 4, 2.0, True, None])
 def test_a_rank_that_cannot_be_is_refused(rank):
     with pytest.raises(MicrobudgetError, match="from 1 to 3"):
-        factorization.svd(torch.randn(5, 3)).cut(rank, nn.Linear(3, 5))
+        factorize.svd(torch.randn(5, 3)).cut(rank, nn.Linear(3, 5))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -374,48 +371,48 @@ def test_weights_that_are_not_finite_are_refused(bad):
     model = net()
     model[2].weight.data[0, 0] = bad
     with pytest.raises(MicrobudgetError, match="NaN or infinity"):
-        factorization.decompose(model)
+        factorize.decompose(model)
 
 
 def test_what_is_no_linear_map_is_refused():
     with pytest.raises(MicrobudgetError, match="no plain linear map"):
-        factorization.decompose(nn.Sequential(nn.ReLU()))
+        factorize.decompose(nn.Sequential(nn.ReLU()))
     with pytest.raises(MicrobudgetError, match="nothing called 'nope'"):
-        factorization.decompose(net(), ["nope"])
+        factorize.decompose(net(), ["nope"])
     with pytest.raises(MicrobudgetError, match="A matrix is needed"):
-        factorization.svd(torch.randn(3))
+        factorize.svd(torch.randn(3))
     with pytest.raises(MicrobudgetError, match="rank 1 at least"):
-        factorization.uniform(factorization.decompose(net()), 0)
+        factorize.uniform(factorize.decompose(net()), 0)
     with pytest.raises(MicrobudgetError, match="has no numbers"):
-        factorization.break_even(0, 3)
+        factorize.break_even(0, 3)
     with pytest.raises(MicrobudgetError, match="Nothing to merge"):
-        factorization.merge(net())
+        factorize.merge(net())
     alone = nn.Linear(4, 4)
     with pytest.raises(MicrobudgetError, match="put it into a Sequential"):
-        factorization.factorize(alone, factorization.decompose(alone), {"": 1})
+        factorize.factorize(alone, factorize.decompose(alone), {"": 1})
 
 
 def test_tied_and_special_maps_are_left_alone():
     model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 9))
     model[2].weight = model[0].weight
-    assert list(factorization.linears(model)) == ["1"]
+    assert list(modules.plain_linear_layers(model)) == ["1"]
     attention = nn.MultiheadAttention(4, 2)  # reads out_proj.weight itself
     with pytest.raises(MicrobudgetError, match="no plain linear map"):
-        factorization.linears(attention)
+        modules.plain_linear_layers(attention)
 
 
 def test_a_failing_call_leaves_the_model_as_it_was():
     model = net()
     before = copy.deepcopy(model.state_dict())
-    found = factorization.decompose(model)
+    found = factorize.decompose(model)
     for ranks in ({"0": 3, "2": 99}, {"0": 3, "nope": 1}, {"0": 3, "1": 1}):
         with pytest.raises(MicrobudgetError):
-            factorization.factorize(model, found, ranks)
-        assert not factorization.factored(model)
+            factorize.factorize(model, found, ranks)
+        assert not factorize.factored(model)
     torch.testing.assert_close(model.state_dict(), before)
-    factorization.factorize(model, found, {"0": 3})
+    factorize.factorize(model, found, {"0": 3})
     with pytest.raises(MicrobudgetError, match="factorized before"):
-        factorization.factorize(model, found, {"0": 2})
+        factorize.factorize(model, found, {"0": 2})
 
 
 # --- on disk
@@ -423,12 +420,12 @@ def test_a_failing_call_leaves_the_model_as_it_was():
 
 def test_a_saved_model_comes_back_with_its_ranks(tmp_path):
     model = net()
-    found = factorization.decompose(model)
-    factorization.factorize(model, found, {"0": 3, "2": 5})
-    path = factored_files.save(model, tmp_path / "small.safetensors", note="mine")
+    found = factorize.decompose(model)
+    factorize.factorize(model, found, {"0": 3, "2": 5})
+    path = checkpoint.save(model, tmp_path / "small.safetensors", note="mine")
     back = net(seed=1)
-    assert factored_files.load(back, path) == {"note": "mine"}
-    ranks = {name: m.rank for name, m in factorization.factored(back).items()}
+    assert checkpoint.load(back, path) == {"note": "mine"}
+    ranks = {name: m.rank for name, m in factorize.factored(back).items()}
     assert ranks == {"0": 3, "2": 5}
     x = torch.randn(3, 12)
     assert torch.equal(back(x), model(x))
@@ -436,28 +433,28 @@ def test_a_saved_model_comes_back_with_its_ranks(tmp_path):
 
 def test_a_saved_encoder_comes_back_and_is_smaller(tmp_path):
     model = sentences.classifier()
-    found = factorization.decompose(model)
+    found = factorize.decompose(model)
     whole = sum(t.numel() for t in model.state_dict().values()) * 4
-    factorization.factorize(model, found, factorization.uniform(found, 4))
-    path = factored_files.save(model, tmp_path / "small.safetensors")
+    factorize.factorize(model, found, factorize.uniform(found, 4))
+    path = checkpoint.save(model, tmp_path / "small.safetensors")
     assert path.stat().st_size < whole
     back = sentences.classifier(seed=3)
-    factored_files.load(back, path)
+    checkpoint.load(back, path)
     data = sentences.sentences()
-    expected = classification.predict(model, data)
-    torch.testing.assert_close(classification.predict(back, data), expected)
+    expected = text_classifier.predict(model, data)
+    torch.testing.assert_close(text_classifier.predict(back, data), expected)
 
 
 def test_shared_weights_are_written_once(tmp_path):
     model = nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 8), nn.Linear(8, 50))
     model[2].weight = model[0].weight
-    found = factorization.decompose(model)
-    factorization.factorize(model, found, {"1": 2})
-    path = factored_files.save(model, tmp_path / "tied.safetensors")
+    found = factorize.decompose(model)
+    factorize.factorize(model, found, {"1": 2})
+    path = checkpoint.save(model, tmp_path / "tied.safetensors")
     assert path.stat().st_size < 4 * (400 + 32 + 58) + 1000
     back = nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 8), nn.Linear(8, 50))
     back[2].weight = back[0].weight
-    factored_files.load(back, path)
+    checkpoint.load(back, path)
     ids = torch.tensor([3, 4])
     assert torch.equal(back(ids), model(ids))
 
@@ -465,43 +462,43 @@ def test_shared_weights_are_written_once(tmp_path):
 def test_files_that_do_not_fit_are_refused_and_change_nothing(tmp_path):
     model = net()
     with pytest.raises(MicrobudgetError, match="No map of this model is factorized"):
-        factored_files.save(model, tmp_path / "x.safetensors")
-    found = factorization.decompose(model)
-    factorization.factorize(model, found, {"0": 3})
-    path = factored_files.save(model, tmp_path / "small.safetensors")
+        checkpoint.save(model, tmp_path / "x.safetensors")
+    found = factorize.decompose(model)
+    factorize.factorize(model, found, {"0": 3})
+    path = checkpoint.save(model, tmp_path / "small.safetensors")
     other = nn.Sequential(nn.ReLU(), nn.Linear(12, 20))
     with pytest.raises(MicrobudgetError, match="a ReLU"):
-        factored_files.load(other, path)
+        checkpoint.load(other, path)
     narrow = nn.Sequential(
         nn.Linear(12, 21), nn.GELU(), nn.Linear(21, 16), nn.GELU(), nn.Linear(16, 3)
     )
     before = copy.deepcopy(narrow.state_dict())
     with pytest.raises(MicrobudgetError, match=r"doesn't fit this model"):
-        factored_files.load(narrow, path)
+        checkpoint.load(narrow, path)
     torch.testing.assert_close(narrow.state_dict(), before)
     with pytest.raises(MicrobudgetError, match="a LowRank"):
-        factored_files.load(model, path)
+        checkpoint.load(model, path)
     with pytest.raises(MicrobudgetError, match="There is no"):
-        factored_files.load(net(), tmp_path / "absent")
+        checkpoint.load(net(), tmp_path / "absent")
     foreign = tmp_path / "foreign.safetensors"
     save_file({"w": torch.zeros(2)}, foreign)
     with pytest.raises(MicrobudgetError, match="not a file of a factorized model"):
-        factored_files.load(net(), foreign)
+        checkpoint.load(net(), foreign)
     foreign.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(MicrobudgetError, match="not a file of a factorized model"):
-        factored_files.load(net(), foreign)
+        checkpoint.load(net(), foreign)
 
 
 def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
     model = net()
-    found = factorization.decompose(model)
-    factorization.factorize(model, found, {"0": 3})
-    path = factored_files.save(model, tmp_path / "small.safetensors")
+    found = factorize.decompose(model)
+    factorize.factorize(model, found, {"0": 3})
+    path = checkpoint.save(model, tmp_path / "small.safetensors")
     before = path.read_bytes()
     with pytest.raises(MicrobudgetError, match="plain text or numbers"):
-        factored_files.save(model, path, note=torch.zeros(1))
+        checkpoint.save(model, path, note=torch.zeros(1))
     model[0][0].weight.data[0, 0] = float("nan")
     with pytest.raises(MicrobudgetError, match=r"0\.0\.weight holds NaN"):
-        factored_files.save(model, path)
+        checkpoint.save(model, path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [path.name]

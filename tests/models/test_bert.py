@@ -5,19 +5,21 @@ import shutil
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from sentences import classifier, sentences, tokenizer
 
-from microbudget import adapters, assets, finetuning
-from microbudget.compat import transformers
-from microbudget.errors import AssetError
+from microbudget import assets
+from microbudget.core.errors import AssetError
 from microbudget.evaluation.sizes import count_parameters
-from microbudget.models import encoder
+from microbudget.finetuning import methods
+from microbudget.models import bert
+from microbudget.training import adapters
 
 
 @pytest.fixture(scope="module")
 def minilm():
-    return encoder.load()
+    return bert.load()
 
 
 def test_padding_changes_nothing():
@@ -90,14 +92,14 @@ def folder(tmp_path):
 
 
 def test_a_folder_of_ones_own(folder):
-    own = encoder.load(folder)
+    own = bert.load(folder)
     assert own.name == "e"
-    copy = encoder.load(shutil.copytree(folder, folder.with_name("copy")))
+    copy = bert.load(shutil.copytree(folder, folder.with_name("copy")))
     assert copy.base_id == own.base_id  # the weights decide, not the name
     model = copy.classifier(2)
-    finetuning.lora(model)
-    path = finetuning.save(model, folder / "lora")
-    finetuning.load(own.classifier(2), path)
+    methods.lora(model)
+    path = methods.save(model, folder / "lora")
+    methods.load(own.classifier(2), path)
 
 
 def test_a_roberta_reads_padded_sentences_alike():
@@ -107,9 +109,9 @@ def test_a_roberta_reads_padded_sentences_alike():
         vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
         intermediate_size=64, pad_token_id=1, attn_implementation="eager",
     )  # fmt: skip
-    model = encoder.Classifier(transformers.RobertaModel(config, False)).eval()
+    model = bert.Classifier(transformers.RobertaModel(config, False)).eval()
     model.add_head("task", 2)
-    finetuning.bottlenecks(model, width=4)
+    methods.bottlenecks(model, width=4)
     short, long = [0, 5, 6, 2], [0, 7, 8, 9, 10, 2]
     ids = torch.tensor([[*short, 1, 1], long])
     with torch.inference_mode():
@@ -124,13 +126,13 @@ def test_a_roberta_reads_padded_sentences_alike():
 def test_a_missing_file_is_named(folder, file):
     (folder / file).unlink()
     with pytest.raises(AssetError, match=file):
-        encoder.load(folder)
+        bert.load(folder)
 
 
 def test_another_kind_of_model_is_refused(folder):
     (folder / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     with pytest.raises(AssetError, match="holds a gpt2"):
-        encoder.load(folder)
+        bert.load(folder)
 
 
 def test_nan_weights_are_refused(folder):
@@ -140,14 +142,14 @@ def test_nan_weights_are_refused(folder):
     with pytest.raises(
         AssetError, match=r"LayerNorm\.weight holds numbers that are not"
     ):
-        encoder.load(folder).classifier(2)
+        bert.load(folder).classifier(2)
 
 
 def test_a_truncated_file_is_refused(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(AssetError, match="Delete the folder"):
-        encoder.load(folder).classifier(2)
+        bert.load(folder).classifier(2)
 
 
 def test_the_card_says_where_it_comes_from(minilm):

@@ -5,14 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microbudget.compat import torchvision
 from microbudget.models import mobilenet
 from microbudget.models.vision import Preprocess, fold_batchnorm
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "keras_mobilenet_v2_features.npz")
+GOLDEN = np.load(
+    Path(__file__).parents[1] / "golden" / "keras_mobilenet_v2_features.npz"
+)
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from whispers import binary, tiny, variables, write_folder
 
 from microbudget import assets
-from microbudget.assets.ctranslate2 import read, whisper_from_ctranslate2
-from microbudget.errors import AssetError, DataError, MicrobudgetError
+from microbudget.assets.convert.whisper import read, whisper_from_ctranslate2
+from microbudget.core.errors import AssetError, DataError, MicrobudgetError
 from microbudget.models import whisper
 from microbudget.models import whisper_forward as forward
 

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from microbudget import transcripts
-from microbudget.errors import EvaluationError
+from microbudget.core.errors import EvaluationError
+from microbudget.plotting import transcripts
 
 
 def plain(html):

@@ -12,8 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
 
-from microbudget import masking, pruning, training
-from microbudget.errors import TrainingError
+from microbudget.core.errors import TrainingError
+from microbudget.pruning import criteria
+from microbudget.pruning import masks as masking
+from microbudget.training import loop
 
 SHARES = st.floats(0, 0.95)
 
@@ -70,7 +72,7 @@ def test_l1_is_torchs(share, seed):
     model = network(seed)
     expected = theirs(prune.l1_unstructured, model, amount=share)
     weights = masking.weights(model)
-    masks = pruning.l1(weights, share)
+    masks = criteria.l1(weights, share)
     assert masks.keys() == expected.keys()
     for name, weight in weights.items():
         own = {name: masks[name]}, {name: expected[name]}, {name: weight}
@@ -82,7 +84,7 @@ def test_global_l1_is_torchs(share, seed):
     model = network(seed)
     layers = {n: m for n, m in model.named_modules() if n in ("0", "5", "7")}
     weights = {name: weight.clone() for name, weight in masking.weights(model).items()}
-    ours = pruning.global_l1(weights, share)
+    ours = criteria.global_l1(weights, share)
     prune.global_unstructured(
         [(m, "weight") for m in layers.values()], prune.L1Unstructured, amount=share
     )
@@ -96,22 +98,22 @@ def test_global_l1_is_torchs(share, seed):
 def test_structured_is_torchs(n, dim, share):
     model = network(3)
     expected = theirs(prune.ln_structured, model, amount=share, n=n, dim=dim)
-    assert_same(pruning.structured(masking.weights(model), share, n, dim), expected)
+    assert_same(criteria.structured(masking.weights(model), share, n, dim), expected)
 
 
 @given(share=SHARES, seed=st.integers(0, 1000))
 def test_random_keeps_as_many_as_l1_but_others(share, seed):
     weights = masking.weights(network())
-    drawn, ranked = pruning.random(weights, share, seed), pruning.l1(weights, share)
+    drawn, ranked = criteria.random(weights, share, seed), criteria.l1(weights, share)
     for name, mask in drawn.items():
         assert mask.sum() == ranked[name].sum()
-    again = pruning.random(weights, share, seed)
+    again = criteria.random(weights, share, seed)
     assert_same(drawn, again)
 
 
 @given(value=st.floats(0, 0.15))
 def test_a_threshold_keeps_what_reaches_it(value):
-    for name, mask in pruning.threshold(masking.weights(network()), value).items():
+    for name, mask in criteria.threshold(masking.weights(network()), value).items():
         weight = masking.weights(network())[name]
         assert torch.equal(mask, weight.abs() >= value)
 
@@ -120,7 +122,7 @@ def test_a_threshold_keeps_what_reaches_it(value):
 def test_two_of_four_keep_the_larger_two(seed):
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(6, 12, generator=generator)
-    mask = pruning.two_four({"x": weight})["x"]
+    mask = criteria.two_four({"x": weight})["x"]
     fours = mask.view(-1, 4)
     assert (fours.sum(1) == 2).all()
     kept = (weight * mask).view(-1, 4).abs().sum(1)
@@ -129,17 +131,17 @@ def test_two_of_four_keep_the_larger_two(seed):
 
 
 def test_two_of_four_breaks_ties_and_still_keeps_two():
-    mask = pruning.two_four({"x": torch.ones(3, 8)})["x"]
+    mask = criteria.two_four({"x": torch.ones(3, 8)})["x"]
     assert (mask.view(-1, 4).sum(1) == 2).all()
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_training_leaves_zeros_zero(optimizer):
     model = network()
-    masks = pruning.l1(masking.weights(model), 0.6)
+    masks = criteria.l1(masking.weights(model), 0.6)
     masking.apply(model, masks)
     before = {n: w.clone() for n, w in masking.weights(model).items()}
-    training.fit(
+    loop.fit(
         model, data(), loss, epochs=4, batch_size=8, lr=0.05, weight_decay=0.1,
         optimizer=optimizer,
     )  # fmt: skip
@@ -151,7 +153,7 @@ def test_training_leaves_zeros_zero(optimizer):
 
 def test_permanent_zeros_compute_the_same_and_stay_in_the_file(tmp_path):
     model, (x, _) = network().eval(), data()
-    masking.apply(model, pruning.global_l1(masking.weights(model), 0.5))
+    masking.apply(model, criteria.global_l1(masking.weights(model), 0.5))
     masked = model(x)
     masking.make_permanent(model)
     assert torch.equal(model(x), masked)
@@ -164,16 +166,16 @@ def test_permanent_zeros_compute_the_same_and_stay_in_the_file(tmp_path):
 
 
 def test_a_copy_keeps_its_masks():
-    model = masking.apply(network(), pruning.l1(masking.weights(network()), 0.5))
+    model = masking.apply(network(), criteria.l1(masking.weights(network()), 0.5))
     model(data()[0]).sum().backward()
     twin = copy.deepcopy(model)
-    training.fit(twin, data(), loss, epochs=1, batch_size=8, lr=0.1)
+    loop.fit(twin, data(), loss, epochs=1, batch_size=8, lr=0.1)
     assert masking.sparsity(twin)[""] >= masking.sparsity(model)[""] - 1e-9
 
 
 def test_two_masks_on_a_layer_are_both_obeyed():
     model, weights = network(), masking.weights(network())
-    first, second = pruning.random(weights, 0.4, 1), pruning.random(weights, 0.4, 2)
+    first, second = criteria.random(weights, 0.4, 1), criteria.random(weights, 0.4, 2)
     masking.apply(masking.apply(model, first), second)
     for name, mask in masking.masks_of(model).items():
         assert torch.equal(mask, first[name] & second[name])
@@ -191,7 +193,7 @@ def test_sparsity_is_counted():
 @given(final=st.floats(0, 0.99), start=st.floats(0, 1), steps=st.integers(1, 40))
 def test_the_cubic_schedule_grows_from_start_to_end(final, start, steps):
     initial = start * final
-    path = [pruning.cubic(t, steps, final, initial) for t in range(steps + 2)]
+    path = [criteria.cubic(t, steps, final, initial) for t in range(steps + 2)]
     assert path[0] == pytest.approx(initial)
     assert path[steps] == path[-1] == pytest.approx(final)
     gains = [b - a for a, b in itertools.pairwise(path)]
@@ -203,11 +205,11 @@ def test_gradual_pruning_reaches_its_aim_and_loses_nothing_on_the_way():
     model, seen = network(), []
 
     def train(module):
-        training.fit(module, data(), loss, epochs=1, batch_size=8, lr=0.01)
+        loop.fit(module, data(), loss, epochs=1, batch_size=8, lr=0.01)
         seen.append(masking.masks_of(module))
 
-    reached = pruning.gradually(model, train, 0.8, steps=3)
-    wanted = [pruning.cubic(t, 3, 0.8) for t in (1, 2, 3)]
+    reached = criteria.gradually(model, train, 0.8, steps=3)
+    wanted = [criteria.cubic(t, 3, 0.8) for t in (1, 2, 3)]
     assert reached == pytest.approx(wanted, abs=0.01)
     for earlier, later in itertools.pairwise(seen):
         for name, mask in later.items():
@@ -216,7 +218,7 @@ def test_gradual_pruning_reaches_its_aim_and_loses_nothing_on_the_way():
 
 def test_training_that_brings_weights_back_is_noticed():
     with pytest.raises(TrainingError, match="came back"):
-        pruning.gradually(network(), masking_undone, 0.5, steps=1)
+        criteria.gradually(network(), masking_undone, 0.5, steps=1)
 
 
 def masking_undone(model):
@@ -228,7 +230,7 @@ def masking_undone(model):
 @pytest.mark.parametrize("share", [-0.1, 1.0, 1.5, math.nan])
 def test_shares_out_of_range_are_refused(share):
     weights = masking.weights(network())
-    for rule in (pruning.l1, pruning.global_l1, pruning.random, pruning.structured):
+    for rule in (criteria.l1, criteria.global_l1, criteria.random, criteria.structured):
         with pytest.raises(TrainingError, match="sparsity"):
             rule(weights, share)
 
@@ -236,15 +238,15 @@ def test_shares_out_of_range_are_refused(share):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda w: pruning.threshold(w, -1), "threshold"),
-        (lambda w: pruning.threshold(w, 1e9), "everything would go"),
-        (lambda w: pruning.threshold(w, math.nan), "threshold"),
-        (lambda w: pruning.structured(w, 0.5, n=0.5), "norm"),
-        (lambda w: pruning.structured(w, 0.5, dim=2), "dim=2"),
-        (lambda w: pruning.two_four({"x": torch.ones(2, 6)}), "multiple of 4"),
-        (lambda w: pruning.cubic(1, 0, 0.5), "steps"),
-        (lambda w: pruning.cubic(1, 3, 0.5, 0.6), "sparsities"),
-        (lambda w: pruning.cubic(1, 3, 1.0), "sparsities"),
+        (lambda w: criteria.threshold(w, -1), "threshold"),
+        (lambda w: criteria.threshold(w, 1e9), "everything would go"),
+        (lambda w: criteria.threshold(w, math.nan), "threshold"),
+        (lambda w: criteria.structured(w, 0.5, n=0.5), "norm"),
+        (lambda w: criteria.structured(w, 0.5, dim=2), "dim=2"),
+        (lambda w: criteria.two_four({"x": torch.ones(2, 6)}), "multiple of 4"),
+        (lambda w: criteria.cubic(1, 0, 0.5), "steps"),
+        (lambda w: criteria.cubic(1, 3, 0.5, 0.6), "sparsities"),
+        (lambda w: criteria.cubic(1, 3, 1.0), "sparsities"),
         (lambda w: masking.weights(nn.ReLU()), "no linear"),
     ],
 )
@@ -285,7 +287,7 @@ def test_nan_weights_are_refused():
     with pytest.raises(TrainingError, match="NaN"):
         masking.weights(model)
     with pytest.raises(TrainingError, match="NaN"):
-        pruning.l1({"7": model[7].weight}, 0.5)
+        criteria.l1({"7": model[7].weight}, 0.5)
 
 
 def test_another_parametrisation_is_not_taken_for_a_mask():

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from microbudget import shrinking, tail_tuning
-from microbudget.finetuned import FlowerNet
 from microbudget.models import mobilenet
 from microbudget.models.vision import Preprocess
+from microbudget.pruning import flower_baselines
+from microbudget.pruning import mobilenet as shrinking
+from microbudget.training.baselines import FlowerNet
 
 SCALE = Preprocess((0.5,) * 3, (0.5,) * 3, 32)
 
@@ -39,19 +40,19 @@ def pictures(n=6):
 
 
 def test_frozen_part_and_tail_are_the_model(net):
-    model = tail_tuning.folded(net.model)
-    (seen,) = tail_tuning.maps(model, 11, [pictures()], SCALE)
+    model = flower_baselines.folded(net.model)
+    (seen,) = flower_baselines.maps(model, 11, [pictures()], SCALE)
     with torch.inference_mode():
         whole = model(SCALE(pictures()))
-        again = tail_tuning.tail(model, 11).eval()(seen)
+        again = flower_baselines.tail(model, 11).eval()(seen)
     torch.testing.assert_close(again, whole, rtol=1e-2, atol=1e-4)
 
 
 def test_only_the_tail_learns(net):
-    model = tail_tuning.folded(net.model)
+    model = flower_baselines.folded(net.model)
     before = {name: w.clone() for name, w in model.state_dict().items()}
-    (seen,) = tail_tuning.maps(model, 16, [pictures()], SCALE)
-    tail_tuning.fine_tune(model, 16, seen, torch.arange(6) % 4, epochs=1)
+    (seen,) = flower_baselines.maps(model, 16, [pictures()], SCALE)
+    flower_baselines.fine_tune(model, 16, seen, torch.arange(6) % 4, epochs=1)
     changed = {
         n for n, w in model.state_dict().items() if not torch.equal(w, before[n])
     }
@@ -63,12 +64,12 @@ def test_only_the_tail_learns(net):
 
 
 def test_what_is_stored_comes_back(net):
-    tuned = tail_tuning.folded(net.model)
+    tuned = flower_baselines.folded(net.model)
     kept = {n: torch.arange(w) < w // 2 for n, w in shrinking.widths(tuned).items()}
     slim = shrinking.remove(tuned, kept)
     for name, model in (("whole", tuned), ("longer", tuned), ("smaller", slim)):
-        tail_tuning.store(net, model, tail_tuning.path_of(net, name))
-    again = (*tail_tuning.pair(net), tail_tuning.whole(net)[1])
+        flower_baselines.store(net, model, flower_baselines.path_of(net, name))
+    again = (*flower_baselines.pair(net), flower_baselines.whole(net)[1])
     for mine, theirs in zip((tuned, slim, tuned), again, strict=True):
         x = SCALE(pictures())
         with torch.inference_mode():
@@ -80,11 +81,11 @@ def test_what_is_missing_or_damaged_is_made(net, damage):
     """The three networks: made from nothing, then loaded, and made again."""
     taken = Split(tuple(pictures()[i] for i in range(6)), torch.arange(6) % 4)
     net = replace(net, flowers=SimpleNamespace(classes=tuple("abcd"), train=taken))
-    first = (*tail_tuning.pair(net), tail_tuning.whole(net)[1])
+    first = (*flower_baselines.pair(net), flower_baselines.whole(net)[1])
     if damage:
-        path = tail_tuning.path_of(net, damage)
+        path = flower_baselines.path_of(net, damage)
         path.write_bytes(path.read_bytes()[:-7])
-    again = (*tail_tuning.pair(net), tail_tuning.whole(net)[1])
+    again = (*flower_baselines.pair(net), flower_baselines.whole(net)[1])
     x = SCALE(pictures())
     for mine, theirs in zip(first, again, strict=True):
         with torch.inference_mode():
@@ -94,7 +95,7 @@ def test_what_is_missing_or_damaged_is_made(net, damage):
 
 
 def test_another_network_has_another_file(net):
-    first = tail_tuning.path_of(net, "whole")
+    first = flower_baselines.path_of(net, "whole")
     with torch.no_grad():
         net.model.classifier[1].bias += 1
-    assert first != tail_tuning.path_of(net, "whole")
+    assert first != flower_baselines.path_of(net, "whole")

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from microbudget import lottery, masking, training
-from microbudget.errors import TrainingError
+from microbudget.core.errors import TrainingError
+from microbudget.pruning import lottery
+from microbudget.pruning import masks as masking
+from microbudget.training import loop
 
 
 def network(seed=0):
@@ -22,7 +24,7 @@ DATA = (X, (X[:, 0] > 0).long() + (X[:, 1] > 0).long())
 
 
 def train(model):
-    return training.fit(
+    return loop.fit(
         model, DATA, lambda m, b: F.cross_entropy(m(b[0]), b[1]),
         epochs=3, batch_size=10, lr=0.02,
     )  # fmt: skip

@@ -5,6 +5,8 @@ import math
 
 import pytest
 import torch
+import torchvision
+import transformers
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -13,22 +15,21 @@ from sklearn.linear_model import Ridge
 from torch import nn
 from torch.nn import functional as F
 
-from microbudget import (
-    channels,
-    heads_and_neurons,
-    mending,
-    reconstruction,
-    settings,
-    shrinking,
-    shrinking_encoder,
-)
-from microbudget.compat import torchvision, transformers
-from microbudget.errors import DataError, MicrobudgetError, TrainingError
+from microbudget.core import settings
+from microbudget.core.errors import DataError, MicrobudgetError, TrainingError
+from microbudget.evaluation.moments import Moments
 from microbudget.evaluation.sizes import bytes_on_disk, count_parameters
 from microbudget.models import mobilenet
-from microbudget.models.encoder import Classifier
+from microbudget.models.bert import Classifier
 from microbudget.models.vision import Preprocess, fold_batchnorm
-from microbudget.moments import Moments
+from microbudget.pruning import (
+    bert,
+    bert_removal,
+    channels,
+    mobilenet_reconstruct,
+    reconstruction,
+)
+from microbudget.pruning import mobilenet as shrinking
 
 SCALE = Preprocess((0.5,) * 3, (0.5,) * 3, 32)
 few = hypothesis_settings(max_examples=15)
@@ -106,7 +107,7 @@ def test_bypassed_blocks_are_mended_by_those_before_them():
     model = small_mobilenet()
     smaller = shrinking.remove(model, bypassed(model, 3, share=0.9))
     before = distance(model, smaller)
-    mending.reconstruct(model, smaller, pictures(), SCALE)
+    mobilenet_reconstruct.reconstruct(model, smaller, pictures(), SCALE)
     assert distance(model, smaller) < 0.5 * before
     assert (smaller.features[3].bias == 0).all()
 
@@ -252,7 +253,7 @@ def test_reconstruction_mends_and_a_survey_chooses_better_than_norms():
     for name, kept in (("norms", channels.by_norm(model, 0.5)), ("survey", chosen)):
         smaller = shrinking.remove(model, kept)
         before = distance(model, smaller)
-        mending.reconstruct(model, smaller, pictures(), SCALE)
+        mobilenet_reconstruct.reconstruct(model, smaller, pictures(), SCALE)
         found[name] = before, distance(model, smaller)
         assert found[name][1] < 0.5 * before
     assert found["survey"][1] < found["norms"][1]
@@ -266,7 +267,7 @@ def test_folded_networks_are_mended_alike():
     found = []
     for one in (model, fold_batchnorm(model)):
         smaller = shrinking.remove(one, kept)
-        mending.reconstruct(one, smaller, pictures(), SCALE)
+        mobilenet_reconstruct.reconstruct(one, smaller, pictures(), SCALE)
         with torch.inference_mode():
             found.append(smaller(SCALE(pictures(5))))
     torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
@@ -274,11 +275,11 @@ def test_folded_networks_are_mended_alike():
 
 def test_views_are_other_pictures_of_the_same():
     x = pictures(6)
-    seen = mending.views(x, seed=1)
+    seen = mobilenet_reconstruct.views(x, seed=1)
     assert seen.shape == x.shape
     assert seen.dtype == torch.uint8
-    assert torch.equal(seen, mending.views(x, seed=1))
-    assert not torch.equal(seen, mending.views(x, seed=2))
+    assert torch.equal(seen, mobilenet_reconstruct.views(x, seed=1))
+    assert not torch.equal(seen, mobilenet_reconstruct.views(x, seed=2))
     mirrored = (seen.flip(-1).float() - x.float()).abs().mean()
     assert mirrored < (seen.float() - x[torch.arange(6) - 1].float()).abs().mean()
 
@@ -289,7 +290,7 @@ def test_nothing_removed_is_reconstructed_as_it_was():
         n: torch.ones(w, dtype=torch.bool) for n, w in shrinking.widths(model).items()
     }
     same = shrinking.remove(model, whole)
-    mending.reconstruct(model, same, pictures(), SCALE, ridge=1e-6)
+    mobilenet_reconstruct.reconstruct(model, same, pictures(), SCALE, ridge=1e-6)
     assert distance(model, same) < 1e-3
 
 
@@ -491,13 +492,13 @@ def parts(seed, share, heads=4, neurons=32):
 def test_removed_heads_and_neurons_compute_what_masked_ones_do(seed, share, kind):
     model, (ids, present, _) = small_classifier(kind=kind), batches()[0]
     heads, neurons = parts(seed, share)
-    masked = shrinking_encoder.mask(model, heads, neurons)
-    removed = shrinking_encoder.remove(model, heads, neurons)
+    masked = bert_removal.mask(model, heads, neurons)
+    removed = bert_removal.remove(model, heads, neurons)
     with torch.inference_mode():
         torch.testing.assert_close(
             removed(ids, present), masked(ids, present), rtol=1e-4, atol=1e-5
         )
-    assert shrinking_encoder.shape(removed) == {
+    assert bert_removal.shape(removed) == {
         "heads": [int(k.sum()) for k in heads.values()],
         "neurons": [int(k.sum()) for k in neurons.values()],
     }
@@ -506,9 +507,9 @@ def test_removed_heads_and_neurons_compute_what_masked_ones_do(seed, share, kind
 def test_what_is_masked_has_no_effect_any_more():
     model, (ids, present, _) = small_classifier(), batches()[0]
     heads, neurons = parts(1, 0.5)
-    masked = shrinking_encoder.mask(model, heads, neurons)
+    masked = bert_removal.mask(model, heads, neurons)
     first = masked(ids, present)
-    layer = shrinking_encoder.layers(masked)[0]
+    layer = bert_removal.layers(masked)[0]
     with torch.no_grad():
         layer.intermediate.dense.weight[~neurons[0]] += 3
         gone = (~heads[0]).repeat_interleave(6)
@@ -520,10 +521,10 @@ def test_what_is_masked_has_no_effect_any_more():
 def test_importance_is_the_loss_felt_at_a_gate():
     """Against a finite difference: one example at a time, one head at a time."""
     model, data = small_classifier(), batches(2)
-    found = heads_and_neurons.importance(model, data)
+    found = bert.importance(model, data)
     assert found["heads"].shape == (3, 4)
     assert found["neurons"].shape == (3, 32)
-    layer, size, step = shrinking_encoder.layers(model)[1], 6, 2e-3
+    layer, size, step = bert_removal.layers(model)[1], 6, 2e-3
     weight, felt = layer.attention.output.dense.weight, []
     for head in range(4):
         columns = slice(head * size, (head + 1) * size)
@@ -545,7 +546,7 @@ def test_importance_is_the_loss_felt_at_a_gate():
 @given(gone=st.integers(0, 12), seed=st.integers(0, 99))
 def test_the_lowest_go_but_every_layer_keeps_one(gone, seed):
     scores = torch.rand(3, 5, generator=torch.Generator().manual_seed(seed))
-    kept = heads_and_neurons.lowest(scores, gone)
+    kept = bert.lowest(scores, gone)
     rows = torch.stack(list(kept.values()))
     assert int((~rows).sum()) == gone
     assert (rows.sum(1) >= 1).all()
@@ -553,16 +554,14 @@ def test_the_lowest_go_but_every_layer_keeps_one(gone, seed):
 
 def test_more_than_there_is_cannot_go():
     with pytest.raises(TrainingError, match="can't go"):
-        heads_and_neurons.lowest(torch.rand(3, 5), 13)
+        bert.lowest(torch.rand(3, 5), 13)
 
 
 def test_reconstruction_mends_the_encoder():
     model, data = small_classifier(), batches(40)
-    heads = heads_and_neurons.lowest(
-        heads_and_neurons.importance(model, data)["heads"], 3
-    )
-    neurons = heads_and_neurons.survey(model, data, gone=16, group=4)
-    smaller = shrinking_encoder.remove(model, heads, neurons)
+    heads = bert.lowest(bert.importance(model, data)["heads"], 3)
+    neurons = bert.survey(model, data, gone=16, group=4)
+    smaller = bert_removal.remove(model, heads, neurons)
 
     def distance(other):
         with torch.inference_mode():
@@ -573,27 +572,27 @@ def test_reconstruction_mends_the_encoder():
         return float(torch.stack(gaps).mean())
 
     before = distance(smaller)
-    heads_and_neurons.reconstruct(model, smaller, data)
+    bert.reconstruct(model, smaller, data)
     assert distance(smaller) < 0.5 * before
     assert all(int((~keep).sum()) == 16 for keep in neurons.values())
 
 
 def test_a_smaller_encoder_is_saved_with_its_shape(tmp_path):
     model, (ids, present, _) = small_classifier(), batches()[0]
-    smaller = shrinking_encoder.remove(model, *parts(4, 0.5))
-    path = shrinking_encoder.save(smaller, tmp_path / "e.safetensors", words="fewer")
-    again, card = shrinking_encoder.load(small_classifier(seed=9), path)
+    smaller = bert_removal.remove(model, *parts(4, 0.5))
+    path = bert_removal.save(smaller, tmp_path / "e.safetensors", words="fewer")
+    again, card = bert_removal.load(small_classifier(seed=9), path)
     assert torch.equal(again(ids, present), smaller(ids, present))
     assert card["words"] == "fewer"
-    whole = shrinking_encoder.save(model, tmp_path / "w.safetensors")
+    whole = bert_removal.save(model, tmp_path / "w.safetensors")
     assert bytes_on_disk(path) < bytes_on_disk(whole)
     (tmp_path / "bad.safetensors").write_bytes(b"nothing")
     with pytest.raises(MicrobudgetError, match="no encoder of the same depth"):
-        shrinking_encoder.load(model, tmp_path / "bad.safetensors")
+        bert_removal.load(model, tmp_path / "bad.safetensors")
     with pytest.raises(MicrobudgetError, match="no model at"):
-        shrinking_encoder.load(model, tmp_path / "none.safetensors")
+        bert_removal.load(model, tmp_path / "none.safetensors")
     with pytest.raises(TrainingError, match="card"):
-        shrinking_encoder.save(model, path, words=model)
+        bert_removal.save(model, path, words=model)
 
 
 @pytest.mark.parametrize(
@@ -607,18 +606,18 @@ def test_a_smaller_encoder_is_saved_with_its_shape(tmp_path):
     ],
 )
 def test_parts_that_do_not_fit_are_refused(heads, neurons, message):
-    for function in (shrinking_encoder.mask, shrinking_encoder.remove):
+    for function in (bert_removal.mask, bert_removal.remove):
         with pytest.raises(TrainingError, match=message):
             function(small_classifier(), heads, neurons)
 
 
 def test_what_is_no_bert_is_refused_and_so_are_no_examples():
     with pytest.raises(TrainingError, match="no layers like"):
-        shrinking_encoder.layers(nn.Linear(2, 2))
+        bert_removal.layers(nn.Linear(2, 2))
     with pytest.raises(TrainingError, match="no examples"):
-        heads_and_neurons.importance(small_classifier(), [])
+        bert.importance(small_classifier(), [])
     broken = small_classifier()
     with torch.no_grad():
         broken.heads["task"].weight[0, 0] = math.nan
     with pytest.raises(TrainingError, match="loss is nan"):
-        heads_and_neurons.importance(broken, batches(1))
+        bert.importance(broken, batches(1))

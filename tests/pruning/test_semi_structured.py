@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from microbudget import masking, pruning, semi_structured
-from microbudget.errors import TrainingError
+from microbudget.core.errors import TrainingError
+from microbudget.pruning import criteria, masks, semi_structured
 
 
 def linear(device="cpu"):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(256, 128))
-    masking.apply(model, pruning.two_four(masking.weights(model)))
-    return masking.make_permanent(model)[0].to(device)
+    masks.apply(model, criteria.two_four(masks.weights(model)))
+    return masks.make_permanent(model)[0].to(device)
 
 
 def test_a_cpu_says_what_is_missing():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from microbudget.errors import QuantizationError
+from microbudget.core.errors import QuantizationError
 from microbudget.quantization import affine
 from microbudget.quantization.affine import Scheme, over_columns, round_to_nearest
 

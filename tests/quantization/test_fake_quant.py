@@ -5,14 +5,15 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from microbudget.errors import QuantizationError
+from microbudget.core import onednn
+from microbudget.core.errors import QuantizationError
 from microbudget.models.mobilenet import SamePadConv2d
 from microbudget.models.vision import fold_batchnorm
-from microbudget.quantization import int8_file, int8_kernels, mapping, ranges, simulated
-from microbudget.training import fit
+from microbudget.quantization import checkpoint, fake_quant, kernels, mapping, observers
+from microbudget.training.loop import fit
 
 has_int8 = pytest.mark.skipif(
-    not int8_kernels.available(), reason="no int8 convolution in this torch"
+    not onednn.available(), reason="no int8 convolution in this torch"
 )
 
 
@@ -37,8 +38,8 @@ def test_more_bits_come_nearer_and_the_original_is_untouched():
     before = {k: v.clone() for k, v in net.state_dict().items()}
     distances = []
     for bits in (3, 5, 8):
-        other = simulated.simulate(net, bits, bits)
-        simulated.calibrate(other, [x])
+        other = fake_quant.simulate(net, bits, bits)
+        fake_quant.calibrate(other, [x])
         distances.append(float((other(x) - net(x)).detach().norm()))
     assert distances[0] > distances[1] > distances[2] > 0
     for key, value in net.state_dict().items():
@@ -47,23 +48,23 @@ def test_more_bits_come_nearer_and_the_original_is_untouched():
 
 def test_zero_bits_leave_floats():
     net, x = small_net(), pictures()
-    other = simulated.simulate(net, 0, 0)
+    other = fake_quant.simulate(net, 0, 0)
     torch.testing.assert_close(other(x), net(x))
 
 
 def test_dynamic_needs_no_calibration_and_static_does():
     net, x = small_net(), pictures()
-    assert torch.isfinite(simulated.simulate(net, dynamic=True)(x)).all()
+    assert torch.isfinite(fake_quant.simulate(net, dynamic=True)(x)).all()
     with pytest.raises(QuantizationError, match="calibrate"):
-        simulated.simulate(net)(x)
+        fake_quant.simulate(net)(x)
 
 
 def test_the_simulation_is_the_map_on_rounded_numbers():
     torch.manual_seed(0)
     linear, x = nn.Linear(7, 3), torch.randn(5, 7)
-    model = simulated.simulate(nn.Sequential(linear))
-    simulated.calibrate(model, [x])
-    (part,) = simulated.parts(model).values()
+    model = fake_quant.simulate(nn.Sequential(linear))
+    fake_quant.calibrate(model, [x])
+    (part,) = fake_quant.parts(model).values()
     rounded = mapping.of_weight(linear.weight).simulate(linear.weight)
     wanted = nn.functional.linear(
         part.input_mapping().simulate(x), rounded, linear.bias
@@ -78,31 +79,31 @@ def test_quantization_aware_training_learns_what_rounding_lost():
     def loss(model, batch):
         return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
-    model = simulated.calibrate(simulated.simulate(net, 2, 8), [x])
+    model = fake_quant.calibrate(fake_quant.simulate(net, 2, 8), [x])
     before = float(loss(model, (x, labels)).detach())
     fit(model, (x, labels), loss, epochs=15, batch_size=16, lr=5e-3)
     assert float(loss(model, (x, labels)).detach()) < before
-    for part in simulated.parts(model).values():
+    for part in fake_quant.parts(model).values():
         codes = part.weight_mapping().quantize(part.inner.weight)
         assert set(codes.unique().tolist()) <= {-1, 0, 1}
 
 
 def test_mixed_precision_by_name():
     net = small_net()
-    names = list(simulated.parts(simulated.simulate(net)))
+    names = list(fake_quant.parts(fake_quant.simulate(net)))
     bits = dict.fromkeys(names, 8) | {names[0]: 3}
-    mixed = simulated.parts(simulated.simulate(net, bits))
+    mixed = fake_quant.parts(fake_quant.simulate(net, bits))
     assert [part.bits for part in mixed.values()] == [3, 8, 8, 8]
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda: simulated.simulate(nn.Sequential(nn.ReLU())),
-        lambda: simulated.simulate(small_net(), {"nobody": 8}),
-        lambda: simulated.calibrate(simulated.simulate(small_net()), []),
-        lambda: simulated.calibrate(
-            simulated.simulate(small_net()), [pictures()], "guess"
+        lambda: fake_quant.simulate(nn.Sequential(nn.ReLU())),
+        lambda: fake_quant.simulate(small_net(), {"nobody": 8}),
+        lambda: fake_quant.calibrate(fake_quant.simulate(small_net()), []),
+        lambda: fake_quant.calibrate(
+            fake_quant.simulate(small_net()), [pictures()], "guess"
         ),
     ],
 )
@@ -112,27 +113,27 @@ def test_what_cant_be_simulated_is_said(wrong):
 
 
 def test_a_failed_calibration_leaves_nothing_behind():
-    model = simulated.simulate(small_net())
+    model = fake_quant.simulate(small_net())
     with pytest.raises(RuntimeError):
-        simulated.calibrate(model, [torch.zeros(1, 5, 4, 4)])
-    assert all(part.seen is None for part in simulated.parts(model).values())
+        fake_quant.calibrate(model, [torch.zeros(1, 5, 4, 4)])
+    assert all(part.seen is None for part in fake_quant.parts(model).values())
 
 
 @has_int8
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6])
 def test_the_kernels_compute_what_was_simulated(activation):
     net, x = small_net(activation), pictures()
-    bits = 8 if int8_kernels.adds_exactly() else 7
-    model = simulated.calibrate(simulated.simulate(net, bits), [x])
-    real = int8_kernels.convert(model)
-    maps = [m for m in real.modules() if isinstance(m, int8_kernels.Int8Map)]
+    bits = 8 if onednn.adds_exactly() else 7
+    model = fake_quant.calibrate(fake_quant.simulate(net, bits), [x])
+    real = kernels.convert(model)
+    maps = [m for m in real.modules() if isinstance(m, kernels.Int8Map)]
     assert len(maps) == 4
     assert [m.writes is not None for m in maps] == [True, True, False, False]
     assert not any(isinstance(m, activation) for m in real.modules())
     with torch.no_grad():
         wanted, found = model(x), real(x)
     # a product that falls on a tie may round the other way: a step of the last input
-    step = float(simulated.parts(model)["5"].input_mapping().scale)
+    step = float(fake_quant.parts(model)["5"].input_mapping().scale)
     assert (found - wanted).abs().max() < 4 * step
     torch.testing.assert_close(found, wanted, rtol=0.1, atol=0.05)
 
@@ -144,8 +145,8 @@ def test_a_chain_is_cut_where_something_else_stands():
         nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 3)
     )
     x = pictures()
-    model = simulated.calibrate(simulated.simulate(net.eval(), 7), [x])
-    real = int8_kernels.convert(model)
+    model = fake_quant.calibrate(fake_quant.simulate(net.eval(), 7), [x])
+    real = kernels.convert(model)
     with torch.no_grad():
         torch.testing.assert_close(real(x), model(x), rtol=0.1, atol=0.05)
     assert isinstance(real[1], nn.ReLU)
@@ -154,27 +155,27 @@ def test_a_chain_is_cut_where_something_else_stands():
 @has_int8
 def test_only_calibrated_eight_bit_inputs_become_real():
     with pytest.raises(QuantizationError, match="calibrate"):
-        int8_kernels.convert(simulated.simulate(small_net()))
-    model = simulated.simulate(small_net(), 8, 4)
+        kernels.convert(fake_quant.simulate(small_net()))
+    model = fake_quant.simulate(small_net(), 8, 4)
     with pytest.raises(QuantizationError, match="8-bit inputs"):
-        int8_kernels.convert(simulated.calibrate(model, [pictures()]))
+        kernels.convert(fake_quant.calibrate(model, [pictures()]))
 
 
 def saved(tmp_path, bits=8):
     net, x = small_net(), pictures()
-    model = simulated.calibrate(simulated.simulate(net, bits), [x])
-    return net, model, int8_file.save(model, tmp_path / "net.safetensors")
+    model = fake_quant.calibrate(fake_quant.simulate(net, bits), [x])
+    return net, model, checkpoint.save(model, tmp_path / "net.safetensors")
 
 
 @pytest.mark.parametrize("bits", [8, 7, 3])
 def test_a_file_of_codes_gives_the_same_answers(tmp_path, bits):
     _, model, path = saved(tmp_path, bits)
-    again = int8_file.load(small_net(), path)
+    again = checkpoint.load(small_net(), path)
     with torch.no_grad():
         assert torch.equal(again(pictures()), model(pictures()))
     with safe_open(path, "pt") as file:
         assert file.get_tensor("5.codes").dtype == torch.int8
-    for part in simulated.parts(again).values():
+    for part in fake_quant.parts(again).values():
         assert part.bits == bits
 
 
@@ -183,19 +184,21 @@ def test_a_file_that_isnt_one_is_said(tmp_path):
     with pytest.raises(QuantizationError, match="another architecture"):
         wider = small_net()
         wider[5] = nn.Linear(6, 9)
-        int8_file.load(wider, path)
+        checkpoint.load(wider, path)
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(QuantizationError, match="Save it again"):
-        int8_file.load(net, path)
+        checkpoint.load(net, path)
     with pytest.raises(QuantizationError, match="simulate"):
-        int8_file.save(net, tmp_path / "floats.safetensors")
+        checkpoint.save(net, tmp_path / "floats.safetensors")
 
 
 @pytest.mark.gpu
 def test_a_gpu_simulates_the_same():
     net, x = small_net(), pictures()
-    model = simulated.calibrate(simulated.simulate(net), [x])
-    there = simulated.calibrate(simulated.simulate(net.cuda()), [x])  # data comes to it
+    model = fake_quant.calibrate(fake_quant.simulate(net), [x])
+    there = fake_quant.calibrate(
+        fake_quant.simulate(net.cuda()), [x]
+    )  # data comes to it
     with torch.no_grad():
         found = there(x.cuda()).cpu()
         torch.testing.assert_close(found, model.cuda()(x.cuda()).cpu())
@@ -208,8 +211,8 @@ def test_corrected_biases_leave_no_shift_in_the_mean():
     x = pictures(32) + 1
     shifts = {}
     for correct in (False, True):
-        model = simulated.simulate(net, 3, input_bits=0)
-        simulated.calibrate(model, x.split(16), correct=correct)
+        model = fake_quant.simulate(net, 3, input_bits=0)
+        fake_quant.calibrate(model, x.split(16), correct=correct)
         with torch.no_grad():
             shifts[correct] = (model(x) - net(x)).mean((0, 2, 3)).abs().max()
     assert shifts[True] < 1e-5 < 1e-3 < shifts[False]
@@ -218,32 +221,32 @@ def test_corrected_biases_leave_no_shift_in_the_mean():
 def test_a_file_of_a_folded_network_is_refused_by_an_unfolded_one(tmp_path):
     conv, norm = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)
     unfolded = nn.Sequential(conv, norm).eval()
-    model = simulated.simulate(fold_batchnorm(unfolded))
-    path = int8_file.save(
-        simulated.calibrate(model, [pictures()]), tmp_path / "net.safetensors"
+    model = fake_quant.simulate(fold_batchnorm(unfolded))
+    path = checkpoint.save(
+        fake_quant.calibrate(model, [pictures()]), tmp_path / "net.safetensors"
     )
     with pytest.raises(QuantizationError, match="fold"):
-        int8_file.load(unfolded, path)
+        checkpoint.load(unfolded, path)
 
 
 def test_settings_of_every_map_come_back(tmp_path):
-    model = simulated.simulate(small_net(), 8, 8)
-    own = simulated.parts(model)
+    model = fake_quant.simulate(small_net(), 8, 8)
+    own = fake_quant.parts(model)
     own["2"].input_bits, own["5"].keep = 0, ()
-    simulated.calibrate(model, [pictures()])
-    path = int8_file.save(model, tmp_path / "net.safetensors")
-    again = simulated.parts(int8_file.load(small_net(), path))
+    fake_quant.calibrate(model, [pictures()])
+    path = checkpoint.save(model, tmp_path / "net.safetensors")
+    again = fake_quant.parts(checkpoint.load(small_net(), path))
     assert [p.input_bits for p in again.values()] == [8, 8, 0, 8]
     assert [p.keep for p in again.values()] == [(0,), (0,), (0,), ()]
 
 
-@pytest.mark.parametrize("method", ranges.METHODS)
+@pytest.mark.parametrize("method", observers.METHODS)
 def test_calibration_finds_what_the_method_finds_in_all_numbers(method):
     x = torch.randn(500, 7, generator=torch.Generator().manual_seed(0))
-    model = simulated.simulate(nn.Sequential(nn.Linear(7, 2)))
-    simulated.calibrate(model, x.split(300), method)
-    (part,) = simulated.parts(model).values()
-    low, high = ranges.METHODS[method](x)
+    model = fake_quant.simulate(nn.Sequential(nn.Linear(7, 2)))
+    fake_quant.calibrate(model, x.split(300), method)
+    (part,) = fake_quant.parts(model).values()
+    low, high = observers.METHODS[method](x)
     assert float(part.low) == pytest.approx(low)
     assert float(part.high) == pytest.approx(high)
 
@@ -251,22 +254,22 @@ def test_calibration_finds_what_the_method_finds_in_all_numbers(method):
 def test_of_many_numbers_all_columns_are_sampled_and_the_ends_kept():
     x = torch.arange(32.0).expand(8, 4, 64, 32).clone()  # a value a column
     x[0, 0, 0, 0] = -100
-    seen = simulated._Seen(False)
+    seen = fake_quant._Seen(False)
     seen.add(x)
     assert float(seen.low) == -100
-    assert len(seen.samples[0]) == simulated._KEPT
+    assert len(seen.samples[0]) == fake_quant._KEPT
     assert len(seen.samples[0][seen.samples[0] >= 0].unique()) == 32
 
 
 def test_biases_of_token_maps_are_corrected_over_tokens_and_only_once():
     torch.manual_seed(0)
     net, x = nn.Sequential(nn.Linear(6, 9)), torch.randn(10, 4, 6) + 1
-    model = simulated.simulate(net, 3, input_bits=0)
-    simulated.calibrate(model, [x[:7], x[7:]], correct=True)  # unequal batches
+    model = fake_quant.simulate(net, 3, input_bits=0)
+    fake_quant.calibrate(model, [x[:7], x[7:]], correct=True)  # unequal batches
     with torch.no_grad():
         assert (model(x) - net(x)).mean((0, 1)).abs().max() < 1e-5
     with pytest.raises(QuantizationError, match="once"):
-        simulated.calibrate(model, [x], correct=True)
+        fake_quant.calibrate(model, [x], correct=True)
 
 
 class Residual(nn.Sequential):
@@ -278,9 +281,9 @@ class Residual(nn.Sequential):
 def test_a_sequential_with_a_forward_of_its_own_keeps_it():
     torch.manual_seed(0)
     net, x = Residual(nn.Conv2d(3, 3, 1)).eval(), pictures()
-    model = simulated.calibrate(simulated.simulate(net, 7), [x])
+    model = fake_quant.calibrate(fake_quant.simulate(net, 7), [x])
     with torch.no_grad():
-        found = int8_kernels.convert(model)(x)
+        found = kernels.convert(model)(x)
     torch.testing.assert_close(found, model(x).detach(), rtol=0.1, atol=0.05)
 
 
@@ -288,9 +291,9 @@ def test_a_sequential_with_a_forward_of_its_own_keeps_it():
 def test_int8_maps_of_tokens_keep_their_shape():
     torch.manual_seed(0)
     net, x = nn.Sequential(nn.Linear(6, 9)).eval(), torch.randn(2, 5, 6)
-    model = simulated.calibrate(simulated.simulate(net, 7), [x])
+    model = fake_quant.calibrate(fake_quant.simulate(net, 7), [x])
     with torch.no_grad():
-        found = int8_kernels.convert(model)(x)
+        found = kernels.convert(model)(x)
     torch.testing.assert_close(found, model(x).detach(), rtol=0.1, atol=0.05)
 
 
@@ -299,21 +302,21 @@ def test_int8_maps_of_tokens_keep_their_shape():
                                      {"padding": "same"}])  # fmt: skip
 def test_other_paddings_are_refused_not_ignored(options):
     net = nn.Sequential(nn.Conv2d(3, 2, 3, **options))
-    model = simulated.calibrate(simulated.simulate(net), [pictures()])
+    model = fake_quant.calibrate(fake_quant.simulate(net), [pictures()])
     with pytest.raises(QuantizationError, match="pads with zeros"):
-        int8_kernels.convert(model)
+        kernels.convert(model)
 
 
 def test_asking_for_kernels_draws_no_numbers():
     before = torch.get_rng_state()
-    if int8_kernels.available():
-        int8_kernels.adds_exactly()
+    if onednn.available():
+        onednn.adds_exactly()
     assert torch.equal(before, torch.get_rng_state())
 
 
 @pytest.mark.parametrize(
-    "wrong", [lambda: simulated.simulate(nn.Linear(2, 2)),
-              lambda: simulated.simulate(simulated.simulate(small_net()))],
+    "wrong", [lambda: fake_quant.simulate(nn.Linear(2, 2)),
+              lambda: fake_quant.simulate(fake_quant.simulate(small_net()))],
 )  # fmt: skip
 def test_a_bare_map_and_a_second_simulation_are_refused(wrong):
     with pytest.raises(QuantizationError):
@@ -323,7 +326,7 @@ def test_a_bare_map_and_a_second_simulation_are_refused(wrong):
 def test_a_transformers_layer_still_works():
     # in training mode: the fast path of inference reads the weights past their maps
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
-    model, x = simulated.simulate(layer, dynamic=True), torch.randn(2, 3, 8)
+    model, x = fake_quant.simulate(layer, dynamic=True), torch.randn(2, 3, 8)
     with torch.no_grad():
         torch.testing.assert_close(model(x), layer(x), rtol=0.2, atol=0.2)
-    assert set(simulated.parts(model)) == {"linear1", "linear2"}
+    assert set(fake_quant.parts(model)) == {"linear1", "linear2"}

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microbudget.errors import QuantizationError
-from microbudget.quantization import number_formats as formats
+from microbudget.core.errors import QuantizationError
+from microbudget.quantization import formats as formats
 
 FLOATS = [name for name in formats.FORMATS if name != "int8"]
 

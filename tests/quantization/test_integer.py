@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from microbudget.errors import QuantizationError
+from microbudget.core.errors import QuantizationError
 from microbudget.quantization import integer, mapping
 
 

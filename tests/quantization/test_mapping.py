@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microbudget.errors import QuantizationError
+from microbudget.core.errors import QuantizationError
 from microbudget.quantization import mapping
 
 ranges = st.tuples(st.floats(-50, 50), st.floats(-50, 50)).map(sorted)

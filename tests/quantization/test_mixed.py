@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microbudget.errors import QuantizationError
+from microbudget.core.errors import QuantizationError
 from microbudget.quantization import mixed
 
 BITS = (8, 6, 4, 2)

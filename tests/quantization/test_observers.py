@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microbudget.errors import QuantizationError
-from microbudget.quantization import mapping, ranges
+from microbudget.core.errors import QuantizationError
+from microbudget.quantization import mapping, observers
 
 
 def numbers(seed, n=4000, outliers=True):
@@ -24,7 +24,7 @@ def error(x, found, bits):
 @settings(max_examples=20)
 def test_least_squares_is_never_worse_than_min_max(seed, bits):
     x = numbers(seed)
-    found = {name: method(x, bits) for name, method in ranges.METHODS.items()}
+    found = {name: method(x, bits) for name, method in observers.METHODS.items()}
     assert found["min-max"] == (float(x.min()), float(x.max()))
     assert error(x, found["mean squared error"], bits) <= error(
         x, found["min-max"], bits
@@ -35,17 +35,17 @@ def test_least_squares_is_never_worse_than_min_max(seed, bits):
 
 def test_all_but_min_max_clip_outliers_at_four_bits():
     x = numbers(0, 20_000)
-    for name, method in ranges.METHODS.items():
+    for name, method in observers.METHODS.items():
         low, high = method(x, 4, **({"outside": 1e-3} if name == "percentile" else {}))
         assert (high - low < 40) == (name != "min-max"), name
 
 
 def test_entropy_keeps_a_short_range_without_outliers_and_knows_the_sign():
     x = numbers(1, outliers=False)
-    low, high = ranges.entropy(x)
+    low, high = observers.entropy(x)
     assert low == -high
     assert 1.5 < high <= float(x.abs().max()) + 1e-3
-    low, high = ranges.entropy(x.relu())
+    low, high = observers.entropy(x.relu())
     assert low == 0 < high
 
 
@@ -53,19 +53,23 @@ def test_percentile_is_numpys():
     import numpy as np
 
     x = numbers(2)
-    low, high = ranges.percentile(x, outside=0.01)
+    low, high = observers.percentile(x, outside=0.01)
     assert low == pytest.approx(np.quantile(x.numpy(), 0.01))
     assert high == pytest.approx(np.quantile(x.numpy(), 0.99))
 
 
-@pytest.mark.parametrize("method", ranges.METHODS.values(), ids=list(ranges.METHODS))
+@pytest.mark.parametrize(
+    "method", observers.METHODS.values(), ids=list(observers.METHODS)
+)
 @pytest.mark.parametrize("x", [torch.empty(0), torch.tensor([1.0, float("nan")])])
 def test_nothing_and_nan_are_refused(method, x):
     with pytest.raises(QuantizationError):
         method(x)
 
 
-@pytest.mark.parametrize("method", ranges.METHODS.values(), ids=list(ranges.METHODS))
+@pytest.mark.parametrize(
+    "method", observers.METHODS.values(), ids=list(observers.METHODS)
+)
 def test_a_constant_is_no_reason_to_fail(method):
     low, high = method(torch.full((100,), 3.0))
     assert low <= 3.0 <= high + 1e-2
@@ -73,12 +77,12 @@ def test_a_constant_is_no_reason_to_fail(method):
 
 def test_a_share_of_a_half_is_refused():
     with pytest.raises(QuantizationError, match="small share"):
-        ranges.percentile(torch.ones(3), outside=0.5)
+        observers.percentile(torch.ones(3), outside=0.5)
 
 
 def test_entropy_isnt_fooled_by_a_relus_zeros():
     x = numbers(3, 20_000, outliers=False).relu()
     x[: len(x) // 4] = 0
-    low, high = ranges.entropy(x)
+    low, high = observers.entropy(x)
     assert low == 0
     assert high > 1.5  # of normal numbers: not just the neighbourhood of zero

@@ -5,13 +5,20 @@ import torch
 from torch.nn import functional as F
 from whispers import tiny
 
-from microbudget import decoding, transcription, whisper_distillation
+from microbudget.core.errors import DataError, TrainingError
 from microbudget.data import speech
-from microbudget.distillation import soft_target_loss, top_k
-from microbudget.errors import DataError, TrainingError
 from microbudget.models import whisper
 from microbudget.models import whisper_forward as forward
-from microbudget.whisper_distillation import Learner, Lesson, Lessons, distil, prepare
+from microbudget.speech_distillation import decoding, transcribe
+from microbudget.speech_distillation import distil as whisper_distillation
+from microbudget.speech_distillation.distil import (
+    Learner,
+    Lesson,
+    Lessons,
+    distil,
+    prepare,
+)
+from microbudget.training.losses import soft_target_loss, top_k
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +147,7 @@ def test_a_student_that_is_the_teacher_has_nothing_to_learn(teacher, lessons):
     with torch.inference_mode():
         logits = forward.project(decoder, Learner(decoder)(batch))
         assert soft_target_loss(logits, logits) < 1e-6
-        from microbudget.distillation import soft_target_loss_top_k
+        from microbudget.training.losses import soft_target_loss_top_k
 
         assert soft_target_loss_top_k(logits, batch.kept) < 1e-3
         assert F.cross_entropy(logits, batch.labels) < 1.0
@@ -162,7 +169,7 @@ def test_on_a_gpu(monkeypatch):
     assert teacher.model.device.type == "cuda"
     clips = speech.spread(speech.load().test, 4)
     sound = [clip.samples() for clip in clips]
-    texts = transcription.transcribe(teacher, sound)
-    from microbudget.evaluation.speech import word_errors
+    texts = transcribe.transcribe(teacher, sound)
+    from microbudget.evaluation.wer import word_errors
 
     assert word_errors([clip.text for clip in clips], texts).wer < 0.15

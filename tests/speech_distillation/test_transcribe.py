@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from whispers import END, tiny
 
-from microbudget import decoding, speculation, transcription
+from microbudget.core.errors import DataError, MicrobudgetError
 from microbudget.data import audio, speech
-from microbudget.errors import DataError, MicrobudgetError
-from microbudget.evaluation.speech import word_errors
+from microbudget.evaluation.wer import word_errors
 from microbudget.models import whisper
 from microbudget.models import whisper_forward as forward
+from microbudget.speech_distillation import decoding, speculative, transcribe
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def clips():
 @pytest.fixture(scope="module")
 def heard(teacher, clips):
     sound = [clip.samples() for clip in clips]
-    return transcription.transcribe(teacher, sound, precision="no")
+    return transcribe.transcribe(teacher, sound, precision="no")
 
 
 def test_greedy_is_transformers_own(teacher, clips, heard):
@@ -59,24 +59,22 @@ def test_it_hears_what_was_said(clips, heard):
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_the_batch_changes_no_word(teacher, clips, heard, batch_size):
     sound = [clip.samples() for clip in clips]
-    again = transcription.transcribe(
-        teacher, sound, batch_size=batch_size, precision="no"
-    )
+    again = transcribe.transcribe(teacher, sound, batch_size=batch_size, precision="no")
     assert again == heard
 
 
 def test_windows_and_half_precision_stay_close(teacher, clips, heard):
     sound = [clip.samples() for clip in clips]
-    short = transcription.transcribe(teacher, sound, window="clip", precision="bf16")
+    short = transcribe.transcribe(teacher, sound, window="clip", precision="bf16")
     assert word_errors(heard, short).wer < 0.05
     assert teacher.model.dtype == torch.float32  # a copy was lowered
-    assert transcription.window_for(3.0) == 8.0
-    assert transcription.window_for(29.0) == 30.0
+    assert transcribe.window_for(3.0) == 8.0
+    assert transcribe.window_for(29.0) == 30.0
 
 
 def test_a_run_gives_the_same_transcripts_again(teacher, clips, heard):
     sound = [clip.samples() for clip in clips][:2]
-    both = [transcription.transcribe(teacher, sound, window="clip") for _ in range(2)]
+    both = [transcribe.transcribe(teacher, sound, window="clip") for _ in range(2)]
     assert both[0] == both[1]
 
 
@@ -90,9 +88,9 @@ def test_a_long_recording_loses_nothing_at_the_seams(teacher):
             break
     long = np.concatenate(samples)
     assert len(long) > 70 * 16_000
-    (text,) = transcription.transcribe(teacher, [long], window="clip")
+    (text,) = transcribe.transcribe(teacher, [long], window="clip")
     found = word_errors([" ".join(clip.text for clip in chosen)], [text])
-    alone = transcription.transcribe(
+    alone = transcribe.transcribe(
         teacher, [clip.samples() for clip in chosen], window="clip"
     )
     reference = word_errors([clip.text for clip in chosen], alone)
@@ -104,7 +102,7 @@ def test_a_long_recording_loses_nothing_at_the_seams(teacher):
 def test_pieces_make_up_the_recording(seconds, seed):
     n = int(seconds * 16_000)
     samples = np.random.default_rng(seed).standard_normal(n).astype("f4")
-    pieces = transcription.split(samples)
+    pieces = transcribe.split(samples)
     assert np.array_equal(np.concatenate(pieces), samples)
     assert all(len(piece) <= 30 * 16_000 for piece in pieces)
     assert all(len(piece) >= 19 * 16_000 for piece in pieces[:-1])
@@ -113,7 +111,7 @@ def test_pieces_make_up_the_recording(seconds, seed):
 def test_a_cut_falls_into_the_pause():
     loud = np.random.default_rng(0).standard_normal(45 * 16_000).astype("f4")
     loud[int(23.4 * 16_000) : int(23.8 * 16_000)] *= 1e-3
-    first, _ = transcription.split(loud)
+    first, _ = transcribe.split(loud)
     assert 23.4 < len(first) / 16_000 < 23.8
 
 
@@ -128,28 +126,28 @@ def test_a_cut_falls_into_the_pause():
 )
 def test_bad_recordings_are_clear_errors(teacher, recording, says):
     with pytest.raises(DataError, match=says):
-        transcription.transcribe(teacher, [recording])
+        transcribe.transcribe(teacher, [recording])
 
 
 def test_what_is_heard_once_serves_every_decoder(teacher, clips, heard):
     sound = [clip.samples() for clip in clips]
-    states = list(transcription.hear(teacher, sound, precision="no"))
-    assert transcription.write(teacher, states) == heard
+    states = list(transcribe.hear(teacher, sound, precision="no"))
+    assert transcribe.write(teacher, states) == heard
     student = whisper.student(teacher, [0, 1, 2, 3])  # the teacher again
-    assert transcription.write(student, states) == heard
-    low = list(transcription.hear(teacher, sound[:2], precision="bf16"))
-    assert len(transcription.write(teacher, low)) == 2
+    assert transcribe.write(student, states) == heard
+    low = list(transcribe.hear(teacher, sound[:2], precision="bf16"))
+    assert len(transcribe.write(teacher, low)) == 2
 
 
 def test_bad_options_are_clear_errors(teacher):
     with pytest.raises(MicrobudgetError, match="window"):
-        transcription.transcribe(teacher, [np.zeros(9, "f4")], window="short")
+        transcribe.transcribe(teacher, [np.zeros(9, "f4")], window="short")
     with pytest.raises(MicrobudgetError, match="precision"):
-        transcription.transcribe(teacher, [np.zeros(9, "f4")], precision="int8")
+        transcribe.transcribe(teacher, [np.zeros(9, "f4")], precision="int8")
 
 
 def test_nothing_to_transcribe():
-    assert transcription.transcribe(tiny(), []) == []
+    assert transcribe.transcribe(tiny(), []) == []
 
 
 def test_a_model_in_a_loop_stops():
@@ -189,7 +187,7 @@ def test_a_draft_changes_no_word(draft, kept):
         generator = torch.Generator().manual_seed(seed)
         states = torch.randn(1, 30, 64, generator=generator)
         expected = decoding.greedy(random, states, 23)[0]
-        found = speculation.speculate(random, student, states, draft, 23)
+        found = speculative.speculate(random, student, states, draft, 23)
         assert found.tokens == expected
         assert found.accepted <= found.drafted
         assert found.passes + found.accepted >= len(expected)
@@ -200,17 +198,17 @@ def test_a_draft_changes_no_word(draft, kept):
 
 def test_a_draft_on_real_speech(teacher, clips, heard):
     student = whisper.student(teacher, [0, 1, 3])
-    states = transcription.listen(teacher, [clips[1].samples()])
-    found = speculation.speculate(teacher, student, states)
+    states = transcribe.listen(teacher, [clips[1].samples()])
+    found = speculative.speculate(teacher, student, states)
     assert decoding.text_of(teacher, found.tokens) == heard[1]
 
 
 def test_a_draft_needs_the_same_encoder():
     a, b = tiny(seed=1), tiny(seed=2)
     with pytest.raises(MicrobudgetError, match="another encoder"):
-        speculation.speculate(a, whisper.student(b), torch.randn(1, 30, 64))
+        speculative.speculate(a, whisper.student(b), torch.randn(1, 30, 64))
     with pytest.raises(MicrobudgetError, match="one clip"):
-        speculation.speculate(a, whisper.student(a), torch.randn(2, 30, 64))
+        speculative.speculate(a, whisper.student(a), torch.randn(2, 30, 64))
 
 
 def test_the_sound_may_be_silence(teacher):
@@ -218,7 +216,7 @@ def test_the_sound_may_be_silence(teacher):
     silence = np.zeros(5 * 16_000, np.float32)
     with pytest.raises(DataError, match="silent"):
         audio.prepare(silence, 16_000)
-    (text,) = transcription.transcribe(teacher, [silence])
+    (text,) = transcribe.transcribe(teacher, [silence])
     assert isinstance(text, str)
 
 
@@ -235,14 +233,14 @@ def test_silence_at_the_end_of_a_long_recording_is_not_written(teacher):
     said = np.concatenate(parts)
     assert 18 * 16_000 < len(said) < 30 * 16_000
     long = np.concatenate([said, np.zeros(20 * 16_000, np.float32)])
-    assert len(transcription.split(long)) > 1
+    assert len(transcribe.split(long)) > 1
     places = [
         place
-        for batch in transcription.hear(teacher, [long], window="clip")
+        for batch in transcribe.hear(teacher, [long], window="clip")
         for place in batch.places
     ]
-    assert len(places) < len(transcription.split(long))
-    both = transcription.transcribe(
+    assert len(places) < len(transcribe.split(long))
+    both = transcribe.transcribe(
         teacher, [np.zeros(40 * 16_000, np.float32), long], window="clip"
     )
     assert len(both) == 2
@@ -254,16 +252,16 @@ def test_a_last_piece_is_never_a_splinter():
     for seconds in (30.001, 30.06, 30.9, 31.0):
         rng = np.random.default_rng(0)
         noise = rng.standard_normal(int(seconds * 16_000)).astype("f4")
-        assert min(map(len, transcription.split(noise))) >= 16_000
+        assert min(map(len, transcribe.split(noise))) >= 16_000
 
 
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_batch_of_none_is_a_clear_error(teacher, size):
     sound = [np.ones(16_000, np.float32)]
     with pytest.raises(MicrobudgetError, match="batch_size"):
-        transcription.transcribe(teacher, sound, batch_size=size)
+        transcribe.transcribe(teacher, sound, batch_size=size)
     with pytest.raises(MicrobudgetError, match="max_tokens"):
-        transcription.transcribe(teacher, sound, max_tokens=size)
+        transcribe.transcribe(teacher, sound, max_tokens=size)
 
 
 def test_a_generation_configuration_that_lacks_something(teacher):
@@ -283,13 +281,13 @@ def test_real_speech_is_written_as_ctranslate2_writes_it():
 
     37 substituted, 9 deleted, 18 inserted of 903 words (ctranslate2 4, beam 1).
     """
-    from microbudget import settings
+    from microbudget.core import settings
 
     folder = settings.load().data / "speech"
     clips = speech.read_folder(folder)["test"]
     if len(clips) != 53:
         pytest.skip("another set of recordings")
-    texts = transcription.transcribe(
+    texts = transcribe.transcribe(
         whisper.load("whisper-tiny.en"), [c.samples() for c in clips], precision="no"
     )
     found = word_errors([clip.text for clip in clips], texts)
@@ -329,4 +327,4 @@ def test_guarded_decoding_never_loops():
 
 def test_the_guard_leaves_a_good_model_alone(teacher, clips, heard):
     sound = [clip.samples() for clip in clips]
-    assert transcription.transcribe(teacher, sound, precision="no", guard=True) == heard
+    assert transcribe.transcribe(teacher, sound, precision="no", guard=True) == heard

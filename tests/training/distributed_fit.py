@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 from accelerate import PartialState
-from test_training import run
+from test_loop import run
 from torch import nn
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from microbudget import features, settings, transfer
+from microbudget.core import settings
+from microbudget.core.errors import DataError, MicrobudgetError
 from microbudget.data import flowers, images
-from microbudget.errors import DataError, MicrobudgetError
 from microbudget.models import efficientnet, mobilenet
 from microbudget.models.vision import Preprocess, fold_batchnorm
+from microbudget.training import features, image_classifier
 
 SCALE = Preprocess((0.5,) * 3, (0.5,) * 3, 16)
 
@@ -111,17 +112,17 @@ def test_no_pictures():
 @torch.no_grad()
 def test_depths_are_pooled_and_of_unit_length():
     model = stages()
-    describe = transfer.PooledDepths(model, at=(2, 0))
+    describe = image_classifier.PooledDepths(model, at=(2, 0))
     x = torch.randn(5, 3, 16, 16)
     vector = describe(x)
     assert vector.shape == (5, describe.width) == (5, 20)
     torch.testing.assert_close(vector[:, :8].norm(dim=1), torch.ones(5))
     torch.testing.assert_close(vector[:, 8:].norm(dim=1), torch.ones(5))
-    plain = transfer.PooledDepths(model, at=(2,), unit=False)
+    plain = image_classifier.PooledDepths(model, at=(2,), unit=False)
     torch.testing.assert_close(plain(x), model(x).mean((2, 3)))
     for wrong in ((), (3,), (-1,)):
         with pytest.raises(ValueError, match="must name stages 0 to 2"):
-            transfer.PooledDepths(model, at=wrong)
+            image_classifier.PooledDepths(model, at=wrong)
 
 
 @hypothesis_settings(max_examples=25, deadline=None)
@@ -129,7 +130,7 @@ def test_depths_are_pooled_and_of_unit_length():
 def test_standardised_features_have_mean_zero_and_one_scale(n, width, scale):
     torch.manual_seed(n)
     x = scale * torch.randn(2, n, width) + 3
-    y = transfer.Standardise(x)(x)
+    y = image_classifier.Standardise(x)(x)
     torch.testing.assert_close(y.mean((0, 1)), torch.zeros(width), atol=1e-3, rtol=0)
     torch.testing.assert_close(y.pow(2).mean(), torch.tensor(1.0), atol=1e-2, rtol=0)
     x_ratio = x.var(dim=(0, 1)) / x.var(dim=(0, 1)).sum()
@@ -137,50 +138,56 @@ def test_standardised_features_have_mean_zero_and_one_scale(n, width, scale):
     torch.testing.assert_close(x_ratio, y_ratio, atol=1e-3, rtol=1e-2)
 
 
-@pytest.mark.parametrize("make", [transfer.linear_head, transfer.dense_head])
+@pytest.mark.parametrize(
+    "make", [image_classifier.linear_head, image_classifier.dense_head]
+)
 def test_heads_learn(make):
     x, y = blobs()
     torch.manual_seed(0)
     head = make(x.shape[1], 4)
-    transfer.train_head(head, x, y, weight_decay=0.01, lr=0.03, batch_size=16)
-    assert transfer.score(head, x, y) > 0.9
+    image_classifier.train_head(head, x, y, weight_decay=0.01, lr=0.03, batch_size=16)
+    assert image_classifier.score(head, x, y) > 0.9
 
 
 def test_views_are_examples_in_training_and_votes_in_prediction():
     x, y = blobs()
     torch.manual_seed(0)
-    head = transfer.linear_head(x.shape[1], 4)
+    head = image_classifier.linear_head(x.shape[1], 4)
     views = torch.stack([x, x + 0.1])
-    history = transfer.train_head(head, views, y, epochs=2, batch_size=30)
+    history = image_classifier.train_head(head, views, y, epochs=2, batch_size=30)
     assert len(history.losses) == 2 * 2 * 60 // 30
-    both = transfer.predict(head, views)
-    each = [transfer.predict(head, view) for view in views]
+    both = image_classifier.predict(head, views)
+    each = [image_classifier.predict(head, view) for view in views]
     torch.testing.assert_close(both, (each[0] + each[1]) / 2)
 
 
 def test_features_that_do_not_fit():
     x, y = blobs()
-    head = transfer.linear_head(x.shape[1], 4)
+    head = image_classifier.linear_head(x.shape[1], 4)
     with pytest.raises(DataError, match="60 features but 59 labels"):
-        transfer.train_head(head, x, y[:-1])
+        image_classifier.train_head(head, x, y[:-1])
     with pytest.raises(DataError, match="NaN"):
-        transfer.train_head(head, x / 0, y)
+        image_classifier.train_head(head, x / 0, y)
     with pytest.raises(DataError, match="must be"):
-        transfer.train_head(head, x[0], y)
+        image_classifier.train_head(head, x[0], y)
 
 
 def test_fine_tuning_moves_the_tuned_part_alone():
     model, x = stages(), SCALE(pictures(40))
     y = (x[:, 0].mean((1, 2)) > x[:, 0].mean()).long()
-    frozen, tuned = transfer.split(model, 1)
+    frozen, tuned = image_classifier.split(model, 1)
     kept = [p.clone() for p in frozen.parameters()]
     with torch.no_grad():
         torch.testing.assert_close(tuned(frozen(x)), model(x), rtol=1e-3, atol=1e-5)
         maps = frozen(x)
-    head = transfer.linear_head(12, 2)
-    network = nn.Sequential(transfer.PooledDepths(tuned, (1,), unit=False), head)
+    head = image_classifier.linear_head(12, 2)
+    network = nn.Sequential(
+        image_classifier.PooledDepths(tuned, (1,), unit=False), head
+    )
     before = [p.clone() for p in tuned.parameters()]
-    history = transfer.fine_tune(network, maps, y, head=head, lr=1e-2, head_lr=1e-2)
+    history = image_classifier.fine_tune(
+        network, maps, y, head=head, lr=1e-2, head_lr=1e-2
+    )
     assert history.curve("loss")[-1] < history.curve("loss")[0]
     moved = [
         not torch.equal(a, b) for a, b in zip(before, tuned.parameters(), strict=True)
@@ -189,17 +196,17 @@ def test_fine_tuning_moves_the_tuned_part_alone():
     for a, b in zip(kept, frozen.parameters(), strict=True):
         assert torch.equal(a, b)
     with pytest.raises(DataError, match="40 maps but 3 labels"):
-        transfer.fine_tune(network, maps, y[:3])
+        image_classifier.fine_tune(network, maps, y[:3])
     with pytest.raises(ValueError, match="between 1 and 2"):
-        transfer.split(model, 3)
+        image_classifier.split(model, 3)
 
 
 def test_saved_and_loaded_is_the_same(tmp_path):
     model, other = stages(), stages()
     for parameter in model.parameters():
         parameter.data += 1
-    path = transfer.save(model, tmp_path / "m.safetensors", classes=["a", "b"])
-    assert transfer.load(other, path) == {"classes": ["a", "b"]}
+    path = image_classifier.save(model, tmp_path / "m.safetensors", classes=["a", "b"])
+    assert image_classifier.load(other, path) == {"classes": ["a", "b"]}
     x = torch.randn(2, 3, 16, 16)
     assert torch.equal(model(x), other(x))
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
@@ -208,27 +215,27 @@ def test_saved_and_loaded_is_the_same(tmp_path):
 def test_files_that_are_not_this_model(tmp_path):
     path = tmp_path / "m.safetensors"
     with pytest.raises(MicrobudgetError, match="no model at"):
-        transfer.load(stages(), path)
-    transfer.save(nn.Linear(2, 2), path)
+        image_classifier.load(stages(), path)
+    image_classifier.save(nn.Linear(2, 2), path)
     with pytest.raises(MicrobudgetError, match="does not hold this model"):
-        transfer.load(stages(), path)
-    transfer.save(stages(), path)
+        image_classifier.load(stages(), path)
+    image_classifier.save(stages(), path)
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(MicrobudgetError, match="does not hold this model"):
-        transfer.load(stages(), path)
+        image_classifier.load(stages(), path)
 
 
 def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
-    path = transfer.save(stages(), tmp_path / "m.safetensors")
+    path = image_classifier.save(stages(), tmp_path / "m.safetensors")
     before = path.read_bytes()
 
     def interrupted(state, target, **kwargs):
         target.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(transfer, "save_file", interrupted)
+    monkeypatch.setattr(image_classifier, "save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        transfer.save(stages(), path)
+        image_classifier.save(stages(), path)
     assert path.read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -241,18 +248,18 @@ def test_real_features_beat_chance_by_far(monkeypatch):
         torch.nonzero(s.labels % 12 == 0).flatten() for s in (data.train, data.val)
     )
     model = mobilenet.mobilenet_v2(5)
-    describe = transfer.PooledDepths(model.features, at=(13, 17, 18))
+    describe = image_classifier.PooledDepths(model.features, at=(13, 17, 18))
     scale = mobilenet.preprocess(96)
     x = [
         features.extract(describe, data_split.pictures(96)[rows], scale)
         for data_split, rows in ((data.train, train), (data.val, val))
     ]
     y = [data.train.labels[train] // 12, data.val.labels[val] // 12]
-    standardise = transfer.Standardise(x[0])
+    standardise = image_classifier.Standardise(x[0])
     torch.manual_seed(0)
-    head = transfer.linear_head(describe.width, 5)
-    transfer.train_head(head, standardise(x[0]), y[0])
-    assert transfer.score(head, standardise(x[1]), y[1]) > 0.7
+    head = image_classifier.linear_head(describe.width, 5)
+    image_classifier.train_head(head, standardise(x[0]), y[0])
+    assert image_classifier.score(head, standardise(x[1]), y[1]) > 0.7
 
 
 @pytest.mark.gpu

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import Dataset
 
-from microbudget.batching import plan
-from microbudget.errors import TrainingError
-from microbudget.training import _factor, fit
+from microbudget.core.errors import TrainingError
+from microbudget.data.batching import plan
+from microbudget.training.loop import _factor, fit
 
-GOLDEN = Path(__file__).parent / "golden" / "loss_curve.json"
+GOLDEN = Path(__file__).parents[1] / "golden" / "loss_curve.json"
 
 
 def task(n=150):

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from microbudget import distillation as kd
-from microbudget.errors import TrainingError
+from microbudget.core.errors import TrainingError
+from microbudget.training import losses as kd
 
 SHAPES = st.tuples(st.integers(1, 6), st.integers(2, 40))
 TEMPERATURES = st.floats(0.5, 8)

@@ -3,7 +3,7 @@
 import tarfile
 from pathlib import Path
 
-from ..errors import AssetError
+from ...core.errors import AssetError
 
 # in Hutto and Gilbert's archive -> here
 _SNIPPETS = {"movieReviewSnippets": "movies", "amazonReviewSnippets": "products",

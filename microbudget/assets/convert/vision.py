@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torchvision
 from safetensors.torch import save_file
 
-from ..compat import torchvision  # before timm, which imports it
-from ..errors import AssetError
-from .ctranslate2 import whisper_from_ctranslate2
-from .folders import require_finite
-from .texts import glue_tables, rated_snippets, wikitext
+from ...core.errors import AssetError
+from ..folders import require_finite
+from .text import glue_tables, rated_snippets, wikitext
+from .whisper import whisper_from_ctranslate2
 
 _BN = {
     "gamma": "weight",
@@ -110,7 +110,7 @@ def llm_from_gguf(raw: Path, ready: Path) -> None:
     Raises:
         AssetError: not a GGUF file, or a truncated one.
     """
-    from ..compat import transformers
+    import transformers
 
     path = _only_file(raw, "*.gguf")
     where = {"pretrained_model_name_or_path": raw, "gguf_file": path.name}
@@ -154,7 +154,7 @@ def _split_digits(tokenizer, path: Path) -> None:
     """
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 
-    from ..quantization import gguf_file
+    from .. import gguf_file
 
     if gguf_file.read(path).metadata.get("tokenizer.ggml.pre") == "smollm":
         tokenizer.backend_tokenizer.pre_tokenizer = Sequence(

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
-from ..compat import transformers
-from ..errors import AssetError
+from ...core.errors import AssetError
 
 VERSION, SPEC, REVISION = 6, "WhisperSpec", 3
 _DTYPES = (np.float32, np.int8, np.int16, np.int32, np.float16)  # CTranslate2's ids

@@ -6,8 +6,8 @@ A loaded model has ``stream(prompt, …)``, ``speed`` (of the last answer) and
 
 from pathlib import Path
 
-from ..errors import EngineError
-from ..evaluation.generation import Speed
+from ...core.errors import EngineError
+from ...evaluation.generation import Speed
 
 __all__ = ["Speed", "available", "load"]
 

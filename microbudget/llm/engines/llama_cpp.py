@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from tokenizers.decoders import ByteLevel
 
-from .. import settings
-from ..errors import EngineError, QuantizationError
-from ..evaluation.generation import Speed
-from ..files import atomic_path
-from ..quantization import gguf_file
+from ...assets import gguf_file
+from ...core import settings
+from ...core.errors import EngineError, QuantizationError
+from ...core.files import atomic_path
+from ...evaluation.generation import Speed
 
 # llama.cpp's numbers for what a whole file is quantized to (llama.h, llama_ftype)
 KINDS = {"F16": 1, "Q4_0": 2, "Q8_0": 7, "Q2_K": 10, "Q3_K_M": 12, "Q4_K_M": 15,

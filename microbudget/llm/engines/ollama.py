@@ -12,10 +12,10 @@ import httpx
 import ollama
 from packaging.version import Version
 
-from .. import settings
-from ..errors import EngineError
-from ..evaluation.generation import Speed
-from ..quantization import gguf_file
+from ...assets import gguf_file
+from ...core import settings
+from ...core.errors import EngineError
+from ...evaluation.generation import Speed
 
 OLDEST = Version("0.5.5")  # since then models are created from files by their digest
 _ASK_S = 2.0  # seconds to wait when asking whether a server is there

@@ -5,8 +5,8 @@ A species is a handful of *genes* (``genes``); a picture is those genes drawn
 files (``planting``).
 """
 
-from .genes import SISTERS, Species, species, species_name
-from .planting import plant
+from .generate import generate_images
 from .scene import render
+from .species import SISTERS, Species, species, species_name
 
-__all__ = ["SISTERS", "Species", "plant", "render", "species", "species_name"]
+__all__ = ["SISTERS", "Species", "generate_images", "render", "species", "species_name"]

@@ -9,7 +9,7 @@ the upper one of two neighbours, let petals overlap.
 import numpy as np
 from PIL import Image, ImageFilter
 
-from .genes import Species
+from .species import Species
 
 
 def flower(picture, genes: Species, rng, centre, radius, pose, light, age) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from . import genes
+from ....core import settings
+from . import species as genes
 from .scene import render
 
 SPLITS = ("train", "val", "test")  # a split's place here is part of its pictures' seed
@@ -21,7 +22,7 @@ SPLITS = ("train", "val", "test")  # a split's place here is part of its picture
 POOL_TROUBLE = (OSError, BrokenProcessPool, AssertionError)
 
 
-def plant(
+def generate_images(
     folder: str | Path,
     species: int = 60,
     pictures: Mapping[str, int] | None = None,
@@ -34,7 +35,7 @@ def plant(
 
     species: how many; pictures: how many of each species per split ('train', 'val',
     'test'), 10, 10 and 10 unless told; size: pixels a side; workers: processes (None:
-    one per core; 1: none but this one); progress: called with (pictures done, all).
+    MICROBUDGET_THREADS; 1: none but this one); progress: called with (pictures done, all).
 
     A picture depends on its seed, species, split and number only, so asking for more
     of any changes none that was there. Existing files are replaced, whole at all times.
@@ -68,7 +69,8 @@ def plant(
         if progress is not None:
             progress(total - sum(count for _, _, _, count, _, _ in waiting), total)
 
-    workers = min(workers or os.cpu_count() or 1, len(jobs))
+    # Windows allows a pool no more than 61 processes
+    workers = min(workers or settings.load().threads, len(jobs), 61)
     if workers > 1:
         try:
             with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:

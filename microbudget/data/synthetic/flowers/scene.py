@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from .flower import flower
-from .genes import CENTRE_COLOURS, PALETTE, Species
+from .species import CENTRE_COLOURS, PALETTE, Species
 
 GROUNDS = {
     "meadow": (0.36, 0.48, 0.20),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFilter
 
-from ..errors import DataError
+from ....core.errors import DataError
 from .typeset import CLASSES, Sheet
 
 __all__ = ["CLASSES", "Page", "generate", "render"]

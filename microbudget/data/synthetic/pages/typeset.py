@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..garden import render as photograph
-from ..garden import species
+from ..flowers import render as photograph
+from ..flowers import species
 
 CLASSES = (
     "text", "title", "figure", "figure caption", "table", "table caption", "header",
@@ -236,7 +236,7 @@ def _length(font, word: str) -> float:
 @cache
 def _sentences() -> tuple[str, ...]:
     """The course's own sentences."""
-    folder = Path(__file__).parents[1] / "voice" / "texts"
+    folder = Path(__file__).parents[1] / "speech" / "texts"
     text = (folder / "train_short.txt").read_text(encoding="utf-8")
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import settings
-from ..files import atomic_path
+from ....core import settings
+from ....core.files import atomic_path
 
 TEXTS = Path(__file__).with_name("texts")
 MANIFEST = "manifest.json"

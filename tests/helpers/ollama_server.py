@@ -12,9 +12,9 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from microbudget.engines import llama_cpp
-from microbudget.errors import MicrobudgetError
-from microbudget.quantization import gguf_file
+from microbudget.assets import gguf_file
+from microbudget.core.errors import MicrobudgetError
+from microbudget.llm.engines import llama_cpp
 
 
 class Refused(Exception):

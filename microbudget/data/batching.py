@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from .errors import MicrobudgetError
+from ..core.errors import MicrobudgetError
 
 _POOL = 8  # batches sorted together: more would leave less to chance, and learn worse
 

@@ -5,10 +5,10 @@ from functools import cache
 
 import tokenizers
 import torch
+import transformers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from microbudget.compat import transformers
-from microbudget.models.llm import Llm
+from microbudget.models.smollm import Llm
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VOCABULARY = 384

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 
 from microbudget import assets
-from microbudget.compat import transformers
 from microbudget.models.whisper import Whisper
 
 END, START, NO_TIMESTAMPS = 50256, 50257, 50362

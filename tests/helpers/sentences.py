@@ -3,11 +3,11 @@
 from functools import cache
 
 import torch
+import transformers
 
 from microbudget import assets
-from microbudget.compat import transformers
 from microbudget.data import text
-from microbudget.models.encoder import Classifier
+from microbudget.models.bert import Classifier
 
 POSITIVE = ("a warm and funny film", "great acting", "I loved every minute of it",
             "what a delight, from beginning to end")  # fmt: skip

@@ -1,0 +1,1 @@
+"""Foreign weight files and tables to the files that the course reads."""

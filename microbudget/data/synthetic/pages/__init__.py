@@ -1,0 +1,1 @@
+"""Generated pages whose blocks are known exactly: pictures for a layout detector."""

@@ -1,0 +1,21 @@
+"""One training loop, and what is trained with it in several chapters."""
+
+from ..core.lazy import attach
+
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "fit": "loop",
+        "History": "loop",
+        "epoch_order": ".data.batching",
+        "plan": ".data.batching",
+        "features": "features",
+        "image_classifier": "image_classifier",
+        "text_classifier": "text_classifier",
+        "adapters": "adapters",
+        "parts": "parts",
+        "linears": "linears",
+        "baselines": "baselines",
+        "losses": "losses",
+    },
+)
