@@ -21,7 +21,7 @@ from ..data.batching import batches
 from ..evaluation.perplexity import Reading
 from ..models.smollm import Llm
 from ..training import text_classifier
-from ..training.loop import History, fit
+from ..training.loop import History, TrainConfig, fit
 from ..training.losses import IGNORE
 
 
@@ -162,11 +162,21 @@ def train(
         TrainingError: as ``training.fit``.
     """
     return fit(
-        student.model, (texts.ids, texts.labels()), text_loss, epochs=epochs,
-        batch_size=batch_size, optimizer=text_classifier.optimizer(student.model, lr),
-        schedule="linear", warmup=0.1, precision=of_training(), seed=seed,
-        max_grad_norm=1.0, description="LLM",
-    )  # fmt: skip
+        student.model,
+        (texts.ids, texts.labels()),
+        text_loss,
+        TrainConfig(
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=text_classifier.optimizer(student.model, lr),
+            schedule="linear",
+            warmup=0.1,
+            precision=of_training(),
+            seed=seed,
+            max_grad_norm=1.0,
+            description="LLM",
+        ),
+    )
 
 
 @torch.inference_mode()

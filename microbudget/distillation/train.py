@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from ..core.errors import TrainingError
 from ..core.precision import of_training
 from ..training import text_classifier
-from ..training.loop import History, fit
+from ..training.loop import History, TrainConfig, fit
 from ..training.losses import (
     IGNORE,
     TEMPERATURE,
@@ -244,11 +244,21 @@ def _of_answers(logits: torch.Tensor, batch: dict, recipe: Recipe) -> torch.Tens
 
 def run(learner, lessons, loss, lr, epochs, batch_size, precision, seed, options):
     return fit(
-        learner, lessons, loss, epochs=epochs, batch_size=batch_size,
-        optimizer=text_classifier.optimizer(learner, lr), schedule="linear", warmup=0.1,
-        precision=of_training(precision), lengths=lessons.lengths, seed=seed,
-        **{"max_grad_norm": 1.0, "description": "distilling", **options},
-    )  # fmt: skip
+        learner,
+        lessons,
+        loss,
+        TrainConfig(
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=text_classifier.optimizer(learner, lr),
+            schedule="linear",
+            warmup=0.1,
+            precision=of_training(precision),
+            lengths=lessons.lengths,
+            seed=seed,
+            **{"max_grad_norm": 1.0, "description": "distilling", **options},
+        ),
+    )
 
 
 def require(student, sentences, teacher, recipe: Recipe, pairs: LayerMap) -> None:

@@ -10,7 +10,7 @@ from ..data import dialogue
 from ..data.batching import batches
 from ..models import bitsandbytes
 from ..models.smollm import Llm
-from ..training.loop import History, fit
+from ..training.loop import History, TrainConfig, fit
 from ..training.text_classifier import optimizer
 
 
@@ -50,11 +50,22 @@ def train(
     """
     bitsandbytes.keep_trainable(llm.model)
     return fit(
-        llm.model, data, answer_loss, epochs=epochs, batch_size=batch_size,
-        optimizer=optimizer(llm.model, lr), schedule="linear", warmup=0.1,
-        precision=of_training(), lengths=data.lengths, seed=seed,
-        max_grad_norm=1.0, description="LLM",
-    )  # fmt: skip
+        llm.model,
+        data,
+        answer_loss,
+        TrainConfig(
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=optimizer(llm.model, lr),
+            schedule="linear",
+            warmup=0.1,
+            precision=of_training(),
+            lengths=data.lengths,
+            seed=seed,
+            max_grad_norm=1.0,
+            description="LLM",
+        ),
+    )
 
 
 @torch.inference_mode()

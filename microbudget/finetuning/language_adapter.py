@@ -15,7 +15,7 @@ from ..core.errors import DataError
 from ..core.precision import autocast, of_training
 from ..data.batching import padded
 from ..training import adapters
-from ..training.loop import History, fit
+from ..training.loop import History, TrainConfig, fit
 from ..training.parts import note, require_room
 from ..training.text_classifier import optimizer
 
@@ -112,11 +112,22 @@ def train_adapter(
         return sum(map(relative_distance, targets, found)) / len(targets)
 
     history = fit(
-        model, data, loss, epochs=epochs,
-        batch_size=batch_size, optimizer=optimizer(model, lr), schedule="linear",
-        warmup=0.03, max_grad_norm=1.0, precision=of_training(), lengths=data.lengths,
-        seed=seed, description=name,
-    )  # fmt: skip
+        model,
+        data,
+        loss,
+        TrainConfig(
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=optimizer(model, lr),
+            schedule="linear",
+            warmup=0.03,
+            max_grad_norm=1.0,
+            precision=of_training(),
+            lengths=data.lengths,
+            seed=seed,
+            description=name,
+        ),
+    )
     adapters.activate(model, stack)
     for parameter, learnt in before:
         parameter.requires_grad_(learnt)

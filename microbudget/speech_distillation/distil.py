@@ -294,17 +294,19 @@ def distil(
         Learner(decoder),
         lessons,
         loss,
-        epochs=max(1, round(steps / a_pass)),
-        batch_size=batch_size,
-        optimizer=lambda parameters: torch.optim.AdamW(
-            parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+        loop.TrainConfig(
+            epochs=max(1, round(steps / a_pass)),
+            batch_size=batch_size,
+            optimizer=lambda parameters: torch.optim.AdamW(
+                parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+            ),
+            schedule="linear",
+            warmup=0.1,
+            precision="bf16" if low else "no",
+            max_grad_norm=1.0,
+            lengths=lessons.lengths,
+            seed=seed,
+            description="distilling",
         ),
-        schedule="linear",
-        warmup=0.1,
-        precision="bf16" if low else "no",
-        max_grad_norm=1.0,
-        lengths=lessons.lengths,
         evaluate=after_a_pass,
-        seed=seed,
-        description="distilling",
     )

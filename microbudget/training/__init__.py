@@ -6,6 +6,7 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "fit": "loop",
+        "TrainConfig": "loop",
         "History": "loop",
         "epoch_order": ".data.batching",
         "plan": ".data.batching",

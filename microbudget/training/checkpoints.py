@@ -49,11 +49,14 @@ def load(path, run_id: str, model: nn.Module, optimizer, scheduler) -> dict:
     return state["rest"]
 
 
-def fingerprint(model: nn.Module, data: Dataset, optim, arguments: dict) -> str:
+def fingerprint(model: nn.Module, data: Dataset, optim, config) -> str:
     """What two runs must share for one to go on from the other's checkpoint."""
     keys = ("epochs", "batch_size", "schedule", "warmup", "precision", "seed",
-            "max_grad_norm", "monitor", "higher_is_better", "patience")  # fmt: skip
-    parts = [(key, arguments[key]) for key in keys] + [len(data), type(optim).__name__]
+            "max_grad_norm", "monitor", "patience")  # fmt: skip
+    parts = [(key, getattr(config, key)) for key in keys] + [
+        len(data),
+        type(optim).__name__,
+    ]
     parts += [(g["lr"], g["weight_decay"]) for g in optim.param_groups]
     if isinstance(data, Rows):  # a sum notices other data, in milliseconds
         parts += [(tuple(t.shape), t.double().sum().item()) for t in data.tensors]

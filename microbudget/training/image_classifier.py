@@ -19,7 +19,7 @@ from ..core.files import atomic_path
 from ..data.batching import batches
 from ..evaluation.metrics import accuracy
 from ..models.vision import fold_batchnorm
-from .loop import History, fit
+from .loop import History, TrainConfig, fit
 
 
 class PooledDepths(nn.Module):
@@ -124,9 +124,19 @@ def train_head(
         return F.cross_entropy(model(x), y, label_smoothing=smoothing)
 
     return fit(
-        head, data, loss, epochs=epochs, batch_size=batch_size, lr=lr,
-        weight_decay=weight_decay, schedule="cosine", seed=seed, description="head",
-    )  # fmt: skip
+        head,
+        data,
+        loss,
+        TrainConfig(
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            weight_decay=weight_decay,
+            schedule="cosine",
+            seed=seed,
+            description="head",
+        ),
+    )
 
 
 @torch.inference_mode()
@@ -214,10 +224,19 @@ def fine_tune(
         return F.cross_entropy(module(x), y, label_smoothing=smoothing)
 
     return fit(
-        model, (maps, labels), loss, epochs=epochs, batch_size=batch_size,
-        optimizer=optimizer, schedule="cosine", precision=precision, seed=seed,
-        description="fine-tuning",
-    )  # fmt: skip
+        model,
+        (maps, labels),
+        loss,
+        TrainConfig(
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            schedule="cosine",
+            precision=precision,
+            seed=seed,
+            description="fine-tuning",
+        ),
+    )
 
 
 def save(model: nn.Module, path: str | os.PathLike, **card) -> Path:

@@ -62,30 +62,57 @@ class History:
         return [epoch[key] for epoch in self.epochs]
 
 
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train.
+
+    Attributes:
+        epochs: passes through the data.
+        batch_size: examples per optimizer step, over all processes.
+        lr: learning rate.
+        weight_decay: of the built-in optimizers.
+        optimizer: ``"adamw"``, ``"sgd"`` (momentum 0.9), or ``parameters -> Optimizer``
+            (``lr`` and ``weight_decay`` are then its own business).
+        schedule: ``"constant"``, ``"linear"`` or ``"cosine"`` (to zero), after
+            ``warmup`` (a fraction of all steps) of linear growth.
+        accumulate: parts a batch is computed in: less memory, the same numbers.
+        precision: ``"no"`` (float32), ``"bf16"`` or ``"fp16"`` (GPU) autocast.
+        max_grad_norm: longer gradients are scaled down to this norm.
+        lengths: of every example, to batch those of similar length.
+        monitor: a metric of ``evaluate``, or ``"loss"``; the best epoch's weights are
+            put back at the end, and training stops after ``patience`` epochs without
+            improvement. Loss, wer, perplexity and latency are better when lower.
+        seed: of the order of the examples and of dropout.
+        workers: DataLoader processes, for data sets that decode files.
+        description: of the progress bar.
+    """
+
+    epochs: int
+    batch_size: int = 64
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    optimizer: str | Callable[[list[nn.Parameter]], torch.optim.Optimizer] = "adamw"
+    schedule: str = "constant"
+    warmup: float = 0.0
+    accumulate: int = 1
+    precision: str = "no"
+    max_grad_norm: float | None = None
+    lengths: Sequence[int] | None = None
+    monitor: str | None = None
+    patience: int | None = None
+    seed: int = 0
+    workers: int = 0
+    description: str = "training"
+
+
 def fit(
     model: nn.Module,
     data: Dataset | tuple[torch.Tensor, ...],
     loss: Loss,
+    config: TrainConfig,
     *,
-    epochs: int,
-    batch_size: int = 64,
-    lr: float = 1e-3,
-    weight_decay: float = 0.0,
-    optimizer: str | Callable[[list[nn.Parameter]], torch.optim.Optimizer] = "adamw",
-    schedule: str = "constant",
-    warmup: float = 0.0,
-    accumulate: int = 1,
-    precision: str = "no",
-    max_grad_norm: float | None = None,
-    lengths: Sequence[int] | None = None,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
-    monitor: str | None = None,
-    higher_is_better: bool | None = None,
-    patience: int | None = None,
-    seed: int = 0,
-    workers: int = 0,
     checkpoint: str | Path | None = None,
-    description: str = "training",
 ) -> History:
     """Train the parameters of ``model`` that require gradients, in place.
 
@@ -94,21 +121,7 @@ def fit(
             tensors of equal length (a batch is then a tuple of their rows: fast, no
             copies through Python).
         loss: ``(model, batch) -> scalar``, a *mean* over the batch's examples.
-        batch_size: examples per optimizer step, over all processes.
-        optimizer: ``"adamw"``, ``"sgd"`` (momentum 0.9), or ``parameters -> Optimizer``
-            (``lr`` and ``weight_decay`` are then its own business).
-        schedule: ``"constant"``, ``"linear"`` or ``"cosine"`` (to zero), after
-            ``warmup`` (a fraction of all steps) of linear growth.
-        accumulate: parts a batch is computed in: less memory, the same numbers.
-        precision: ``"no"`` (float32), ``"bf16"`` or ``"fp16"`` (GPU) autocast.
-        lengths: of every example, to batch those of similar length.
         evaluate: ``model -> {metric: value}``, called in eval mode after each epoch.
-        monitor: a metric of ``evaluate``, or ``"loss"``; the best epoch's weights are
-            put back at the end, and training stops after ``patience`` epochs without
-            improvement. ``higher_is_better=None``: all but loss, wer, perplexity and
-            latency are.
-        seed: of the order of the examples and of dropout.
-        workers: DataLoader processes, for data sets that decode files.
         checkpoint: a file, written atomically after each epoch; when it exists the run
             goes on from it, with the losses an uninterrupted one would have had.
 
@@ -121,23 +134,26 @@ def fit(
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     data = Rows(data) if isinstance(data, tuple) else data
-    _require(
-        parameters, data, epochs, batch_size, accumulate, schedule, precision, lengths
-    )
-    if patience is not None and monitor is None:
-        raise TrainingError("patience needs monitor: a metric that shall improve.")
-    steps_per_epoch = math.ceil(len(data) / batch_size)
-    total = steps_per_epoch * epochs
+    _require(parameters, data, config)
+    if config.patience is not None and config.monitor is None:
+        raise TrainingError(
+            "patience needs config.monitor: a metric that shall improve."
+        )
+    steps_per_epoch = math.ceil(len(data) / config.batch_size)
+    total = steps_per_epoch * config.epochs
 
-    accelerator = _accelerator(precision)
+    accelerator = _accelerator(config.precision)
     unwrapped = model.to(accelerator.device)
     own_forward = "forward" in vars(unwrapped)
-    optim = _optimizer(optimizer, parameters, lr, weight_decay)
+    optim = _optimizer(config.optimizer, parameters, config.lr, config.weight_decay)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optim, lambda step: _factor(schedule, step, total, round(warmup * total))
+        optim,
+        lambda step: _factor(
+            config.schedule, step, total, round(config.warmup * total)
+        ),
     )
     history, best, since_best = History(), None, 0
-    run_id = checkpoints.fingerprint(unwrapped, data, optim, locals())
+    run_id = checkpoints.fingerprint(unwrapped, data, optim, config)
     if checkpoint and Path(checkpoint).exists():
         rest = checkpoints.load(checkpoint, run_id, unwrapped, optim, scheduler)
         history = History(**rest["history"])
@@ -145,26 +161,28 @@ def fit(
         history.resumed_from_epoch = len(history.epochs)
     model, wrapped = accelerator.prepare(unwrapped, optim)
     # The wrapper asks the disk for packages at every step, a fifth of a small head's
-    # time. Only a gradient scaler (fp16) and what shares the optimizer out need it.
+    # time. Only a gradient scaler (fp16) and what shares the config.optimizer out need it.
     if accelerator.scaler is not None or accelerator.distributed_type not in _PLAIN:
         optim = wrapped
-    watched = bar(None, description, total=total, unit="step")
+    watched = bar(None, config.description, total=total, unit="step")
     watched.update(len(history.losses))
     try:
-        for epoch in range(len(history.epochs), epochs):
+        for epoch in range(len(history.epochs), config.epochs):
             if history.stopped_early:
                 break
             started = time.perf_counter()
-            torch.manual_seed(epoch_seed(seed, epoch))  # dropout, on resume too
+            torch.manual_seed(epoch_seed(config.seed, epoch))  # dropout, on resume too
             parts = plan(
-                len(data), batch_size, accumulate, seed, epoch,
-                accelerator.num_processes, accelerator.process_index, lengths,
+                len(data), config.batch_size, config.accumulate, config.seed, epoch,
+                accelerator.num_processes, accelerator.process_index, config.lengths,
             )  # fmt: skip
             work = zip(
-                parts, loader(data, [p.rows for p in parts], workers), strict=True
+                parts,
+                loader(data, [p.rows for p in parts], config.workers),
+                strict=True,
             )
             values = _train_epoch(
-                accelerator, model, optim, scheduler, loss, work, max_grad_norm,
+                accelerator, model, optim, scheduler, loss, work, config.max_grad_norm,
                 watched, len(history.losses),
             )  # fmt: skip
             history.losses += values
@@ -182,15 +200,17 @@ def fit(
             row["seconds"] = time.perf_counter() - started
             history.epochs.append(row)
             watched.set_postfix(loss=f"{row['loss']:.3f}")
-            if monitor:
-                score = _score(row, monitor, higher_is_better)
+            if config.monitor:
+                score = _score(row, config.monitor)
                 if best is None or score > best["score"]:
                     _share_buffers(accelerator, unwrapped)
                     best = {"score": score, "model": _copy_state(unwrapped)}
                     history.best_epoch, since_best = epoch + 1, 0
                 else:
                     since_best += 1
-                history.stopped_early = patience is not None and since_best >= patience
+                history.stopped_early = (
+                    config.patience is not None and since_best >= config.patience
+                )
             if checkpoint and accelerator.is_main_process:
                 rest = {"history": asdict(history), "best": best}
                 rest["since_best"] = since_best
@@ -286,9 +306,7 @@ def _factor(schedule: str, step: int, total: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))  # Loshchilov and Hutter 2017, eq. 5
 
 
-def _require(
-    parameters, data, epochs, batch_size, accumulate, schedule, precision, lengths
-) -> None:
+def _require(parameters, data, config: TrainConfig) -> None:
     if not parameters:
         raise TrainingError(
             "Nothing to train: no parameter of the model requires gradients. "
@@ -296,18 +314,24 @@ def _require(
         )
     if len(data) == 0:
         raise TrainingError("There are no examples to train on.")
-    if lengths is not None and len(lengths) != len(data):
-        raise TrainingError(f"{len(lengths)} lengths for {len(data)} examples.")
+    if config.lengths is not None and len(config.lengths) != len(data):
+        raise TrainingError(f"{len(config.lengths)} lengths for {len(data)} examples.")
     if isinstance(data, Rows) and len({len(t) for t in data.tensors}) > 1:
         sizes = [tuple(t.shape) for t in data.tensors]
         raise TrainingError(f"The tensors have different lengths: {sizes}.")
-    if min(epochs, batch_size, accumulate) < 1:
-        raise TrainingError("epochs, batch_size and accumulate must be at least 1.")
-    if schedule not in ("constant", "linear", "cosine"):
-        raise TrainingError(f"schedule={schedule!r}: use constant, linear or cosine.")
-    if precision not in ("no", "bf16", "fp16"):
-        raise TrainingError(f"precision={precision!r}: use 'no', 'bf16' or 'fp16'.")
-    if precision == "fp16" and settings.device() == "cpu":
+    if min(config.epochs, config.batch_size, config.accumulate) < 1:
+        raise TrainingError(
+            "epochs, config.batch_size and config.accumulate must be at least 1."
+        )
+    if config.schedule not in ("constant", "linear", "cosine"):
+        raise TrainingError(
+            f"schedule={config.schedule!r}: use constant, linear or cosine."
+        )
+    if config.precision not in ("no", "bf16", "fp16"):
+        raise TrainingError(
+            f"precision={config.precision!r}: use 'no', 'bf16' or 'fp16'."
+        )
+    if config.precision == "fp16" and settings.device() == "cpu":
         raise TrainingError("precision='fp16' needs a GPU: use 'bf16' or 'no' here.")
 
 
@@ -322,7 +346,7 @@ def _require_finite(losses: list[torch.Tensor], before: int) -> list[float]:
     return values
 
 
-def _score(row: dict, monitor: str, higher_is_better: bool | None) -> float:
+def _score(row: dict, monitor: str) -> float:
     if monitor not in row:
         raise TrainingError(
             f"monitor={monitor!r} is not among the epoch's metrics: {sorted(row)}."
@@ -330,9 +354,7 @@ def _score(row: dict, monitor: str, higher_is_better: bool | None) -> float:
     value = float(row[monitor])
     if not math.isfinite(value):
         raise TrainingError(f"{monitor} is {value} in epoch {row['epoch']}.")
-    if higher_is_better is None:
-        higher_is_better = monitor not in LOWER_IS_BETTER
-    return value if higher_is_better else -value
+    return -value if monitor in LOWER_IS_BETTER else value
 
 
 def _copy_state(model: nn.Module) -> dict[str, torch.Tensor]:

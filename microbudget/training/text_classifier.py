@@ -13,7 +13,7 @@ from ..core.precision import autocast, of_training
 from ..data.batching import batches
 from ..evaluation.metrics import accuracy
 from ..models import bitsandbytes as four_bit
-from .loop import History, fit
+from .loop import History, TrainConfig, fit
 from .parts import is_four_bit
 
 _OPTIONS = {"evaluate", "monitor", "patience", "accumulate", "checkpoint",
@@ -65,11 +65,21 @@ def train(
         return F.cross_entropy(module(ids, mask).float(), labels)
 
     return fit(
-        model, sentences, loss, epochs=epochs, batch_size=batch_size,
-        optimizer=optimizer(model, lr), schedule="linear", warmup=0.1,
-        precision=of_training(precision), lengths=sentences.lengths, seed=seed,
-        **{"max_grad_norm": 1.0, "description": "fine-tuning", **options},
-    )  # fmt: skip
+        model,
+        sentences,
+        loss,
+        TrainConfig(
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=optimizer(model, lr),
+            schedule="linear",
+            warmup=0.1,
+            precision=of_training(precision),
+            lengths=sentences.lengths,
+            seed=seed,
+            **{"max_grad_norm": 1.0, "description": "fine-tuning", **options},
+        ),
+    )
 
 
 @torch.inference_mode()

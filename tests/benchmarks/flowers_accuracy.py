@@ -119,10 +119,20 @@ def from_scratch(seeds=SEEDS, size=128, epochs=6):
         torch.manual_seed(seed)
         model = mb.models.mobilenet.mobilenet_v2(classes, pretrained=False)
         mb.training.fit(
-            model.to(memory_format=torch.channels_last), (scale(x), y), loss,
-            epochs=epochs, batch_size=32, lr=2e-3, weight_decay=0.05,
-            schedule="cosine", warmup=0.1, precision=_precision(), seed=seed,
-        )  # fmt: skip
+            model.to(memory_format=torch.channels_last),
+            (scale(x), y),
+            loss,
+            mb.training.TrainConfig(
+                epochs=epochs,
+                batch_size=32,
+                lr=2e-3,
+                weight_decay=0.05,
+                schedule="cosine",
+                warmup=0.1,
+                precision=_precision(),
+                seed=seed,
+            ),
+        )
         scores.append(image_classifier.score(model, scale(x_val), y_val))
     return scores
 

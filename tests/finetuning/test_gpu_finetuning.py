@@ -50,7 +50,11 @@ def test_half_precision_learns_with_its_gradients_scaled(monkeypatch):
         return nn.functional.cross_entropy(module(batch[0]).float(), batch[1])
 
     history = loop.fit(
-        model, (x, (x[:, 0] > 0).long()), loss, epochs=8, batch_size=16, lr=1e-2,
-        precision="fp16", max_grad_norm=1.0,
-    )  # fmt: skip
+        model,
+        (x, (x[:, 0] > 0).long()),
+        loss,
+        loop.TrainConfig(
+            epochs=8, batch_size=16, lr=1e-2, precision="fp16", max_grad_norm=1.0
+        ),
+    )
     assert history.losses[-1] < 0.7 * history.losses[0]

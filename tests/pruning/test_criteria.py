@@ -142,9 +142,13 @@ def test_training_leaves_zeros_zero(optimizer):
     masking.apply(model, masks)
     before = {n: w.clone() for n, w in masking.weights(model).items()}
     loop.fit(
-        model, data(), loss, epochs=4, batch_size=8, lr=0.05, weight_decay=0.1,
-        optimizer=optimizer,
-    )  # fmt: skip
+        model,
+        data(),
+        loss,
+        loop.TrainConfig(
+            epochs=4, batch_size=8, lr=0.05, weight_decay=0.1, optimizer=optimizer
+        ),
+    )
     after = masking.weights(model)
     for name, mask in masks.items():
         assert (after[name][~mask] == 0).all()
@@ -169,7 +173,7 @@ def test_a_copy_keeps_its_masks():
     model = masking.apply(network(), criteria.l1(masking.weights(network()), 0.5))
     model(data()[0]).sum().backward()
     twin = copy.deepcopy(model)
-    loop.fit(twin, data(), loss, epochs=1, batch_size=8, lr=0.1)
+    loop.fit(twin, data(), loss, loop.TrainConfig(epochs=1, batch_size=8, lr=0.1))
     assert masking.sparsity(twin)[""] >= masking.sparsity(model)[""] - 1e-9
 
 
@@ -205,7 +209,9 @@ def test_gradual_pruning_reaches_its_aim_and_loses_nothing_on_the_way():
     model, seen = network(), []
 
     def train(module):
-        loop.fit(module, data(), loss, epochs=1, batch_size=8, lr=0.01)
+        loop.fit(
+            module, data(), loss, loop.TrainConfig(epochs=1, batch_size=8, lr=0.01)
+        )
         seen.append(masking.masks_of(module))
 
     reached = criteria.gradually(model, train, 0.8, steps=3)

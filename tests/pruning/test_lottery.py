@@ -25,9 +25,11 @@ DATA = (X, (X[:, 0] > 0).long() + (X[:, 1] > 0).long())
 
 def train(model):
     return loop.fit(
-        model, DATA, lambda m, b: F.cross_entropy(m(b[0]), b[1]),
-        epochs=3, batch_size=10, lr=0.02,
-    )  # fmt: skip
+        model,
+        DATA,
+        lambda m, b: F.cross_entropy(m(b[0]), b[1]),
+        loop.TrainConfig(epochs=3, batch_size=10, lr=0.02),
+    )
 
 
 @pytest.fixture(scope="module")

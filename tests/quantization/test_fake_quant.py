@@ -10,7 +10,7 @@ from microbudget.core.errors import QuantizationError
 from microbudget.models.mobilenet import SamePadConv2d
 from microbudget.models.vision import fold_batchnorm
 from microbudget.quantization import checkpoint, fake_quant, kernels, mapping, observers
-from microbudget.training.loop import fit
+from microbudget.training.loop import TrainConfig, fit
 
 has_int8 = pytest.mark.skipif(
     not onednn.available(), reason="no int8 convolution in this torch"
@@ -81,7 +81,7 @@ def test_quantization_aware_training_learns_what_rounding_lost():
 
     model = fake_quant.calibrate(fake_quant.simulate(net, 2, 8), [x])
     before = float(loss(model, (x, labels)).detach())
-    fit(model, (x, labels), loss, epochs=15, batch_size=16, lr=5e-3)
+    fit(model, (x, labels), loss, TrainConfig(epochs=15, batch_size=16, lr=5e-3))
     assert float(loss(model, (x, labels)).detach()) < before
     for part in fake_quant.parts(model).values():
         codes = part.weight_mapping().quantize(part.inner.weight)

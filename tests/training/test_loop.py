@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from microbudget.core.errors import TrainingError
 from microbudget.data.batching import plan
-from microbudget.training.loop import _factor, fit
+from microbudget.training.loop import TrainConfig, _factor, fit
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "loss_curve.json"
 
@@ -44,7 +44,7 @@ def loss(model, batch):
 def run(model=None, data=None, **options):
     options = {"epochs": 3, "batch_size": 32, "lr": 1e-2} | options
     model = model or net()
-    return model, fit(model, data or task(), loss, **options)
+    return model, fit(model, data or task(), loss, TrainConfig(**options))
 
 
 def test_the_golden_loss_curve():
@@ -89,7 +89,7 @@ def test_trained_again_it_is_computed_in_bfloat16_again():
     dtypes = []
     model[0].register_forward_hook(lambda *args: dtypes.append(args[-1].dtype))
     for _ in range(2):
-        fit(model, task(), loss, epochs=1, batch_size=64, precision="bf16")
+        fit(model, task(), loss, TrainConfig(epochs=1, batch_size=64, precision="bf16"))
     assert set(dtypes) == {torch.bfloat16}
 
 
@@ -141,9 +141,9 @@ def test_resuming_gives_the_losses_of_an_uninterrupted_run(tmp_path):
         "checkpoint": tmp_path / "run.pt",
     }  # fmt: skip
     with pytest.raises(Killed):
-        fit(net(dropout=0.3), task(), killed_in_epoch_four, **options)
+        fit(net(dropout=0.3), task(), killed_in_epoch_four, TrainConfig(**options))
     model = net(dropout=0.3)
-    history = fit(model, task(), loss, **options)
+    history = fit(model, task(), loss, TrainConfig(**options))
     assert history.resumed_from_epoch == 3
     assert history.losses == pytest.approx(whole.losses, rel=1e-6)
     for a, b in zip(whole_model.parameters(), model.parameters(), strict=True):
@@ -155,9 +155,12 @@ def test_a_finished_run_is_not_run_again(tmp_path):
     first, _ = run(checkpoint=tmp_path / "run.pt")
     model = net()
     history = fit(
-        model, task(), None, epochs=3, batch_size=32, lr=1e-2,
+        model,
+        task(),
+        None,
+        TrainConfig(epochs=3, batch_size=32, lr=1e-2),
         checkpoint=tmp_path / "run.pt",
-    )  # fmt: skip
+    )
     assert history.resumed_from_epoch == 3
     for a, b in zip(first.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(a, b)
@@ -340,4 +343,4 @@ def test_buckets_are_of_similar_length_and_in_random_order():
 def test_lengths_must_fit_the_data():
     data = (torch.randn(6, 3), torch.randn(6, 1))
     with pytest.raises(TrainingError, match="5 lengths for 6 examples"):
-        fit(nn.Linear(3, 1), data, loss, epochs=1, lengths=[1] * 5)
+        fit(nn.Linear(3, 1), data, loss, TrainConfig(epochs=1, lengths=[1] * 5))
