@@ -56,8 +56,8 @@ notebooks: assets ## run the whole course, offline, and print the table
 	@$(RUN) run
 	@$(RUN) table
 
-test: assets ## the tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+test: assets ## the tests; TESTS="tests/llm tests/data" runs some of them
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
 lab: assets ## open JupyterLab on the course
 	@$(BIN)/python -m jupyter lab notebooks
@@ -69,9 +69,10 @@ refresh: assets ## execute the notebooks, keep outputs, ledger and README table
 	@MICROBUDGET_LEDGER=data/ledger $(RUN) run --save
 	@$(RUN) table --write
 
-lint: $(READY) ## ruff over code and notebooks
+lint: $(READY) ## ruff over code and notebooks, and the layers of imports
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/lint-imports --no-cache
 
 lock: $(READY) ## resolve pyproject.toml into requirements.lock (needs uv)
 	@test -n "$(UV)" || { echo "make lock needs uv" >&2; exit 1; }

@@ -1,8 +1,8 @@
 """microbudget: a course on making machine-learning models small and cheap.
 
-``import microbudget as mb`` loads nothing heavy. ``mb.start("01_…")`` begins a notebook.
-The other names are folders, a chapter's or a shared one; their contents load when they
-are first used.
+``import microbudget as mb`` loads nothing heavy. ``mb.start("01_…")`` begins a
+notebook. The other names are folders, a chapter's or a shared one; their contents load
+when they are first used.
 """
 
 from importlib import import_module

@@ -1,10 +1,11 @@
 """After ``import microbudget``, torchvision, transformers and peft import as usual.
 
-The package index's torchvision is compiled against CUDA. Beside a CPU build of torch its
-compiled half can't load, and ``import torchvision`` then stops at operators that were
-never declared ("operator torchvision::nms does not exist"; transformers and peft, which
-import it, name a model instead). Declaring the operators is enough: models, transforms
-and data sets are plain Python, and only the compiled box operators stay missing.
+The package index's torchvision is compiled against CUDA. Beside a CPU build of torch
+its compiled half can't load, and ``import torchvision`` then stops at operators that
+were never declared ("operator torchvision::nms does not exist"; transformers and peft,
+which import it, name a model instead). Declaring the operators is enough: models,
+transforms and data sets are plain Python, and only the compiled box operators stay
+missing.
 
 So ``import microbudget`` puts a finder before Python's own. It waits for torchvision's
 first import and declares what is missing, without importing torch earlier than the user
@@ -39,7 +40,7 @@ def _declare_missing_operators() -> None:
     import torch
 
     try:
-        # torchvision itself asks for the path in this way, and loading twice is harmless
+        # torchvision asks for the path in this way, too; loading twice is harmless
         torch.ops.load_library(_path_of_compiled_half())
     except (ImportError, OSError):
         library = torch.library.Library("torchvision", "DEF")

@@ -1,0 +1,84 @@
+"""Tensors and what belongs to them in one safetensors file: the course's one format.
+
+Every chapter's ``save(model, path, **metadata)`` and ``load`` stand on these two.
+Nothing in such a file is executed when it is read.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from .errors import MicrobudgetError
+from .files import atomic_path
+
+_KEY = "microbudget"  # of the metadata, as JSON
+
+
+def save_tensors(
+    path: str | os.PathLike, tensors: dict[str, torch.Tensor], **metadata
+) -> Path:
+    """Write tensors with metadata, whole or not at all.
+
+    Args:
+        tensors: by name; a tensor that several names share is written once.
+        metadata: plain text, numbers, lists and dicts.
+
+    Raises:
+        MicrobudgetError: a tensor holds NaN or infinity, metadata that JSON can't hold,
+            a full disk. What was at ``path`` is then untouched.
+    """
+    path = Path(path)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise MicrobudgetError(
+                f"{name} holds NaN or infinity, so {path} was not written: the model "
+                "has diverged. Train it again with a lower learning rate."
+            )
+    first_name, aliases = {}, {}
+    for name, tensor in tensors.items():
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride())
+        if tensor.numel() and place in first_name:
+            aliases[name] = first_name[place]
+        else:
+            first_name[place if tensor.numel() else name] = name
+    own = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in tensors.items()
+        if name not in aliases
+    }
+    try:
+        notes = json.dumps({"aliases": aliases, "metadata": metadata})
+    except TypeError as error:
+        raise MicrobudgetError(
+            f"Metadata must be plain text, numbers, lists or dicts: {error}."
+        ) from error
+    with atomic_path(path) as temporary:
+        save_file(own, temporary, metadata={_KEY: notes})
+    return path
+
+
+def load_tensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict]:
+    """Read what ``save_tensors`` wrote: the tensors by name, and the metadata.
+
+    Raises:
+        MicrobudgetError: no such file, damaged, or not written by ``save_tensors``.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MicrobudgetError(f"There is no file {path}: save a model there first.")
+    try:
+        with safe_open(path, "pt") as file:
+            notes = json.loads((file.metadata() or {})[_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors |= {name: tensors[of] for name, of in notes["aliases"].items()}
+        return tensors, notes["metadata"]
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise MicrobudgetError(
+            f"{path} can't be read as a model of this course "
+            f"({type(error).__name__}: {reason}). Save it again."
+        ) from error
