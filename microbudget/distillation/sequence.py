@@ -18,7 +18,7 @@ from ..core.errors import TrainingError
 from ..core.precision import autocast, of_training
 from ..core.progress import bar
 from ..data.batching import batches
-from ..evaluation.perplexity import Reading
+from ..evaluation.perplexity import PerplexityResult
 from ..models.smollm import Llm
 from ..training import text_classifier
 from ..training.loop import History, TrainConfig, fit
@@ -180,7 +180,7 @@ def train(
 
 
 @torch.inference_mode()
-def judge(llm: Llm, texts: Written, batch_size: int = 8) -> Reading:
+def judge(llm: Llm, texts: Written, batch_size: int = 8) -> PerplexityResult:
     """How well a model foresees texts, given each one's true beginning.
 
     Returns:
@@ -195,7 +195,7 @@ def judge(llm: Llm, texts: Written, batch_size: int = 8) -> Reading:
         logits, wanted = _predictions(llm.model, *pair)
         losses.append(F.cross_entropy(logits, wanted, reduction="none").cpu())
         agrees.append((logits.argmax(-1) == wanted).cpu())
-    return Reading(torch.cat(losses), None, torch.cat(agrees))
+    return PerplexityResult(torch.cat(losses), None, torch.cat(agrees))
 
 
 def _predictions(model, ids, labels) -> tuple[torch.Tensor, torch.Tensor]:

@@ -44,7 +44,9 @@ class Speed:
 
 
 @torch.inference_mode()
-def measure(model, ids: torch.Tensor, new_tokens: int = 16, repeats: int = 3) -> Speed:
+def measure_generation(
+    model, ids: torch.Tensor, new_tokens: int = 16, repeats: int = 3
+) -> Speed:
     """Median speeds of a transformers model: one prompt, greedy answers.
 
     One answer before is not counted. The prompt's pass brings the first token; the
@@ -60,13 +62,13 @@ def measure(model, ids: torch.Tensor, new_tokens: int = 16, repeats: int = 3) ->
         raise EvaluationError(
             "A prompt, at least two new tokens and one repeat are needed."
         )
-    runs = [write(model, ids, new_tokens) for _ in range(repeats + 1)][1:]
+    runs = [generate(model, ids, new_tokens) for _ in range(repeats + 1)][1:]
     prefill, decode = torch.tensor(runs, dtype=torch.float64).median(0).values.tolist()
     return Speed(ids.shape[1], prefill, new_tokens - 1, decode)
 
 
 @torch.inference_mode()
-def write(model, ids: torch.Tensor, new_tokens: int) -> tuple[float, float]:
+def generate(model, ids: torch.Tensor, new_tokens: int) -> tuple[float, float]:
     """Write greedily once: seconds of the prompt's pass, and of all later ones.
 
     Args:

@@ -82,7 +82,7 @@ class peak_memory:  # lower case: it is used as `with peak_memory() as peak:`
         self.peak.highest = max(self.peak.highest, rss)
 
 
-def release() -> None:
+def release_memory() -> None:
     """Give memory that is free already back to the system.
 
     glibc keeps what was freed in pieces of many sizes, a gigabyte after a training

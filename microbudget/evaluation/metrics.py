@@ -5,7 +5,7 @@ import numpy as np
 from ..core.errors import EvaluationError
 
 
-def classification(labels, predictions) -> dict[str, float]:
+def classification_report(labels, predictions) -> dict[str, float]:
     """Accuracy, and precision, recall and F1 averaged over classes (macro).
 
     Args:

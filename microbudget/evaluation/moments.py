@@ -27,9 +27,9 @@ class Moments:
     square: torch.Tensor
 
     @classmethod
-    def of(cls, size: int, device: str | torch.device = "cpu") -> "Moments":
-        zeros = torch.zeros(size, size, dtype=torch.float64, device=device)
-        return cls(0, zeros[0].clone(), zeros)
+    def zeros(cls, size: int, device: str | torch.device = "cpu") -> "Moments":
+        empty = torch.zeros(size, size, dtype=torch.float64, device=device)
+        return cls(0, empty[0].clone(), empty)
 
     def add(self, samples: torch.Tensor) -> "Moments":
         """Take in samples (n, in), of any n.
@@ -78,7 +78,7 @@ class Moments:
             raise DataError("No samples were collected: run some data through first.")
 
 
-def collect(
+def collect_moments(
     model: nn.Module,
     batches: Iterable[tuple],
     names: Sequence[str] | None = None,
@@ -133,7 +133,7 @@ def collect_gradients(
 
     Args:
         loss: (model, batch) -> the *sum* of the examples' losses.
-        names, counts: as for ``collect``.
+        names, counts: as for ``collect_moments``.
 
     Returns:
         name -> moments of the gradients for that map's outputs.
@@ -180,7 +180,7 @@ def _empty(model, names, side: int) -> tuple[dict, dict[str, Moments]]:
     """All linear maps, and moments for the named ones' outputs (0) or inputs (1)."""
     maps = plain_linear_layers(model)
     weights = {name: pick(maps, name).weight for name in names or maps}
-    return maps, {n: Moments.of(w.shape[side], w.device) for n, w in weights.items()}
+    return maps, {n: Moments.zeros(w.shape[side], w.device) for n, w in weights.items()}
 
 
 def _samples(x: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from ..core.errors import EvaluationError
 
 
-def front(points: Mapping[str, Sequence[float]], higher: Sequence[bool]) -> list[str]:
+def pareto_front(
+    points: Mapping[str, Sequence[float]], higher: Sequence[bool]
+) -> list[str]:
     """Names of the points that no other point beats, in the order given.
 
     A point beats another that is nowhere better and somewhere worse (Pareto 1906); of

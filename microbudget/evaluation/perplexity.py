@@ -18,7 +18,7 @@ _BLOCK = 32  # neighbouring tokens' losses are alike: their means count as one d
 
 
 @dataclass(frozen=True)
-class Reading:
+class PerplexityResult:
     """How a model read some windows of text.
 
     Attributes:
@@ -43,7 +43,7 @@ class Reading:
         The mean loss' is taken over blocks of 32 tokens, and carried over by the
         exponential's slope.
         """
-        return self.perplexity * standard_error(self.losses)
+        return self.perplexity * block_standard_error(self.losses)
 
     @property
     def kl(self) -> float:
@@ -67,7 +67,7 @@ class Reading:
 def log_probabilities(
     scorer: Scorer, windows: torch.Tensor, batch_size: int = 4
 ) -> torch.Tensor:
-    """ln p of every word of the vocabulary, as the reference for ``read``.
+    """ln p of every token, which ``evaluate_perplexity`` compares other models with.
 
     Args:
         windows: token ids (windows, tokens).
@@ -85,12 +85,12 @@ def log_probabilities(
 
 
 @torch.inference_mode()
-def read(
+def evaluate_perplexity(
     scorer: Scorer,
     windows: torch.Tensor,
     original: torch.Tensor | None = None,
     batch_size: int = 4,
-) -> Reading:
+) -> PerplexityResult:
     """Read windows that don't overlap; every token but a window's first is predicted.
 
     Args:
@@ -121,11 +121,11 @@ def read(
     if not torch.isfinite(found).all():
         raise EvaluationError("The model answered with NaN or infinity.")
     if original is None:
-        return Reading(found)
-    return Reading(found, torch.cat(divergence), torch.cat(agrees))
+        return PerplexityResult(found)
+    return PerplexityResult(found, torch.cat(divergence), torch.cat(agrees))
 
 
-def standard_error(losses: torch.Tensor) -> float:
+def block_standard_error(losses: torch.Tensor) -> float:
     """Of a mean over tokens that follow each other, from means of blocks of them."""
     whole = len(losses) // _BLOCK * _BLOCK
     if whole < 2 * _BLOCK:
@@ -134,7 +134,7 @@ def standard_error(losses: torch.Tensor) -> float:
     return float(means.std() / np.sqrt(len(means)))
 
 
-def perplexity_ratio(a: Reading, b: Reading) -> tuple[float, float]:
+def perplexity_ratio(a: PerplexityResult, b: PerplexityResult) -> tuple[float, float]:
     """a's perplexity over b's on the same tokens, and its standard error.
 
     Much sharper than two perplexities with an error each: hard text is hard for both.
@@ -143,7 +143,7 @@ def perplexity_ratio(a: Reading, b: Reading) -> tuple[float, float]:
         raise EvaluationError("Two readings of the same windows are needed.")
     difference = a.losses - b.losses
     ratio = float(difference.double().mean().exp())
-    return ratio, ratio * standard_error(difference)
+    return ratio, ratio * block_standard_error(difference)
 
 
 @torch.inference_mode()
@@ -209,5 +209,7 @@ def _require_windows(windows: torch.Tensor) -> None:
 
 def _there(values: torch.Tensor | None) -> torch.Tensor:
     if values is None:
-        raise EvaluationError("Nothing to compare with: give read() the original's.")
+        raise EvaluationError(
+            "Nothing to compare with: give evaluate_perplexity() the original's."
+        )
     return values

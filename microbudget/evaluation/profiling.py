@@ -16,7 +16,7 @@ _MATMULS = ("aten::linear", "aten::matmul", "aten::mm", "aten::addmm", "aten::bm
 PARTS = ("dequantise", "matmul", "attention", "sampling", "the rest")
 
 
-def where_time_goes(function: Callable[[], object], device: str = "cpu") -> dict:
+def time_by_operation(function: Callable[[], object], device: str = "cpu") -> dict:
     """Milliseconds of one call by part; a call before it is not counted.
 
     Time is a torch operation's own, without those it calls; Python between them counts

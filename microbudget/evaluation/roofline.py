@@ -24,7 +24,7 @@ def memory_bandwidth(device: str = "cpu", size: int = _BYTES) -> float:
     return data.nbytes / min(timing.seconds)
 
 
-def bytes_a_token(model: nn.Module) -> int:
+def bytes_per_token(model: nn.Module) -> int:
     """Bytes of weights that writing one token reads: all but embeddings' other rows.
 
     An embedding that is also the head (tied) is read whole, as the head.

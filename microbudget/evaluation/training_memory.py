@@ -15,7 +15,7 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 
 @dataclass(frozen=True)
-class Memory:
+class TrainingMemory:
     """Bytes, by what they are for.
 
     Attributes:
@@ -39,11 +39,11 @@ class Memory:
         return f"{' + '.join(texts)} = {self.total / 1e6:,.1f} MB"
 
 
-def measure(
+def measure_training_memory(
     model: nn.Module,
     loss: Callable[[], torch.Tensor],
     optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
-) -> Memory:
+) -> TrainingMemory:
     """Count every tensor's bytes over one step; changes the weights by that step.
 
     Args:
@@ -76,11 +76,11 @@ def measure(
     )
     optim.zero_grad(set_to_none=True)
     model.eval()
-    return Memory(sum(t.nbytes for t in weights), gradients, moments,
+    return TrainingMemory(sum(t.nbytes for t in weights), gradients, moments,
                   sum(kept.values()))  # fmt: skip
 
 
-def predict(
+def predict_training_memory(
     weights: float,
     trainable: float,
     activations: float,
@@ -89,21 +89,21 @@ def predict(
     weight_bytes: int = 4,
     gradient_bytes: int = 4,
     moment_bytes: int = 8,
-) -> Memory:
+) -> TrainingMemory:
     """The same by formula: so many bytes a number.
 
     Args:
         weights, trainable: how many numbers there are, and how many of them learn.
-        activations: bytes, such as ``encoder_activations`` says.
+        activations: bytes, such as ``encoder_activation_bytes`` says.
         in_nf4: how many of the weights are stored in NF4.
         moment_bytes: of both moments together.
     """
     stored = (weights - in_nf4) * weight_bytes + in_nf4 * NF4_BYTES
-    return Memory(stored, trainable * gradient_bytes, trainable * moment_bytes,
+    return TrainingMemory(stored, trainable * gradient_bytes, trainable * moment_bytes,
                   activations)  # fmt: skip
 
 
-def encoder_activations(
+def encoder_activation_bytes(
     batch: int,
     tokens: int,
     *,
@@ -133,7 +133,9 @@ def encoder_activations(
     return batch * tokens * layers * (always + of_linears) * number_bytes
 
 
-def seven_billion(method: str, batch: int = 1, tokens: int = 512) -> Memory:
+def llama_7b_training_memory(
+    method: str, batch: int = 1, tokens: int = 512
+) -> TrainingMemory:
     """A 7B model on paper: Llama 2's shape (Touvron et al. 2023), 16-bit training.
 
     Full fine-tuning in mixed precision keeps 16 bytes a weight (Rajbhandari et al.
@@ -150,7 +152,7 @@ def seven_billion(method: str, batch: int = 1, tokens: int = 512) -> Memory:
     trainable = weights if method == "full" else layers * 2 * 8 * 2 * d
     own = 0 if method == "full" else trainable  # LoRA's come on top
     in_nf4 = weights - embeddings if method == "qlora" else 0
-    return predict(
+    return predict_training_memory(
         weights + own, trainable, activations, in_nf4=in_nf4,
         weight_bytes=2, gradient_bytes=2, moment_bytes=12,
     )  # fmt: skip

@@ -62,13 +62,13 @@ def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> WordErr
             f"{len(references)} references and {len(hypotheses)} transcripts: there "
             "must be one transcript a reference, and at least one."
         )
-    said = [normalise(text) for text in references]
+    said = [normalize_text(text) for text in references]
     for text, normal in zip(references, said, strict=True):
         if not normal:
             raise EvaluationError(
                 f"The reference {text!r} holds no words: leave it out."
             )
-    written = [normalise(text) for text in hypotheses]
+    written = [normalize_text(text) for text in hypotheses]
     found = jiwer.process_words(said, written)
     per_clip = tuple(
         (sum(_length(chunk) for chunk in chunks if chunk.type != "equal"), len(words))
@@ -111,7 +111,7 @@ def align(reference: str, hypothesis: str) -> list[tuple[str, str, str]]:
     """
     import jiwer
 
-    said, written = normalise(reference), normalise(hypothesis)
+    said, written = normalize_text(reference), normalize_text(hypothesis)
     if not said:
         return [("insert", "", written)] if written else []
     found = jiwer.process_words(said, written)
@@ -126,7 +126,7 @@ def align(reference: str, hypothesis: str) -> list[tuple[str, str, str]]:
     ]
 
 
-def normalise(text: str) -> str:
+def normalize_text(text: str) -> str:
     """Whisper's English normalizer: case, punctuation, numbers, spelling."""
     return _normalizer()(text).strip()
 

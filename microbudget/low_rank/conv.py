@@ -206,7 +206,7 @@ def collect_outputs(
     found, handles = {}, []
     for name in names or convs:
         conv = pick(convs, name)
-        found[name] = Moments.of(conv.out_channels, conv.weight.device)
+        found[name] = Moments.zeros(conv.out_channels, conv.weight.device)
 
         def note(_, __, y, moments=found[name]):  # y (batch, out, height, width)
             moments.add(y.movedim(1, -1).reshape(-1, y.shape[1]))

@@ -6,7 +6,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 
-def boxes(axis, picture, found, classes: Sequence[str], *, names: bool = True) -> None:
+def draw_boxes(
+    axis, picture, found, classes: Sequence[str], *, names: bool = True
+) -> None:
     """Draw a picture and boxes on it, a colour a class.
 
     Args:
@@ -31,7 +33,7 @@ def boxes(axis, picture, found, classes: Sequence[str], *, names: bool = True) -
                       bbox={"facecolor": colour, "pad": 0.5, "lw": 0})  # fmt: skip
 
 
-def side_by_side(picture: np.ndarray, found: Mapping[str, object], classes, **options):
+def compare_boxes(picture: np.ndarray, found: Mapping[str, object], classes, **options):
     """The same picture several times, each with its own boxes: title -> what to draw.
 
     Returns:
@@ -42,7 +44,7 @@ def side_by_side(picture: np.ndarray, found: Mapping[str, object], classes, **op
         1, len(found), figsize=(3.2 * len(found), height + 0.3), squeeze=False
     )
     for axis, (title, own) in zip(axes.flat, found.items(), strict=True):
-        boxes(axis, picture, own, classes, **options)
+        draw_boxes(axis, picture, own, classes, **options)
         axis.set_title(title, fontsize=9)
     figure.tight_layout(pad=0.3)
     return axes

@@ -43,7 +43,7 @@ def use_house_style() -> None:
         set_matplotlib_formats("jpeg", pil_kwargs={"quality": 82})
 
 
-def picture_grid(
+def image_grid(
     pictures, titles: Sequence[str] = (), columns: int = 8, colours: Sequence[str] = ()
 ) -> np.ndarray:
     """Pictures in a grid with up to two lines of text above each.
@@ -93,7 +93,7 @@ def bars(values: Mapping[str, float], label: str, errors: Sequence[float] = ()) 
     return axis
 
 
-def stacked(
+def stacked_bars(
     values: Mapping[str, Mapping[str, float]], label: str, scale: float = 1.0
 ) -> Axes:
     """One bar a name, made of its parts, each times ``scale``."""
@@ -130,7 +130,7 @@ def curves(
     return axis
 
 
-def confusion(matrix: np.ndarray, label: str = "class") -> Axes:
+def confusion_matrix(matrix: np.ndarray, label: str = "class") -> Axes:
     """A confusion matrix as a picture: row = true class, column = prediction."""
     _, axis = plt.subplots(figsize=(4.5, 4.2))
     image = axis.imshow(np.sqrt(matrix), cmap="Greens")
@@ -155,7 +155,7 @@ def pyramid(values: Mapping[str, float], label: str) -> Axes:
     return axis
 
 
-def sound(samples, mel, seconds: float) -> np.ndarray:
+def waveform_and_mel(samples, mel, seconds: float) -> np.ndarray:
     """A recording as a wave and, below it, as Whisper sees it.
 
     Args:
@@ -178,7 +178,7 @@ def sound(samples, mel, seconds: float) -> np.ndarray:
     return axes
 
 
-def heat(values: np.ndarray, rows: Sequence[str], x: str, label: str) -> Axes:
+def heatmap(values: np.ndarray, rows: Sequence[str], x: str, label: str) -> Axes:
     """A table of numbers as colours, a line a row.
 
     Args:
@@ -192,7 +192,7 @@ def heat(values: np.ndarray, rows: Sequence[str], x: str, label: str) -> Axes:
     return axis
 
 
-def points(
+def scatter(
     values: Mapping[str, tuple[float, float]],
     x: str,
     y: str,

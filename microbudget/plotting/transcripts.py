@@ -14,7 +14,7 @@ _WRONG = f"color:{BAD};font-weight:bold"
 _GONE = f"color:{BAD};text-decoration:line-through"
 
 
-def side_by_side(
+def compare_transcripts(
     recordings: Sequence[np.ndarray],
     references: Sequence[str],
     written: Mapping[str, Sequence[str]],
@@ -41,13 +41,13 @@ def side_by_side(
     rows = []
     for i, reference in enumerate(references):
         cells = [player(recordings[i]), html.escape(reference)]
-        cells += [marked(reference, texts[i]) for texts in written.values()]
+        cells += [mark_differences(reference, texts[i]) for texts in written.values()]
         body = "".join(f'<td style="text-align:left">{cell}</td>' for cell in cells)
         rows.append(f"<tr>{body}</tr>")
     return HTML(f"<table><tr>{head}</tr>{''.join(rows)}</table>")
 
 
-def marked(reference: str, hypothesis: str) -> str:
+def mark_differences(reference: str, hypothesis: str) -> str:
     """A transcript as HTML with what differs from the reference marked."""
     parts = []
     for kind, said, wrote in align(reference, hypothesis):

@@ -107,7 +107,7 @@ def survey(
     ``reconstruction.eliminate`` on the neurons' activations over some sentences.
     """
     own = layers(model)
-    moments = [Moments.of(m.intermediate.dense.out_features) for m in own]
+    moments = [Moments.zeros(m.intermediate.dense.out_features) for m in own]
     for x, extended, present in _embedded(model, batches):
         for layer, sums in zip(own, moments, strict=True):
             a = layer.attention(x, extended)[0]
@@ -143,14 +143,14 @@ def reconstruct(
         first, second = new.attention.output.dense, new.output.dense
         theirs, sums = _steps(old, theirs)
         if first.in_features < old.attention.output.dense.in_features:
-            moments = Moments.of(first.in_features + first.out_features)
+            moments = Moments.zeros(first.in_features + first.out_features)
             for (y, extended, present), (total, _) in zip(ours, sums, strict=True):
                 seen = new.attention.self(y, extended)[0]
                 moments.add(torch.cat([seen, total - y], -1)[present])
             _fit(first, moments, ridge)
         middle = [new.attention(y, extended)[0] for y, extended, _ in ours]
         if second.in_features < old.output.dense.in_features:
-            moments = Moments.of(second.in_features + second.out_features)
+            moments = Moments.zeros(second.in_features + second.out_features)
             rows = zip(middle, sums, ours, strict=True)
             for a, (_, total), (_, _, present) in rows:
                 both = torch.cat([new.intermediate(a), total - a], -1)

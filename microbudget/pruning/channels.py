@@ -87,12 +87,12 @@ class Survey:
         self.group, self.orders, self.errors = group, {}, {}
         self.residual = {n for n, b in blocks(model).items() if b.use_res_connect}
         moments = {
-            name: Moments.of(block.conv[2].in_channels)
+            name: Moments.zeros(block.conv[2].in_channels)
             for name, block in blocks(model).items()
         }
         pick, handles = picker(seed), []
         outputs = {  # their variance is the scale of a block's error
-            name: Moments.of(block.conv[2].out_channels)
+            name: Moments.zeros(block.conv[2].out_channels)
             for name, block in blocks(model).items()
         }
         for name, block in blocks(model).items():

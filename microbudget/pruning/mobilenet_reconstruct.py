@@ -87,7 +87,7 @@ def views(pictures: torch.Tensor, seed: int = 0) -> torch.Tensor:
 def _fit_projection(block, inputs, targets, pick, ridge, device) -> list[torch.Tensor]:
     """Fit a block's projection to its targets; what the block gives then."""
     project, norm = block.conv[2], block.conv[3]
-    moments = Moments.of(project.in_channels + project.out_channels)
+    moments = Moments.zeros(project.in_channels + project.out_channels)
     hidden = []
     for x, t in zip(inputs, targets, strict=True):
         x = x.to(device)

@@ -19,7 +19,7 @@ from ..core.progress import bar
 from ..data.audio import RATE
 from ..data.batching import batches
 from ..data.speech import Clip
-from ..evaluation.memory import release
+from ..evaluation.memory import release_memory
 from ..evaluation.wer import word_errors
 from ..models import whisper_forward as forward
 from ..models.whisper import Whisper
@@ -177,7 +177,7 @@ def prepare(
                     filled += len(own)
                     lessons[i] = Lesson(own, labels, kept[j], text, wer)
                 shown.update(1)
-            release()
+            release_memory()
     if not lessons:
         raise DataError(
             f"The teacher misheard all {len(clips)} clips by more than {max_wer:.0%}: "
@@ -285,7 +285,7 @@ def distil(
         return value
 
     def after_a_pass(model: nn.Module) -> dict[str, float]:
-        release()
+        release_memory()
         return evaluate(model) if evaluate else {}
 
     student.model.to(settings.device())  # whole: its encoder would stay behind

@@ -105,8 +105,8 @@ def one(kind: str, n: int) -> dict:
     train, tokens = made or with_trainer(encoder, labelled, kind)
     with contextlib.redirect_stdout(sys.stderr):
         train(WARM_UP)
-        mb.evaluation.memory.release()
-        with mb.evaluation.memory.peak_memory() as peak:
+        mb.evaluation.release_memory()
+        with mb.evaluation.peak_memory() as peak:
             started = time.perf_counter()
             train(n)
             seconds = time.perf_counter() - started

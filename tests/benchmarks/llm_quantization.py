@@ -92,7 +92,7 @@ def main():
     weights = {name: w.clone() for name, w in llm.model.state_dict().items()}
 
     def judge(label, model, took):
-        reading = mb.evaluation.read(
+        reading = mb.evaluation.evaluate_perplexity(
             lambda ids: model(ids.to(model.device)).logits, windows, batch_size=1
         )
         ratio, error = mb.evaluation.perplexity_ratio(reading, base or reading)

@@ -120,7 +120,7 @@ clouds = st.dictionaries(st.text("abcdef", min_size=1), numbers, min_size=1)
 
 @given(points=clouds, higher=st.tuples(st.booleans(), st.booleans()))
 def test_what_is_not_on_the_front_is_beaten_from_it(points, higher):
-    front = pareto.front(points, higher)
+    front = pareto.pareto_front(points, higher)
     signs = [1 if up else -1 for up in higher]
 
     def beats(a, b):
@@ -136,4 +136,4 @@ def test_what_is_not_on_the_front_is_beaten_from_it(points, higher):
 @pytest.mark.parametrize("values", [(1.0,), (1.0, float("nan"))])
 def test_a_front_wants_numbers(values):
     with pytest.raises(EvaluationError, match="2 numbers wanted"):
-        pareto.front({"a": values}, (True, True))
+        pareto.pareto_front({"a": values}, (True, True))

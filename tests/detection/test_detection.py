@@ -449,7 +449,7 @@ def test_annotations_are_written_whole(three, tmp_path):
 
 
 def test_a_picture_is_drawn_with_each_set_of_boxes(three, guesses):
-    axes = drawing.side_by_side(
+    axes = drawing.compare_boxes(
         three[0].picture, {"drawn": three[0], "guessed": guesses[0]}, generate.CLASSES
     )
     counts = [len(axis.patches) for axis in axes.flat]

@@ -45,7 +45,7 @@ def test_the_median_lies_within_the_spread(seconds):
 @given(labels)
 def test_metrics_agree_with_counting(pairs):
     true, predicted = map(np.array, zip(*pairs, strict=True))
-    found = metrics.classification(true, predicted)
+    found = metrics.classification_report(true, predicted)
     matrix = metrics.confusion_matrix(true, predicted, 5)
     assert matrix.sum() == len(pairs)
     assert found["accuracy"] == pytest.approx(np.trace(matrix) / len(pairs))
@@ -205,7 +205,7 @@ def test_energy_is_read_or_said_not_to_be(tmp_path):
 
 def test_freed_memory_goes_back_to_the_system():
     """Small blocks between kept ones: resident memory doesn't stay when they go."""
-    from microbudget.evaluation.memory import release
+    from microbudget.evaluation.memory import release_memory
 
     kept, freed = [], []
     for _ in range(3000):
@@ -238,6 +238,8 @@ def test_functions_timed_in_turn_take_turns():
 def test_stacked_bars_add_up():
     from microbudget.plotting import figures
 
-    axis = figures.stacked({"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 4}}, "MB", 10)
+    axis = figures.stacked_bars(
+        {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 4}}, "MB", 10
+    )
     ends = [patch.get_x() + patch.get_width() for patch in axis.patches]
     assert ends == [10, 30, 30, 70]

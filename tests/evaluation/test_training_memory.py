@@ -18,7 +18,7 @@ def measured(model, ids, mask, labels):
     def loss():
         return F.cross_entropy(model(ids, mask), labels)
 
-    return training_memory.measure(model, loss, optimizer(model, 1e-3))
+    return training_memory.measure_training_memory(model, loss, optimizer(model, 1e-3))
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
@@ -29,10 +29,12 @@ def test_the_formula_predicts_what_is_kept(method, repeats):
     batch = data.collate([data[i] for i in range(len(data))])
     found = measured(model, *batch)
     counted = count_parameters(model)
-    activations = training_memory.encoder_activations(
+    activations = training_memory.encoder_activation_bytes(
         *batch[0].shape, **SHAPE, frozen=method == "lora"
     )
-    expected = training_memory.predict(counted.total, counted.trainable, activations)
+    expected = training_memory.predict_training_memory(
+        counted.total, counted.trainable, activations
+    )
     assert found.weights == expected.weights
     assert found.gradients == expected.gradients
     assert found.optimizer == expected.optimizer
@@ -47,7 +49,7 @@ def test_four_bit_weights_take_what_nf4_says():
     found = measured(model, *data.collate([data[i] for i in range(4)]))
     counted = count_parameters(model)
     linears = 6 * (4 * 384 * 384 + 2 * 384 * 1536)
-    expected = training_memory.predict(counted.total, counted.trainable, 0,
+    expected = training_memory.predict_training_memory(counted.total, counted.trainable, 0,
                                        in_nf4=linears)  # fmt: skip
     assert found.weights == pytest.approx(expected.weights, rel=1e-3)
     assert found.gradients == expected.gradients
@@ -60,13 +62,17 @@ def test_views_of_one_storage_count_once():
     def loss():
         return (linear(x) * linear(x)).sum()
 
-    found = training_memory.measure(linear, loss, optimizer(linear, 1e-3))
+    found = training_memory.measure_training_memory(
+        linear, loss, optimizer(linear, 1e-3)
+    )
     assert found.activations == x.nbytes + 2 * 5 * 10 * 4
 
 
 def test_a_seven_billion_model_on_paper():
     """ZeRO's sixteen bytes a weight; QLoRA's bits a weight."""
-    full, lora, qlora = map(training_memory.seven_billion, ("full", "lora", "qlora"))
+    full, lora, qlora = map(
+        training_memory.llama_7b_training_memory, ("full", "lora", "qlora")
+    )
     kept = full.weights + full.gradients + full.optimizer
     assert kept == pytest.approx(16 * 6.74e9)
     assert lora.gradients < full.gradients / 1000

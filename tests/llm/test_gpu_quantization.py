@@ -29,7 +29,9 @@ def calibration(small):
 
 def perplexity(model, small):
     windows = prose.windows(small.tokenizer, prose.load().held_out, 4, 256)
-    return language.read(lambda ids: model(ids.cuda()).logits, windows).perplexity
+    return language.evaluate_perplexity(
+        lambda ids: model(ids.cuda()).logits, windows
+    ).perplexity
 
 
 def test_gptq_on_the_gpu_is_as_good_as_on_the_cpu(small, monkeypatch):
@@ -68,4 +70,4 @@ def test_torchaos_packed_four_bits(monkeypatch):
     model = smollm.load(dtype=torch.bfloat16).model
     native.int4_weights(model)
     ids = torch.arange(100, 164)[None].cuda()
-    assert generation.measure(model, ids, 4, repeats=1).decode > 0
+    assert generation.measure_generation(model, ids, 4, repeats=1).decode > 0

@@ -211,7 +211,7 @@ def test_measuring_a_transformers_model(llm, monkeypatch):
         llm.model, "forward", lambda ids, **kw: fed.append(ids) or real(ids, **kw)
     )
     ids = torch.tensor([tiny_llm.ids_of(llm.tokenizer, PROMPT)])
-    speed = generation.measure(llm.model, ids, new_tokens=5, repeats=2)
+    speed = generation.measure_generation(llm.model, ids, new_tokens=5, repeats=2)
     assert (speed.prompt_tokens, speed.new_tokens) == (ids.shape[1], 4)
     assert min(speed.prefill_s, speed.decode_s) > 0
     assert len(fed) == 3 * 5  # one run isn't counted
@@ -223,4 +223,6 @@ def test_measuring_a_transformers_model(llm, monkeypatch):
 )
 def test_nothing_to_measure(llm, shape, tokens):
     with pytest.raises(EvaluationError, match="prompt, at least two new tokens"):
-        generation.measure(llm.model, torch.zeros(shape, dtype=torch.long), tokens)
+        generation.measure_generation(
+            llm.model, torch.zeros(shape, dtype=torch.long), tokens
+        )

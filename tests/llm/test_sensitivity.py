@@ -11,7 +11,7 @@ from torch import nn
 from microbudget.core.errors import EvaluationError, QuantizationError
 from microbudget.evaluation import perplexity as language
 from microbudget.evaluation import profiling, roofline
-from microbudget.evaluation.generation import measure
+from microbudget.evaluation.generation import measure_generation
 from microbudget.llm import calibrate, native, packed, sensitivity
 from microbudget.quantization.affine import Scheme, round_to_nearest, sqnr
 
@@ -30,7 +30,9 @@ def logits(model) -> torch.Tensor:
 
 
 def perplexity(model) -> float:
-    return language.read(lambda ids: model(ids).logits, tiny_llm.ids()).perplexity
+    return language.evaluate_perplexity(
+        lambda ids: model(ids).logits, tiny_llm.ids()
+    ).perplexity
 
 
 def unchanged(model, before: dict) -> bool:
@@ -144,18 +146,18 @@ def test_bytes_that_a_token_reads(tied):
     table, buffers = tiny_llm.VOCABULARY * 64, sum(b.nbytes for b in model.buffers())
     a_layer = 64 * 64 * (2 + 2 * 0.5) + 3 * 64 * 128 + 2 * 64
     wanted = 4 * (2 * a_layer + 64 + table)
-    assert wanted <= roofline.bytes_a_token(model) <= wanted + buffers
+    assert wanted <= roofline.bytes_per_token(model) <= wanted + buffers
     assert buffers < 0.01 * wanted
-    half = roofline.bytes_a_token(copy.deepcopy(model).half())
+    half = roofline.bytes_per_token(copy.deepcopy(model).half())
     assert half == pytest.approx(wanted / 2, rel=0.01)
 
 
 def test_packed_weights_are_fewer_bytes(model):
-    before = roofline.bytes_a_token(model)
+    before = roofline.bytes_per_token(model)
     matrices = calibrate.round_model(model, Scheme(4, 32))
     packed.pack_model(model, matrices)
     weights = sum(m.codes.numel() for m in matrices.values())
-    saved = before - roofline.bytes_a_token(model)
+    saved = before - roofline.bytes_per_token(model)
     assert 4 * weights * 0.8 < saved < 4 * weights * 7 / 8
 
 
@@ -163,13 +165,13 @@ def test_a_bound_is_bandwidth_over_bytes(model):
     assert roofline.decode_bound(500, 1e6) == 2000
     bandwidth = roofline.memory_bandwidth(size=2**22)
     assert bandwidth > 0
-    assert roofline.decode_bound(roofline.bytes_a_token(model), bandwidth) > 0
+    assert roofline.decode_bound(roofline.bytes_per_token(model), bandwidth) > 0
 
 
 def test_where_time_goes(model):
     ids, calls = tiny_llm.ids(batch=1), []
-    found = profiling.where_time_goes(
-        lambda: calls.append(measure(model, ids, 3, repeats=1))
+    found = profiling.time_by_operation(
+        lambda: calls.append(measure_generation(model, ids, 3, repeats=1))
     )
     assert tuple(found) == profiling.PARTS
     assert len(calls) == 2
@@ -180,10 +182,10 @@ def test_where_time_goes(model):
 
 def test_unpacking_has_a_part_of_its_own(model):
     packed.pack_model(model, calibrate.round_model(model, Scheme(4, 32)))
-    found = profiling.where_time_goes(lambda: model(tiny_llm.ids()))
+    found = profiling.time_by_operation(lambda: model(tiny_llm.ids()))
     assert found["dequantise"] > 0 < found["matmul"]
     assert found["sampling"] == 0
-    alone = profiling.where_time_goes(lambda: torch.ones(64, 64) @ torch.ones(64, 64))
+    alone = profiling.time_by_operation(lambda: torch.ones(64, 64) @ torch.ones(64, 64))
     assert alone["matmul"] > 0
     assert alone["dequantise"] == alone["attention"] == alone["sampling"] == 0
 
@@ -201,7 +203,7 @@ def test_torchaos_eight_bits_stay_near(model, quantize, decibels):
 def test_bytes_that_torchao_doesnt_tell():
     model = native.int8_weights(tiny_llm.llama(hidden=128))
     with pytest.raises(EvaluationError, match="don't tell their bytes"):
-        roofline.bytes_a_token(model)
+        roofline.bytes_per_token(model)
 
 
 def test_torchao_needs_something_to_quantize(model):

@@ -133,11 +133,11 @@ def test_by_outputs_the_error_is_pcas_and_below_the_weights():
 
 def test_silent_filters_are_kept_last_and_not_lost():
     conv = nn.Conv2d(3, 6, 3)
-    silent = Moments.of(6).add(torch.zeros(50, 6))
+    silent = Moments.zeros(6).add(torch.zeros(50, 6))
     for damping in (1e-4, 0.0):
         found = conv_factorization.svd(conv, outputs=silent, damping=damping)
         assert torch.isfinite(found.cut(2, conv)[0].weight).all()
-    loud = Moments.of(6).add(torch.randn(50, 1) @ torch.randn(1, 6))
+    loud = Moments.zeros(6).add(torch.randn(50, 1) @ torch.randn(1, 6))
     found = conv_factorization.svd(conv, outputs=loud)
     cut, x = found.cut(6, conv), torch.randn(1, 3, 6, 6)
     same(cut.merged().weight, conv.weight)
@@ -171,10 +171,10 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(MicrobudgetError, match="use 'channel' or 'spatial'"):
         conv_factorization.svd(model[0], "tucker")
     with pytest.raises(MicrobudgetError, match="kind='channel'"):
-        own = Moments.of(8).add(torch.randn(9, 8))
+        own = Moments.zeros(8).add(torch.randn(9, 8))
         conv_factorization.svd(model[0], "spatial", own)
     with pytest.raises(DataError, match="Moments of 5 numbers"):
-        conv_factorization.svd(model[0], outputs=Moments.of(5).add(torch.ones(9, 5)))
+        conv_factorization.svd(model[0], outputs=Moments.zeros(5).add(torch.ones(9, 5)))
     with pytest.raises(MicrobudgetError, match="Depthwise ones"):
         conv_factorization.decompose(nn.Sequential(model[2]))
     with pytest.raises(MicrobudgetError, match="nothing called '2'"):

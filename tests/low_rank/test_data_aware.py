@@ -29,7 +29,7 @@ def samples(n, into, seed, mean=0.5):
 
 
 def moments(x):
-    return Moments.of(x.shape[1]).add(x)
+    return Moments.zeros(x.shape[1]).add(x)
 
 
 def mapped(into, out, seed, bias=True):
@@ -256,7 +256,7 @@ def test_padding_has_no_gradients_to_count():
     found = flow.collect_gradients(model, [batch], loss, counts=lambda b: b[1])
     name = "encoder.encoder.layer.1.output.dense"
     assert found[name].count == int(batch[1].sum())
-    own = flow.collect(model, [batch[:2]], counts=lambda b: b[1])
+    own = flow.collect_moments(model, [batch[:2]], counts=lambda b: b[1])
     cuts = data_aware.decompose(model, own, found, centred=True)
     full = {name: len(d.values) for name, d in cuts.items()}
     small = factorize.factorize(copy.deepcopy(model), cuts, full)
@@ -280,14 +280,14 @@ def net():
 
 def test_moments_are_collected_batch_by_batch():
     model, x = net(), torch.randn(50, 6)
-    found = flow.collect(model, [(x[:20],), (x[20:],)])
+    found = flow.collect_moments(model, [(x[:20],), (x[20:],)])
     assert list(found) == ["0", "2"]
     inner = torch.tanh(model[0](x)).double()
     torch.testing.assert_close(
         found["2"].matrix(), inner.T @ inner / 50, atol=1e-6, rtol=1e-5
     )
     assert not any(m._forward_pre_hooks for m in model.modules())
-    only = flow.collect(model, [(x,)], ["2"])
+    only = flow.collect_moments(model, [(x,)], ["2"])
     assert list(only) == ["2"]
 
 
@@ -297,21 +297,21 @@ def test_padding_does_not_count():
     ids, mask, _ = data.collate([data[i] for i in range(len(data))])
     long = torch.nn.functional.pad(ids, (0, 9), value=data.pad)
     longer = torch.nn.functional.pad(mask, (0, 9))
-    tight = flow.collect(model, [(ids, mask)], counts=lambda b: b[1])
-    padded = flow.collect(model, [(long, longer)], counts=lambda b: b[1])
+    tight = flow.collect_moments(model, [(ids, mask)], counts=lambda b: b[1])
+    padded = flow.collect_moments(model, [(long, longer)], counts=lambda b: b[1])
     name = "encoder.encoder.layer.1.output.dense"
     assert tight[name].count == padded[name].count == int(mask.sum())
     torch.testing.assert_close(
         tight[name].matrix(), padded[name].matrix(), atol=1e-6, rtol=1e-4
     )
     assert tight["heads.task"].count == len(data)  # vectors of sentences, not of tokens
-    careless = flow.collect(model, [(long, longer)])
+    careless = flow.collect_moments(model, [(long, longer)])
     assert careless[name].count == long.numel()
 
 
 def test_on_a_network_its_outputs_are_nearer():
     model, x = net(), samples(300, 6, 0).float()
-    own = flow.collect(model, [(x,)])
+    own = flow.collect_moments(model, [(x,)])
     ranks = {"0": 2}
     errors = {}
     for name, found in (
@@ -332,24 +332,24 @@ def test_what_does_not_fit_is_refused():
     model, x = net(), torch.randn(20, 6)
     w = model[0].weight
     with pytest.raises(DataError, match="Moments of 9 numbers for a map with 6"):
-        data_aware.svd(w, Moments.of(9).add(torch.randn(20, 9)))
+        data_aware.svd(w, Moments.zeros(9).add(torch.randn(20, 9)))
     with pytest.raises(DataError, match="No samples"):
-        data_aware.svd(w, Moments.of(6))
+        data_aware.svd(w, Moments.zeros(6))
     with pytest.raises(DataError, match="for moments of 6"):
-        Moments.of(6).add(torch.randn(3, 5))
+        Moments.zeros(6).add(torch.randn(3, 5))
     with pytest.raises(DataError, match="for moments of 6"):
-        Moments.of(6).add(torch.randn(6))
+        Moments.zeros(6).add(torch.randn(6))
     with pytest.raises(DataError, match="NaN or infinity"):
-        Moments.of(6).add(torch.full((3, 6), float("nan")))
+        Moments.zeros(6).add(torch.full((3, 6), float("nan")))
     with pytest.raises(MicrobudgetError, match="must not be negative"):
-        data_aware.svd(w, Moments.of(6).add(x), damping=-1)
+        data_aware.svd(w, Moments.zeros(6).add(x), damping=-1)
     with pytest.raises(MicrobudgetError, match="NaN or infinity"):
-        data_aware.svd(w * float("nan"), Moments.of(6).add(x))
+        data_aware.svd(w * float("nan"), Moments.zeros(6).add(x))
     with pytest.raises(DataError, match="Nothing came to 0"):
-        flow.collect(model, [])
+        flow.collect_moments(model, [])
     with pytest.raises(DataError, match="Nothing came to 0"):
         flow.collect_gradients(model, [], lambda m, b: m(*b).sum())
-    own, silent = Moments.of(6).add(x), Moments.of(9).add(torch.zeros(3, 9))
+    own, silent = Moments.zeros(6).add(x), Moments.zeros(9).add(torch.zeros(3, 9))
     with pytest.raises(DataError, match="All gradients are zero"):
         data_aware.svd(w, own, silent)
     with pytest.raises(
@@ -359,24 +359,24 @@ def test_what_does_not_fit_is_refused():
     dead = torch.randn(30, 9)
     dead[:, 4] = 0
     with pytest.raises(DataError, match="doesn't feel some directions"):
-        data_aware.svd(w, own, Moments.of(9).add(dead), damping=0)
-    felt = data_aware.svd(w, own, Moments.of(9).add(dead))
+        data_aware.svd(w, own, Moments.zeros(9).add(dead), damping=0)
+    felt = data_aware.svd(w, own, Moments.zeros(9).add(dead))
     torch.testing.assert_close((felt.up @ felt.down).float(), w.detach())
     with pytest.raises(MicrobudgetError, match="nothing called '0'"):
         data_aware.decompose(model, {"0": own}, {"2": own})
     with pytest.raises(MicrobudgetError, match="nothing called 'nope'"):
-        flow.collect(model, [(x,)], ["nope"])
+        flow.collect_moments(model, [(x,)], ["nope"])
     with pytest.raises(MicrobudgetError, match="nothing called 'nope'"):
-        data_aware.decompose(model, {"nope": Moments.of(6).add(x)})
+        data_aware.decompose(model, {"nope": Moments.zeros(6).add(x)})
 
 
 def test_a_bad_batch_leaves_no_hooks_and_no_half_sum():
     model = net()
-    own = Moments.of(6).add(torch.randn(5, 6))
+    own = Moments.zeros(6).add(torch.randn(5, 6))
     before = own.matrix()
     with pytest.raises(DataError):
         own.add(torch.full((2, 6), float("inf")))
     torch.testing.assert_close(own.matrix(), before)
     with pytest.raises(DataError):
-        flow.collect(model, [(torch.full((2, 6), float("nan")),)])
+        flow.collect_moments(model, [(torch.full((2, 6), float("nan")),)])
     assert not any(m._forward_pre_hooks for m in model.modules())

@@ -14,18 +14,18 @@ def plain(html):
 
 
 def test_differences_are_marked():
-    html = transcripts.marked("the cat sat down", "the hat sat right")
+    html = transcripts.mark_differences("the cat sat down", "the hat sat right")
     assert plain(html) == "the hat sat right"
     assert html.count("<span") == 2
-    missed = transcripts.marked("the cat sat down", "the cat sat")
+    missed = transcripts.mark_differences("the cat sat down", "the cat sat")
     assert "line-through" in missed
     assert plain(missed).endswith("down")
-    assert transcripts.marked("the cat", "The cat!") == "the cat"
+    assert transcripts.mark_differences("the cat", "The cat!") == "the cat"
 
 
 def test_a_table_has_a_player_and_every_models_words():
     sound = [0.1 * np.sin(np.arange(16_000) / 9).astype("f4")] * 2
-    table = transcripts.side_by_side(
+    table = transcripts.compare_transcripts(
         sound, ["one <b>", "two"], {"teacher": ["one", "two"], "A & B": ["on", ""]}
     ).data
     assert table.count("<audio") == 2
@@ -36,4 +36,6 @@ def test_a_table_has_a_player_and_every_models_words():
 
 def test_lists_must_fit():
     with pytest.raises(EvaluationError, match="1 for teacher"):
-        transcripts.side_by_side([np.ones(9)] * 2, ["a", "b"], {"teacher": ["a"]})
+        transcripts.compare_transcripts(
+            [np.ones(9)] * 2, ["a", "b"], {"teacher": ["a"]}
+        )

@@ -326,7 +326,7 @@ def samples(n=200, inputs=9, outputs=4, seed=0):
 
 def moments_of(*parts):
     rows = torch.cat(parts, 1)
-    found = Moments.of(rows.shape[1])
+    found = Moments.zeros(rows.shape[1])
     for batch in rows.split(64):
         found.add(batch)
     return found
@@ -418,7 +418,7 @@ def test_budgets_that_cannot_be_met_are_refused(budget):
 
 def test_least_squares_refuses_what_makes_no_sense():
     with pytest.raises(DataError, match="No samples"):
-        reconstruction.solve(Moments.of(5), 3)
+        reconstruction.solve(Moments.zeros(5), 3)
     moments = moments_of(torch.randn(9, 5))
     with pytest.raises(TrainingError, match="ridge"):
         reconstruction.solve(moments, 3, ridge=0)
