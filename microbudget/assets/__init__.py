@@ -1,9 +1,9 @@
 """Models and data sets: ``fetch("mobilenet-v2")`` gives a folder, cached for good."""
 
 from .catalog import Asset, get, names, needed
-from .store import bytes_received, config, fetch, locate, verify, weights
+from .store import bytes_received, config, fetch, locate, load, verify
 
 __all__ = [
-    "Asset", "bytes_received", "config", "fetch", "get", "locate", "names", "needed",
-    "verify", "weights",
+    "Asset", "bytes_received", "config", "fetch", "get", "load", "locate", "names",
+    "needed", "verify",
 ]  # fmt: skip

@@ -21,7 +21,7 @@ def require_files(folder: Path, kind: str) -> None:
 
 
 @contextmanager
-def damage_is_clear(folder: Path) -> Iterator[None]:
+def clear_load_errors(folder: Path) -> Iterator[None]:
     """Turn what safetensors, json and transformers raise into one clear AssetError."""
     try:
         yield

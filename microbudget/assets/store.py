@@ -80,7 +80,7 @@ def fetch(
     return folder
 
 
-def weights(name: str) -> dict:
+def load(name: str) -> dict:
     """A model's tensors by name, fetched first if they aren't here.
 
     Raises:
@@ -105,7 +105,7 @@ def weights(name: str) -> dict:
 
 
 def config(name: str) -> dict:
-    """How the model of ``weights(name)`` wants its input and was built.
+    """How the model of ``load(name)`` wants its input and was built.
 
     It travels in the model's folder, so that a copy under ``MICROBUDGET_DATA`` is read
     as what it is in any profile; before it is fetched, the catalog's is used.

@@ -24,16 +24,16 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Style:
+class AnswerStyle:
     """Pairs to learn from and others to be judged by."""
 
     train: tuple[Pair, ...]
     test: tuple[Pair, ...]
     card: str
-    is_the_courses: bool = True
+    is_course_data: bool = True
 
 
-def style() -> Style:
+def load() -> AnswerStyle:
     """The course's own pairs, or ``MICROBUDGET_DATA/dialogue``'s.
 
     A folder of yours holds train.jsonl and test.jsonl, one
@@ -49,7 +49,7 @@ def style() -> Style:
         "  source   written for this course\n  licence  MIT"
     )
     ours = folder == _OURS
-    return Style(
+    return AnswerStyle(
         read(folder / "train.jsonl"), read(folder / "test.jsonl"),
         card if ours else "pairs from a folder of yours", ours,
     )  # fmt: skip
@@ -83,7 +83,7 @@ def read(path: str | Path) -> tuple[Pair, ...]:
     return tuple(pairs)
 
 
-def has_the_shape(answer: str) -> bool:
+def follows_format(answer: str) -> bool:
     """Whether an answer is the course's three lines: Do, Cost, Check."""
     return _SHAPE.fullmatch(answer.strip()) is not None
 

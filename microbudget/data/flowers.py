@@ -14,7 +14,7 @@ import torch
 from .. import assets
 from ..core import settings
 from ..core.errors import DataError
-from .images import SUFFIXES, LazyPictures, load_pictures
+from .images import SUFFIXES, LazyImages, load_images
 from .synthetic import flowers
 
 REAL, GENERATED = "flowers-102", "synthetic-flowers"
@@ -36,13 +36,13 @@ class Split:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def pictures(self, size: int) -> torch.Tensor:
+    def images(self, size: int) -> torch.Tensor:
         """All pictures, decoded: uint8 (pictures, 3, size, size)."""
-        return load_pictures(self.paths, size, f"decoding {self.name}")
+        return load_images(self.paths, size, f"decoding {self.name}")
 
-    def lazily(self, size: int) -> LazyPictures:
+    def lazy_images(self, size: int) -> LazyImages:
         """The same, decoded a batch at a time as features are extracted."""
-        return LazyPictures(self.paths, size)
+        return LazyImages(self.paths, size)
 
     def per_class(self, n: int, seed: int = 0) -> torch.Tensor:
         """Indices of ``n`` random pictures of every class; more ``n`` only adds.
@@ -77,7 +77,7 @@ class Flowers:
     official: bool = False
 
     @property
-    def is_the_courses(self) -> bool:
+    def is_course_data(self) -> bool:
         """Whether the course's claims were checked on these; not on your own."""
         return self.generated or self.official
 

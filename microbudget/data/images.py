@@ -16,7 +16,7 @@ _MAX_PIXELS = 80_000_000  # a camera's largest; 240 MB decoded
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
 
-def open_picture(path: str | os.PathLike) -> Image.Image:
+def open_image(path: str | os.PathLike) -> Image.Image:
     """Read one picture as RGB, upright.
 
     Grey, palette, CMYK and 16-bit pictures are converted (16 bits are scaled, not
@@ -57,7 +57,7 @@ def to_pixels(picture: Image.Image, size: int) -> np.ndarray:
     return np.asarray(picture)
 
 
-def load_pictures(
+def load_images(
     paths: Sequence[str | os.PathLike],
     size: int,
     description: str = "pictures",
@@ -79,7 +79,7 @@ def load_pictures(
     out = torch.empty((len(paths), 3, size, size), dtype=torch.uint8)
 
     def read(index: int) -> None:
-        pixels = to_pixels(open_picture(paths[index]), size)
+        pixels = to_pixels(open_image(paths[index]), size)
         out[index] = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
     with ThreadPoolExecutor() as pool:  # PIL decodes and resizes outside the GIL
@@ -89,8 +89,8 @@ def load_pictures(
     return out
 
 
-class LazyPictures:
-    """Picture files that look like ``load_pictures(paths, size)`` but stay on disk.
+class LazyImages:
+    """Picture files that look like ``load_images(paths, size)`` but stay on disk.
 
     ``pictures[a:b]`` decodes those alone, so that memory holds one batch however many
     there are.
@@ -103,7 +103,7 @@ class LazyPictures:
         return len(self.paths)
 
     def __getitem__(self, rows: slice) -> torch.Tensor:
-        return load_pictures(self.paths[rows], self.size, show=False)
+        return load_images(self.paths[rows], self.size, show=False)
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

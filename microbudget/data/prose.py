@@ -33,7 +33,7 @@ class Prose:
     calibration: str
     held_out: str
     card: str
-    is_the_courses: bool = True
+    is_course_data: bool = True
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def load() -> Prose:
         folder = assets.fetch("wikitext2")
         card = assets.get("wikitext2").card()
         texts = read(folder / "valid.txt"), read(folder / "test.txt")
-        return Prose("WikiText-2", *texts, card, is_the_courses=False)
+        return Prose("WikiText-2", *texts, card, is_course_data=False)
     calibration, held_out = halves(_python_topics())
     card = (
         "Topics of the Python language reference\n"

@@ -50,8 +50,8 @@ class Speech:
         tests: name -> clips that no training has seen, the main set first. Real
             speech, where there is some, comes before what the machine has read.
         generated: whether the main test set was read by a machine.
-        learns_from_generated: whether the training set was.
-        is_the_courses: whether the course's claims were checked on it.
+        train_is_generated: whether the training set was.
+        is_course_data: whether the course's claims were checked on it.
     """
 
     name: str
@@ -59,9 +59,9 @@ class Speech:
     val: tuple[Clip, ...]
     tests: dict[str, tuple[Clip, ...]]
     generated: bool
-    learns_from_generated: bool
+    train_is_generated: bool
     card: str
-    is_the_courses: bool = True
+    is_course_data: bool = True
 
     @property
     def test(self) -> tuple[Clip, ...]:
@@ -72,7 +72,7 @@ class Speech:
         """Plain sentences on what the reader is about to hear."""
         hours = sum(clip.seconds for clip in self.train) / 3600
         learns = "sentences READ BY A MACHINE (one synthetic voice)"
-        learns = learns if self.learns_from_generated else "real recordings"
+        learns = learns if self.train_is_generated else "real recordings"
         tests = ", ".join(
             f"{len(clips)} {name} clips ({sum(c.seconds for c in clips):.0f} s)"
             for name, clips in self.tests.items()
@@ -83,7 +83,7 @@ class Speech:
         )
 
 
-def spread(clips: tuple[Clip, ...], n: int) -> tuple[Clip, ...]:
+def evenly_spaced(clips: tuple[Clip, ...], n: int) -> tuple[Clip, ...]:
     """``n`` clips taken evenly from all (all of them when there are fewer)."""
     if n >= len(clips):
         return tuple(clips)
@@ -128,7 +128,7 @@ def load(folder: str | Path | None = None) -> Speech:
         tests["generated"] = learns["test"]
     return Speech(
         own.name, learns["train"], learns["val"], tests, False, generated, card,
-        is_the_courses=False,
+        is_course_data=False,
     )  # fmt: skip
 
 

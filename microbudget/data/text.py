@@ -47,7 +47,7 @@ class Task:
     val: Labelled
     test: Labelled
     card: str
-    is_the_courses: bool = True
+    is_course_data: bool = True
 
     def describe(self) -> str:
         return (
@@ -76,7 +76,7 @@ def sentiment() -> Task:
                 assets.get("rated-snippets").card())  # fmt: skip
 
 
-def second() -> Task:
+def second_task() -> Task:
     """Another task, for the same encoder.
 
     ``MICROBUDGET_DATA/text/mrpc`` where it is, in profile ``full`` GLUE's MRPC (do two
@@ -149,7 +149,7 @@ def load(folder: str | Path, classes: Sequence[str] = ()) -> Task:
         raise DataError(f"{len(names)} names for {len(known)} classes.")
     card = f"tables from the folder {folder.name}"
     return Task(folder.name, names, train, _shuffled(val), _shuffled(test), card,
-                is_the_courses=False)  # fmt: skip
+                is_course_data=False)  # fmt: skip
 
 
 def read(path: str | Path) -> Labelled:

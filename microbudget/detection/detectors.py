@@ -69,14 +69,14 @@ class Pictures:
     Attributes:
         calibration, judge: pictures (``pages.Page``).
         notes: COCO's dictionary of either, by name.
-        card: what they are. is_the_courses: whether claims were checked on them.
+        card: what they are. is_course_data: whether claims were checked on them.
     """
 
     calibration: Sequence[generate.Page]
     judge: Sequence[generate.Page]
     notes: dict[str, dict]
     card: str
-    is_the_courses: bool
+    is_course_data: bool
 
 
 def load(name: str = "") -> Detector:
@@ -180,7 +180,7 @@ def pictures(calibrate: int, judge: int) -> Pictures:
         "real ones\n  licence  MIT (the course's own sentences and "
         "drawings)"
     )
-    return Pictures(**made, notes=notes, card=card, is_the_courses=True)
+    return Pictures(**made, notes=notes, card=card, is_course_data=True)
 
 
 def _from_coco(calibrate: int, judge: int) -> Pictures:
@@ -217,7 +217,7 @@ def _from_coco(calibrate: int, judge: int) -> Pictures:
         "COCO 2017, validation pictures\n  licence  CC BY 4.0: the annotations; the "
         "pictures are under the terms of their owners on Flickr"
     )
-    return Pictures(**found, notes=notes, card=card, is_the_courses=False)
+    return Pictures(**found, notes=notes, card=card, is_course_data=False)
 
 
 def _page(

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from ..assets.folders import damage_is_clear, require_files, require_finite
+from ..assets.folders import clear_load_errors, require_files, require_finite
 from ..core import settings
 from ..core.errors import QuantizationError
 from ..core.files import atomic_folder
@@ -93,7 +93,7 @@ def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> Llm:
     """
     folder = Path(folder)
     require_files(folder, "GPTQ checkpoint's")
-    with damage_is_clear(folder):
+    with clear_load_errors(folder):
         text = json.loads((folder / "config.json").read_text("utf-8"))
     notes = text.pop("quantization_config", None) or {}
     if notes.get("quant_method") != "gptq":
@@ -106,7 +106,7 @@ def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> Llm:
         raise QuantizationError(
             f"{folder.name}: {bits} bits in format {form!r} aren't known here."
         )
-    with damage_is_clear(folder):
+    with clear_load_errors(folder):
         state = _read(folder / "model.safetensors")
         kind = text.pop("model_type")
         config = transformers.AutoConfig.for_model(kind, **text)

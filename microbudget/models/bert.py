@@ -10,7 +10,12 @@ import transformers
 from torch import nn
 
 from .. import assets
-from ..assets.folders import damage_is_clear, require_files, require_finite, weights_id
+from ..assets.folders import (
+    clear_load_errors,
+    require_files,
+    require_finite,
+    weights_id,
+)
 from ..core import settings
 from ..core.errors import AssetError
 from .bitsandbytes import keep_trainable, nf4
@@ -103,7 +108,7 @@ def load(folder: str | Path | None = None) -> Encoder:
         name = Path(folder).name
     folder = Path(folder)
     require_files(folder, "encoder's")
-    with damage_is_clear(folder):
+    with clear_load_errors(folder):
         config = transformers.AutoConfig.from_pretrained(folder)
         if config.model_type not in ("bert", "roberta"):
             raise AssetError(f"{folder} holds a {config.model_type}, not a BERT.")
@@ -118,7 +123,7 @@ def _pristine(folder: Path, base_id: str, dropout: float) -> nn.Module:
 
 
 def _weights(folder: Path, dropout: float, four_bit: bool = False) -> nn.Module:
-    with damage_is_clear(folder):
+    with clear_load_errors(folder):
         encoder = transformers.AutoModel.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True,
             add_pooling_layer=False,

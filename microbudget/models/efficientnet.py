@@ -22,7 +22,7 @@ def efficientnet_lite0(classes: int) -> nn.Module:
     import timm
 
     model = timm.create_model("tf_efficientnet_lite0", num_classes=classes)
-    state = assets.weights(NAME)
+    state = assets.load(NAME)
     head = {f"classifier.{k}": v for k, v in model.classifier.state_dict().items()}
     model.load_state_dict({**state, **head})
     return model.eval()

@@ -56,7 +56,7 @@ def mobilenet_v2(classes: int, pretrained: bool = True) -> nn.Module:
     if not pretrained:
         return model
     compute_like_pretrained(model)
-    state = assets.weights(NAME)
+    state = assets.load(NAME)
     head = {f"classifier.{k}": v for k, v in model.classifier.state_dict().items()}
     model.load_state_dict({**state, **head})
     return model.eval()

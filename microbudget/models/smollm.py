@@ -8,7 +8,12 @@ import transformers
 from torch import nn
 
 from .. import assets
-from ..assets.folders import damage_is_clear, require_files, require_finite, weights_id
+from ..assets.folders import (
+    clear_load_errors,
+    require_files,
+    require_finite,
+    weights_id,
+)
 from ..core import settings
 from ..core.errors import AssetError, SettingsError
 from ..core.precision import fast_bf16
@@ -64,7 +69,7 @@ def load(
     # torch's fused attention is many times slower in bfloat16 on a CPU
     plain = device == "cpu" and dtype == torch.bfloat16
     require_files(folder, "LLM's")
-    with damage_is_clear(folder):
+    with clear_load_errors(folder):
         config = transformers.AutoConfig.from_pretrained(folder)
         if config.model_type != "llama":
             raise AssetError(f"{folder} holds a {config.model_type}, not a Llama.")

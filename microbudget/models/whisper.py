@@ -14,7 +14,7 @@ import transformers
 from torch import nn
 
 from .. import assets
-from ..assets.folders import damage_is_clear, require_files, require_finite
+from ..assets.folders import clear_load_errors, require_files, require_finite
 from ..core import settings
 from ..core.errors import AssetError, MicrobudgetError
 
@@ -89,7 +89,7 @@ def load_folder(folder: str | Path, name: str = "", card: str = "") -> Whisper:
     """
     folder = Path(folder)
     require_files(folder, "Whisper")
-    with damage_is_clear(folder):
+    with clear_load_errors(folder):
         config = transformers.AutoConfig.from_pretrained(folder)
         if config.model_type != "whisper":
             raise AssetError(f"{folder} holds a {config.model_type}, not a Whisper.")

@@ -85,7 +85,7 @@ def whole(net: FlowerNet) -> tuple[nn.Module, nn.Module]:
         return tuple(_loaded(path) for path in paths)
     except MicrobudgetError:  # not there, or damaged: made again
         pass
-    plan, pictures = recipe(), net.flowers.train.pictures(net.size)
+    plan, pictures = recipe(), net.flowers.train.images(net.size)
     tuned = folded(net.model)
     both = maps(
         tuned, AT, (pictures, mobilenet_reconstruct.views(pictures)), net.preprocess
@@ -110,7 +110,7 @@ def pair(net: FlowerNet) -> tuple[nn.Module, nn.Module]:
         return tuned, _loaded(path_of(net, "smaller"))
     except MicrobudgetError:
         pass
-    plan, pictures = recipe(), net.flowers.train.pictures(net.size)
+    plan, pictures = recipe(), net.flowers.train.images(net.size)
     survey = channels.Survey(tuned, pictures[:: plan.thin], net.preprocess)
     prices = channels.costs(tuned, net.size)
     kept = survey.keep(prices, plan.budget, fixed=channels.PER_BLOCK)

@@ -119,7 +119,7 @@ def flowers() -> FlowerNet:
 
     def train() -> None:
         describe = image_classifier.PooledDepths(model.features, at=(18,), unit=False)
-        pictures = data.train.lazily(data.size)
+        pictures = data.train.lazy_images(data.size)
         views = torch.stack([
             features.extract(describe, pictures, preprocess, flip=flip)
             for flip in (False, True)

@@ -14,13 +14,13 @@ from ..core.errors import DataError
 from ..core.precision import use_bf16
 from ..core.progress import bar
 from ..data.batching import batches
-from ..data.images import LazyPictures
+from ..data.images import LazyImages
 from ..models.vision import fold_batchnorm
 
 
 def extract(
     backbone: nn.Module,
-    pictures: torch.Tensor | LazyPictures,
+    pictures: torch.Tensor | LazyImages,
     preprocess: Callable[[torch.Tensor], torch.Tensor],
     *,
     batch_size: int | None = None,
@@ -36,7 +36,7 @@ def extract(
 
     Args:
         backbone: pictures (batch, 3, h, w) -> features (batch, …).
-        pictures: uint8 (n, 3, height, width), or ``LazyPictures``, which decode a batch
+        pictures: uint8 (n, 3, height, width), or ``LazyImages``, which decode a batch
             at a time: memory is then bounded whatever n is.
         preprocess: uint8 pictures -> the backbone's input.
         batch_size: default: 64, on a processor 8, whose maps stay in its cache.

@@ -458,10 +458,10 @@ def test_a_model_folder_without_its_weights_says_so(tmp_path, monkeypatch):
     (tmp_path / "mobilenet-v2").mkdir()
     monkeypatch.setenv("MICROBUDGET_DATA", str(tmp_path))
     with pytest.raises(AssetError, match=r"holds no model\.safetensors"):
-        assets.weights("mobilenet-v2")
+        assets.load("mobilenet-v2")
     (tmp_path / "mobilenet-v2" / "model.safetensors").write_bytes(b"half")
     with pytest.raises(AssetError, match="is damaged"):
-        assets.weights("mobilenet-v2")
+        assets.load("mobilenet-v2")
 
 
 def test_every_converted_weight_that_could_be_checked_has_its_digest():

@@ -33,7 +33,7 @@ def backbone(name: str, size: int):
 
 def load(size: int):
     data = mb.data.flowers.load()
-    pictures = data.train.pictures(size), data.val.pictures(size)
+    pictures = data.train.images(size), data.val.images(size)
     return *pictures, data.train.labels, data.val.labels, len(data.classes)
 
 

@@ -75,7 +75,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(asked.threads)
     speech = mb.data.speech.load()
-    clips = mb.data.speech.spread(speech.test, asked.clips)
+    clips = mb.data.speech.evenly_spaced(speech.test, asked.clips)
     sound, said = [c.samples() for c in clips], [c.text for c in clips]
     seconds = sum(map(len, sound)) / 16_000
     whisper = mb.models.whisper.load("whisper-tiny.en")

@@ -57,7 +57,7 @@ def main() -> None:
     judge("teacher", teacher)
     judge("untrained", mb.models.whisper.student(teacher))
     started, busy = time.perf_counter(), time.process_time()
-    learn = mb.data.speech.spread(speech.train, asked.clips)
+    learn = mb.data.speech.evenly_spaced(speech.train, asked.clips)
     lessons = mb.speech_distillation.distil.prepare(teacher, learn)
     print(
         f"prepared {len(lessons)} lessons ({len(lessons.dropped)} dropped, "

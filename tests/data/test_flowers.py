@@ -37,9 +37,9 @@ def test_class_folders(tmp_path):
     data = flowers.load(make_class_folders(tmp_path))
     assert data.classes == ("a", "b")
     assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert data.train.pictures(32).shape == (6, 3, 32, 32)
+    assert data.train.images(32).shape == (6, 3, 32, 32)
     assert not data.generated
-    assert not data.is_the_courses
+    assert not data.is_course_data
     assert data.describe() == "your own pictures of 2 classes: 6 train, 6 validation"
     assert "of your own" in data.card
     assert data.test is None
@@ -49,7 +49,7 @@ def test_the_official_layout(tmp_path):
     data = flowers.load(make_official(tmp_path))
     assert data.classes[:2] == ("pink primrose", "hard-leaved pocket orchid")
     assert len(data.classes) == 102
-    assert data.is_the_courses
+    assert data.is_course_data
     assert data.train.labels.tolist() == [0, 1]
     assert data.val.paths[0].name == "image_00003.jpg"
     assert data.test is None  # its pictures are not there

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from microbudget.core.errors import DataError
-from microbudget.data.images import load_pictures, open_picture, to_pixels
+from microbudget.data.images import load_images, open_image, to_pixels
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def photo() -> Image.Image:
 def test_every_mode_becomes_rgb(tmp_path, photo, mode, suffix):
     path = tmp_path / f"x.{suffix}"
     photo.convert(mode).save(path)
-    picture = open_picture(path)
+    picture = open_image(path)
     assert picture.mode == "RGB"
     assert picture.size == (64, 48)
     if mode in ("RGB", "CMYK", "RGBA", "YCbCr"):
@@ -40,26 +40,26 @@ def test_every_mode_becomes_rgb(tmp_path, photo, mode, suffix):
 def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     values = np.linspace(0, 65535, 100, dtype=np.uint16).reshape(10, 10)
     Image.fromarray(values).save(tmp_path / "deep.png")
-    pixels = np.asarray(open_picture(tmp_path / "deep.png"))
+    pixels = np.asarray(open_image(tmp_path / "deep.png"))
     assert np.abs(pixels[..., 0].astype(int) - values // 257).max() <= 1
 
 
 def test_the_first_frame_of_an_animation(tmp_path):
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert np.asarray(open_picture(tmp_path / "a.gif"))[0, 0].tolist() == [255, 0, 0]
+    assert np.asarray(open_image(tmp_path / "a.gif"))[0, 0].tolist() == [255, 0, 0]
 
 
 def test_transparency_is_laid_on_white(tmp_path):
     Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "glass.png")
-    assert np.asarray(open_picture(tmp_path / "glass.png")).min() == 255
+    assert np.asarray(open_image(tmp_path / "glass.png")).min() == 255
 
 
 def test_the_cameras_orientation_is_applied(tmp_path, photo):
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate by 90 degrees to see it upright
     photo.save(tmp_path / "x.jpg", exif=exif)
-    assert open_picture(tmp_path / "x.jpg").size == (48, 64)
+    assert open_image(tmp_path / "x.jpg").size == (48, 64)
 
 
 @pytest.mark.parametrize("keep", [0, 10, 300, 600])
@@ -70,21 +70,21 @@ def test_a_truncated_picture_is_named(tmp_path, photo, suffix, keep):
     assert path.stat().st_size > keep
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(DataError, match=f"cut.{suffix}"):
-        open_picture(path)
+        open_image(path)
 
 
 def test_other_files_and_missing_files(tmp_path):
     (tmp_path / "page.jpg").write_text("<html>404</html>")
     with pytest.raises(DataError, match="is not a picture"):
-        open_picture(tmp_path / "page.jpg")
+        open_image(tmp_path / "page.jpg")
     with pytest.raises(DataError, match="There is no picture"):
-        open_picture(tmp_path / "absent.jpg")
+        open_image(tmp_path / "absent.jpg")
 
 
 def test_an_implausibly_large_picture(tmp_path):
     Image.new("1", (9000, 9000)).save(tmp_path / "huge.png")
     with pytest.raises(DataError, match="9000 × 9000 pixels"):
-        open_picture(tmp_path / "huge.png")
+        open_image(tmp_path / "huge.png")
 
 
 def test_one_bad_file_among_many_is_named(tmp_path, photo):
@@ -93,14 +93,14 @@ def test_one_bad_file_among_many_is_named(tmp_path, photo):
         photo.save(path)
     paths[5].write_bytes(b"")
     with pytest.raises(DataError, match=r"5\.png"):
-        load_pictures(paths, 32)
+        load_images(paths, 32)
 
 
 def test_pictures_come_in_order(tmp_path):
     paths = [tmp_path / f"{i}.png" for i in range(12)]
     for i, path in enumerate(paths):
         Image.new("RGB", (40, 30), (i * 20, 0, 0)).save(path)
-    pictures = load_pictures(paths, 24)
+    pictures = load_images(paths, 24)
     assert pictures.shape == (12, 3, 24, 24)
     assert pictures[:, 0, 12, 12].tolist() == [i * 20 for i in range(12)]
 

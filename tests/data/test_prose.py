@@ -43,7 +43,7 @@ def paragraphs(text: str) -> list[str]:
 
 def test_pythons_documentation(none):
     found = prose.load()
-    assert found.is_the_courses
+    assert found.is_course_data
     assert (found.name, prose.load()) == ("Python's documentation", found)  # always
     assert "PSF-2.0" in found.card
     for text in (found.calibration, found.held_out):
@@ -170,7 +170,7 @@ def test_no_sentence_ends_there(end):
 
 def test_a_folder_of_ones_own(data):
     found = prose.load()
-    assert (found.name, found.is_the_courses) == ("WikiText-2", False)
+    assert (found.name, found.is_course_data) == ("WikiText-2", False)
     assert found.calibration == " Robert acts . "
     assert found.held_out == " The = sign stays . \n Another line . "
     assert "Wikipedia" in found.card

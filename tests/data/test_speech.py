@@ -153,7 +153,7 @@ def test_without_train_sets_dev_is_learned_from(tmp_path):
     found = speech.load(folder)
     assert (len(found.train), len(found.val), len(found.test)) == (66, 64, 130)
     assert not found.generated
-    assert not found.learns_from_generated
+    assert not found.train_is_generated
     assert "real recordings" in found.describe()
 
 
@@ -170,7 +170,7 @@ def test_no_speaker_is_in_both_halves_of_dev(tmp_path):
 def test_a_folder_to_test_on_borrows_the_voice_to_learn_from(tmp_path):
     found = speech.load(librispeech(tmp_path, sets=("test-clean",)))
     assert list(found.tests) == ["real", "generated"]
-    assert found.learns_from_generated
+    assert found.train_is_generated
     assert len(found.train) > 400
     assert "READ BY A MACHINE" in found.describe()
 
@@ -186,8 +186,8 @@ def test_the_course_has_speech_of_its_own(monkeypatch):
 
 
 def test_clips_are_spread_evenly():
-    assert speech.spread(tuple(range(10)), 5) == (0, 2, 4, 6, 8)
-    assert speech.spread(tuple(range(3)), 5) == (0, 1, 2)
+    assert speech.evenly_spaced(tuple(range(10)), 5) == (0, 2, 4, 6, 8)
+    assert speech.evenly_spaced(tuple(range(3)), 5) == (0, 1, 2)
 
 
 def test_bad_folders_are_clear_errors(tmp_path):
@@ -233,7 +233,9 @@ def test_the_texts_are_speakable_and_each_is_there_once():
 def test_the_voice_reads_the_same_again(tmp_path):
     done = []
     for name in ("a", "b"):
-        voice.read_aloud(tmp_path / name, limit=2, progress=lambda *x: done.append(x))
+        voice.generate_speech(
+            tmp_path / name, limit=2, progress=lambda *x: done.append(x)
+        )
     assert done[5] == (6, 6)
     first, second = (
         {

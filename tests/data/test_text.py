@@ -35,7 +35,7 @@ def test_the_embedded_task_is_balanced_and_its_sets_share_no_sentence(monkeypatc
     for part in (task.train, task.val, task.test):
         assert 0.45 < sum(part.labels) / len(part) < 0.55
     assert len(task.test) == 872
-    assert task.is_the_courses
+    assert task.is_course_data
     assert "rated" in task.card
 
 
@@ -56,7 +56,7 @@ def test_people_agree_with_the_labels(monkeypatch):
 
 def test_no_review_and_no_article_is_in_two_sets(monkeypatch):
     monkeypatch.delenv("MICROBUDGET_DATA", raising=False)
-    task = text.second()
+    task = text.second_task()
     origin = {}
     for name in ("products", "editorials"):
         path = assets.fetch("rated-snippets") / f"{name}.tsv"
@@ -80,7 +80,7 @@ def test_a_folder_of_real_data_wins(tmp_path, monkeypatch, table):
     assert (task.name, task.classes) == ("sst2", ("negative", "positive"))
     assert (len(task.train), len(task.val), len(task.test)) == (16, 4, 2)
     assert not set(task.train.texts) & set(task.val.texts)
-    assert not task.is_the_courses
+    assert not task.is_course_data
 
 
 def test_what_is_judged_is_not_learnt(table):

@@ -257,7 +257,7 @@ def test_cocos_pictures_come_from_a_folder(tmp_path, monkeypatch):
     _like_coco(folder)
     found = detectors.pictures(1, 1)
     assert "Flickr" in found.card
-    assert not found.is_the_courses
+    assert not found.is_course_data
     ids = [found.notes[kind]["images"][0]["id"] for kind in ("calibration", "judge")]
     assert sorted(ids) == [43, 50]
     (page,) = found.judge

@@ -24,7 +24,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def data(tokenizer):
-    return dialogue.Dialogues(tokenizer, dialogue.style().train[:12])
+    return dialogue.Dialogues(tokenizer, dialogue.load().train[:12])
 
 
 @pytest.fixture
@@ -33,11 +33,11 @@ def tiny(tokenizer):
 
 
 def test_the_courses_answers_have_the_shape_they_teach():
-    style = dialogue.style()
+    style = dialogue.load()
     assert len(style.train) >= 200
     assert len(style.test) >= 30
     for pair in style.train + style.test:
-        assert dialogue.has_the_shape(pair.answer), pair
+        assert dialogue.follows_format(pair.answer), pair
         assert pair.question.endswith("?")
     questions = [p.question.lower() for p in style.train + style.test]
     assert len(set(questions)) == len(questions)
@@ -47,11 +47,11 @@ def test_the_courses_answers_have_the_shape_they_teach():
     "text", ["Do: it.", "Do: a\nCost: b", "Do: a\nCost: b\nCheck: c\nMore", "", "Do"]
 )
 def test_other_shapes_are_told_apart(text):
-    assert not dialogue.has_the_shape(text)
+    assert not dialogue.follows_format(text)
 
 
 def test_only_the_answer_is_to_be_learnt(tokenizer, data):
-    pair = dialogue.style().train[3]
+    pair = dialogue.load().train[3]
     ids, labels = data[3]
     asked = dialogue.prompt(tokenizer, pair.question)
     assert ids[: len(asked)] == asked
@@ -86,7 +86,7 @@ def test_it_learns(tiny, data):
 
 def test_answers_dont_depend_on_the_batch(tiny, monkeypatch):
     monkeypatch.setattr(precision, "use_bf16", lambda *_: False)
-    questions = [p.question for p in dialogue.style().test[:3]]
+    questions = [p.question for p in dialogue.load().test[:3]]
     tiny.model.float()
     together = instruction.answer(tiny, questions, max_tokens=5)
     assert len(together) == 3
@@ -128,9 +128,9 @@ def test_pairs_of_ones_own(tmp_path, monkeypatch):
         row = {"question": f"{name}?", "answer": "yes"}
         (folder / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
     monkeypatch.setenv("MICROBUDGET_DATA", str(tmp_path))
-    style = dialogue.style()
+    style = dialogue.load()
     assert style.train == (dialogue.Pair("train?", "yes"),)
-    assert not style.is_the_courses
+    assert not style.is_course_data
 
 
 def test_an_llms_folder(tmp_path, tokenizer):

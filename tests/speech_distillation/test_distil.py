@@ -28,7 +28,9 @@ def teacher():
 
 @pytest.fixture(scope="module")
 def lessons(teacher):
-    return prepare(teacher, speech.spread(speech.load().train, 8), precision="no")
+    return prepare(
+        teacher, speech.evenly_spaced(speech.load().train, 8), precision="no"
+    )
 
 
 def test_lessons_are_what_the_teacher_says(teacher, lessons):
@@ -72,7 +74,7 @@ def test_a_batch_pads_and_hides_its_padding(teacher, lessons):
 
 
 def test_misheard_clips_are_dropped(teacher):
-    clips = speech.spread(speech.load().train, 4)
+    clips = speech.evenly_spaced(speech.load().train, 4)
     wrong = [speech.Clip(clips[0].path, "quite another text", clips[0].seconds)]
     kept = prepare(teacher, [*clips[1:], *wrong], precision="no")
     assert len(kept.dropped) >= 1
@@ -167,7 +169,7 @@ def test_on_a_gpu(monkeypatch):
     )
     teacher = whisper.load("whisper-tiny.en")
     assert teacher.model.device.type == "cuda"
-    clips = speech.spread(speech.load().test, 4)
+    clips = speech.evenly_spaced(speech.load().test, 4)
     sound = [clip.samples() for clip in clips]
     texts = transcribe.transcribe(teacher, sound)
     from microbudget.evaluation.wer import word_errors

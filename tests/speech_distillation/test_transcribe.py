@@ -28,7 +28,7 @@ def clips():
     import os
 
     assert "MICROBUDGET_DATA" not in os.environ
-    return speech.spread(speech.load().test, 6)
+    return speech.evenly_spaced(speech.load().test, 6)
 
 
 @pytest.fixture(scope="module")

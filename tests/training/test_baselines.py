@@ -70,7 +70,7 @@ def test_the_flower_networks_head_is_the_trained_one(own_runs, tmp_path, monkeyp
                 Image.fromarray(picture).save(folder / f"{i}.png")
     monkeypatch.setenv("MICROBUDGET_DATA", str(tmp_path / "own"))
     net = baselines.flowers()
-    pictures = net.flowers.val.pictures(net.size)
+    pictures = net.flowers.val.images(net.size)
     logits = image_classifier.predict(net.model, net.preprocess(pictures))
     assert torch.equal(logits.argmax(1), net.flowers.val.labels)
     backbone = mobilenet.mobilenet_v2(2)

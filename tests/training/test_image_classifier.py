@@ -81,14 +81,14 @@ def test_pictures_on_disk_are_decoded_a_batch_at_a_time(tmp_path, monkeypatch):
     for i, picture in enumerate(x):
         pixels = picture.permute(1, 2, 0).numpy()
         Image.fromarray(pixels).save(tmp_path / f"{i}.png")
-    lazy = images.LazyPictures([tmp_path / f"{i}.png" for i in range(10)], 16)
-    decoded, real = [], images.load_pictures
+    lazy = images.LazyImages([tmp_path / f"{i}.png" for i in range(10)], 16)
+    decoded, real = [], images.load_images
 
     def counted(paths, *args, **options):
         decoded.append(len(paths))
         return real(paths, *args, **options)
 
-    monkeypatch.setattr(images, "load_pictures", counted)
+    monkeypatch.setattr(images, "load_images", counted)
     from_disk = features.extract(stages(), lazy, SCALE, batch_size=4, precision="no")
     assert decoded == [4, 4, 2]
     from_memory = features.extract(stages(), x, SCALE, batch_size=4, precision="no")
@@ -251,7 +251,7 @@ def test_real_features_beat_chance_by_far(monkeypatch):
     describe = image_classifier.PooledDepths(model.features, at=(13, 17, 18))
     scale = mobilenet.preprocess(96)
     x = [
-        features.extract(describe, data_split.pictures(96)[rows], scale)
+        features.extract(describe, data_split.images(96)[rows], scale)
         for data_split, rows in ((data.train, train), (data.val, val))
     ]
     y = [data.train.labels[train] // 12, data.val.labels[val] // 12]

@@ -31,7 +31,7 @@ def texts(name: str) -> list[str]:
     ]
 
 
-def read_aloud(
+def generate_speech(
     folder: str | Path,
     seed: int = 0,
     limit: int | None = None,
