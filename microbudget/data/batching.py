@@ -106,6 +106,23 @@ def padded(rows: Sequence[Sequence[int]], filler: int) -> tuple[torch.Tensor, ..
     return torch.tensor(filled), (torch.arange(longest) < sizes[:, None]).long()
 
 
+def masked_mean(
+    values: torch.Tensor, mask: torch.Tensor, dim: int | None = None
+) -> torch.Tensor:
+    """Mean of the values whose mask is true; what padding holds, NaN too, has no effect.
+
+    Args:
+        values: float (…), or (…, d) for one mean a column.
+        mask: (…), True or 1 where a token counts, False or 0 where it is padding.
+        dim: the dimension of ``mask`` to average over; default: all of them.
+    """
+    mask = mask.bool()
+    if values.ndim > mask.ndim:
+        mask = mask.unsqueeze(-1)  # (…, 1)
+    # not values * mask: NaN times 0 is NaN, in the gradient as well
+    return torch.where(mask, values, 0.0).sum(dim) / mask.sum(dim)
+
+
 def batches(n: int, size: int) -> Iterator[slice]:
     """Slices that cover ``range(n)`` in order: for evaluation and inference.
 
