@@ -8,7 +8,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..core.errors import MicrobudgetError
 
-_POOL = 8  # batches sorted together: more would leave less to chance, and learn worse
+# Batches that are sorted by length together. With more, batches would be less random,
+# and training worse.
+_POOL = 8
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:
@@ -30,49 +32,49 @@ class Part:
     last: bool
 
 
-def plan(
+def global_batches(
     n: int,
     batch_size: int,
-    accumulate: int,
     seed: int,
     epoch: int,
-    processes: int = 1,
-    rank: int = 0,
     lengths: Sequence[int] | None = None,
-) -> list[Part]:
-    """What one process computes in one epoch; every process knows the whole order.
-
-    Every global batch is dealt out to the processes and cut into ``accumulate`` parts.
-    Weighted by ``Part.weight`` and averaged over processes, the parts' mean losses are
-    the batch's mean loss, however uneven the shares.
+) -> list[torch.Tensor]:
+    """The rows of every batch of an epoch, in order: the same in every process.
 
     Args:
         lengths: of every example; neighbours in length then share a batch, so that
             little of it is padding.
     """
     order = epoch_order(n, seed, epoch)
-    whole = order.split(batch_size)
-    if lengths is not None:
-        whole = _bucketed(order, torch.as_tensor(lengths), batch_size, seed, epoch)
+    if lengths is None:
+        return list(order.split(batch_size))
+    lengths, batches = torch.as_tensor(lengths), []
+    for pool in order.split(_POOL * batch_size):
+        batches += pool[lengths[pool].argsort(stable=True)].split(batch_size)
+    # The batches of a pool go from short to long: they are put in random order again.
+    return [batches[i] for i in epoch_order(len(batches), seed + 1, epoch).tolist()]
+
+
+def share(
+    batches: Sequence[torch.Tensor], accumulate: int, processes: int = 1, rank: int = 0
+) -> list[Part]:
+    """What one process computes of an epoch's batches.
+
+    Every global batch is dealt out to the processes and cut into ``accumulate`` parts.
+    Weighted by ``Part.weight`` and averaged over processes, the parts' mean losses are
+    the batch's mean loss, however uneven the shares.
+    """
     parts = []
-    for batch in whole:
-        share = batch[rank::processes]
-        if len(share) == 0:  # fewer examples than processes: take part, weigh nothing
+    for batch in batches:
+        own = batch[rank::processes]
+        if len(own) == 0:  # fewer examples than processes: take part, weigh nothing
             parts.append(Part(batch[:1].tolist(), 0.0, True))
             continue
-        cuts = [cut for cut in share.tensor_split(accumulate) if len(cut)]
+        cuts = [cut for cut in own.tensor_split(accumulate) if len(cut)]
         for i, cut in enumerate(cuts):
             weight = len(cut) * processes / len(batch)
             parts.append(Part(cut.tolist(), weight, i == len(cuts) - 1))
     return parts
-
-
-def _bucketed(order, lengths, batch_size, seed, epoch) -> list[torch.Tensor]:
-    """Batches of similar length, in random order: sorted within pools of a few."""
-    batches = []
-    for pool in order.split(_POOL * batch_size):
-        batches += pool[lengths[pool].argsort(stable=True)].split(batch_size)
-    return [batches[i] for i in epoch_order(len(batches), seed + 1, epoch).tolist()]
 
 
 class Rows(Dataset):
@@ -89,13 +91,16 @@ class Rows(Dataset):
         return tuple(tensor[index] for tensor in self.tensors)
 
 
-def loader(data: Dataset, batches: list[list[int]], workers: int) -> DataLoader:
-    own = (
-        (lambda rows: rows)
-        if isinstance(data, Rows)
-        else getattr(data, "collate", None)
-    )
-    return DataLoader(data, batch_sampler=batches, num_workers=workers, collate_fn=own)
+def loader(data: Dataset, batches: list[list[int]]) -> DataLoader:
+    """Batches of these rows, made by the data set's ``collate`` if it has one."""
+    collate = getattr(data, "collate", None)
+    if isinstance(data, Rows):  # they come as a batch already
+        collate = _as_it_is
+    return DataLoader(data, batch_sampler=batches, collate_fn=collate)
+
+
+def _as_it_is(batch):
+    return batch
 
 
 def padded(rows: Sequence[Sequence[int]], filler: int) -> tuple[torch.Tensor, ...]:

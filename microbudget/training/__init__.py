@@ -9,7 +9,7 @@ __getattr__, __dir__ = attach(
         "TrainConfig": "loop",
         "History": "loop",
         "epoch_order": ".data.batching",
-        "plan": ".data.batching",
+        "global_batches": ".data.batching",
         "features": "features",
         "image_classifier": "image_classifier",
         "text_classifier": "text_classifier",

@@ -1,6 +1,7 @@
 """A training run on disk: written whole, read without executing anything."""
 
 import hashlib
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
@@ -11,53 +12,61 @@ from ..core.errors import TrainingError
 from ..core.files import atomic_path
 from ..data.batching import Rows
 
+# Settings that two runs needn't share: `accumulate` changes how a batch is computed,
+# not what comes out. The optimizer may be a function: its class and its own settings
+# are compared instead.
+_FREE = ("accumulate", "description", "optimizer")
 
-def save(path, run_id: str, model: nn.Module, optimizer, scheduler, rest: dict) -> None:
-    """Write model, optimizer, schedule and the loop's own state, atomically."""
+
+def save(path: str | Path, run, run_id: str) -> None:
+    """Write the whole state of a ``loop.Run``, atomically."""
     state = {
-        "run": run_id,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict(),
-        "rest": rest,
+        "run_id": run_id,
+        "model": run.model.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "scheduler": run.scheduler.state_dict(),
+        "history": asdict(run.history),
+        "best": run.best,
+        "epochs_since_best": run.epochs_since_best,
     }
     with atomic_path(path, TrainingError) as temporary:
         torch.save(state, temporary)
 
 
-def load(path, run_id: str, model: nn.Module, optimizer, scheduler) -> dict:
-    """Put a run's state back and return what ``save`` was given as ``rest``.
+def load(path: str | Path, run, run_id: str) -> None:
+    """Put a run back into the state in which it was saved.
 
     Raises:
         TrainingError: the file is unreadable or belongs to another run.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except Exception as error:  # torch, zipfile and pickle raise their own kinds
         raise TrainingError(
             f"{path} is not a readable checkpoint ({type(error).__name__}). Delete it "
             "to start anew."
         ) from error
-    if state.get("run") != run_id:
+    if not isinstance(state, dict) or state.get("run_id") != run_id:
         raise TrainingError(
-            f"{Path(path)} was written by another run (other data, model or settings). "
+            f"{path} was written by another run (other data, model or settings). "
             "Delete it to start anew, or give this run another file."
         )
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    scheduler.load_state_dict(state["scheduler"])
-    return state["rest"]
+    for name in ("model", "optimizer", "scheduler"):
+        getattr(run, name).load_state_dict(state[name])
+    for name, value in state["history"].items():
+        setattr(run.history, name, value)
+    run.history.resumed_from_epoch = len(run.history.epochs)
+    run.best, run.epochs_since_best = state["best"], state["epochs_since_best"]
 
 
-def fingerprint(model: nn.Module, data: Dataset, optim, config) -> str:
+def fingerprint(model: nn.Module, data: Dataset, optimizer, config) -> str:
     """What two runs must share for one to go on from the other's checkpoint."""
-    keys = ("epochs", "batch_size", "schedule", "warmup", "precision", "seed",
-            "max_grad_norm", "monitor", "patience")  # fmt: skip
-    parts = [(key, getattr(config, key)) for key in keys] + [
-        len(data),
-        type(optim).__name__,
-    ]
-    parts += [(g["lr"], g["weight_decay"]) for g in optim.param_groups]
+    names = [f.name for f in fields(config) if f.name not in (*_FREE, "lengths")]
+    parts = [(name, getattr(config, name)) for name in names]
+    parts += [None if config.lengths is None else list(map(int, config.lengths))]
+    parts += [type(optimizer).__name__, len(data)]
+    for group in optimizer.param_groups:
+        parts += [sorted((k, v) for k, v in group.items() if k != "params")]
     if isinstance(data, Rows):  # a sum notices other data, in milliseconds
         parts += [(tuple(t.shape), t.double().sum().item()) for t in data.tensors]
     parts += [(n, tuple(p.shape), p.requires_grad) for n, p in model.named_parameters()]

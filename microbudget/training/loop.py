@@ -1,8 +1,8 @@
 """One plain training loop, on Accelerate, for every method of the course.
 
-``fit(model, data, loss, epochs=…)`` runs unchanged on a laptop, on a GPU, and under
-``accelerate launch`` on several processes, with the same losses: the order of the
-examples depends on the seed and the epoch alone, every process takes its share of
+``fit(model, data, loss, TrainConfig(epochs=…))`` runs unchanged on a laptop, on a GPU,
+and under ``accelerate launch`` on several processes, with the same losses: the order of
+the examples depends on the seed and the epoch alone, every process takes its share of
 each *global* batch, and shares are weighted by their size. Two things depend on how a
 batch is cut all the same, as everywhere: batch-norm in training mode sees its own part
 only, and dropout draws its own masks.
@@ -11,9 +11,9 @@ only, and dropout draws its own masks.
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,12 @@ from ..core import settings
 from ..core.errors import TrainingError
 from ..core.progress import bar
 from ..core.settings import LOWER_IS_BETTER
-from ..data.batching import Rows, epoch_seed, loader, plan
+from ..data.batching import Rows, epoch_seed, global_batches, loader, share
 from . import checkpoints
 
 Loss = Callable[[nn.Module, Any], torch.Tensor]
 _PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-_CHECK_EVERY = 20  # steps between looks for NaN: each look waits for the device
+_CHECK_EVERY = 20  # steps between checks for NaN: each one waits for the device
 
 
 @dataclass
@@ -83,8 +83,10 @@ class TrainConfig:
             put back at the end, and training stops after ``patience`` epochs without
             improvement. Loss, wer, perplexity and latency are better when lower.
         seed: of the order of the examples and of dropout.
-        workers: DataLoader processes, for data sets that decode files.
         description: of the progress bar.
+
+    Raises:
+        TrainingError: a value that can't be.
     """
 
     epochs: int
@@ -101,8 +103,42 @@ class TrainConfig:
     monitor: str | None = None
     patience: int | None = None
     seed: int = 0
-    workers: int = 0
     description: str = "training"
+
+    def __post_init__(self):
+        if min(self.epochs, self.batch_size, self.accumulate) < 1:
+            raise TrainingError(
+                "epochs, batch_size and accumulate must be at least 1, but they are "
+                f"{self.epochs}, {self.batch_size} and {self.accumulate}."
+            )
+        choices = {"schedule": ("constant", "linear", "cosine"),
+                   "precision": ("no", "bf16", "fp16")}  # fmt: skip
+        if not callable(self.optimizer):
+            choices["optimizer"] = ("adamw", "sgd")
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise TrainingError(
+                    f"{name}={getattr(self, name)!r}: use one of {', '.join(allowed)}."
+                )
+        if self.patience is not None and self.monitor is None:
+            raise TrainingError("patience needs monitor: a metric that shall improve.")
+
+
+@dataclass
+class Run:
+    """All that training changes, and so all that a checkpoint has to hold.
+
+    Attributes:
+        best: score and weights of the best epoch so far, when one is looked for.
+        epochs_since_best: how many epochs have gone by without improvement.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    history: History = field(default_factory=History)
+    best: dict | None = None
+    epochs_since_best: int = 0
 
 
 def fit(
@@ -132,136 +168,156 @@ def fit(
         TrainingError: nothing to train, no data, a loss that is NaN or infinite, a
             checkpoint of another run.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
     data = Rows(data) if isinstance(data, tuple) else data
-    _require(parameters, data, config)
-    if config.patience is not None and config.monitor is None:
-        raise TrainingError(
-            "patience needs config.monitor: a metric that shall improve."
-        )
-    steps_per_epoch = math.ceil(len(data) / config.batch_size)
-    total = steps_per_epoch * config.epochs
-
+    _require_examples(data, config)
     accelerator = _accelerator(config.precision)
-    unwrapped = model.to(accelerator.device)
-    own_forward = "forward" in vars(unwrapped)
-    optim = _optimizer(config.optimizer, parameters, config.lr, config.weight_decay)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optim,
-        lambda step: _factor(
-            config.schedule, step, total, round(config.warmup * total)
-        ),
-    )
-    history, best, since_best = History(), None, 0
-    run_id = checkpoints.fingerprint(unwrapped, data, optim, config)
+    model.to(accelerator.device)
+    steps = config.epochs * math.ceil(len(data) / config.batch_size)
+    optimizer = _optimizer(model, config)
+    run = Run(model, optimizer, _schedule(optimizer, config, steps))
+    run_id = checkpoints.fingerprint(model, data, optimizer, config)
     if checkpoint and Path(checkpoint).exists():
-        rest = checkpoints.load(checkpoint, run_id, unwrapped, optim, scheduler)
-        history = History(**rest["history"])
-        best, since_best = rest["best"], rest["since_best"]
-        history.resumed_from_epoch = len(history.epochs)
-    model, wrapped = accelerator.prepare(unwrapped, optim)
-    # The wrapper asks the disk for packages at every step, a fifth of a small head's
-    # time. Only a gradient scaler (fp16) and what shares the config.optimizer out need it.
-    if accelerator.scaler is not None or accelerator.distributed_type not in _PLAIN:
-        optim = wrapped
-    watched = bar(None, config.description, total=total, unit="step")
-    watched.update(len(history.losses))
-    try:
+        checkpoints.load(checkpoint, run, run_id)
+    history = run.history
+    progress = bar(None, config.description, total=steps, unit="step")
+    progress.update(len(history.losses))
+    with closing(progress), _prepared(accelerator, run) as wrapped:
         for epoch in range(len(history.epochs), config.epochs):
             if history.stopped_early:
                 break
             started = time.perf_counter()
-            torch.manual_seed(epoch_seed(config.seed, epoch))  # dropout, on resume too
-            parts = plan(
-                len(data), config.batch_size, config.accumulate, config.seed, epoch,
-                accelerator.num_processes, accelerator.process_index, config.lengths,
-            )  # fmt: skip
-            work = zip(
-                parts,
-                loader(data, [p.rows for p in parts], config.workers),
-                strict=True,
-            )
-            values = _train_epoch(
-                accelerator, model, optim, scheduler, loss, work, config.max_grad_norm,
-                watched, len(history.losses),
-            )  # fmt: skip
-            history.losses += values
-            row = {
-                "epoch": epoch + 1,
-                "loss": sum(values) / len(values),
-                "lr": scheduler.get_last_lr()[0],
-            }
+            work = _epoch_batches(data, config, epoch, accelerator)
+            losses = _train_epoch(accelerator, wrapped, run, loss, work, config)
+            losses = _finite(losses, len(history.losses), progress)
+            row = {"epoch": epoch + 1, "loss": sum(losses) / len(losses),
+                   "lr": run.scheduler.get_last_lr()[0]}  # fmt: skip
             if evaluate:
-                model.eval()
-                with torch.no_grad():
-                    row |= evaluate(unwrapped)
-                # each process has its own batch-norm statistics: one must decide
-                [row] = broadcast_object_list([row])
+                row = _evaluate(evaluate, model, row)
             row["seconds"] = time.perf_counter() - started
+            history.losses += losses
             history.epochs.append(row)
-            watched.set_postfix(loss=f"{row['loss']:.3f}")
+            progress.set_postfix(loss=f"{row['loss']:.3f}")
             if config.monitor:
-                score = _score(row, config.monitor)
-                if best is None or score > best["score"]:
-                    _share_buffers(accelerator, unwrapped)
-                    best = {"score": score, "model": _copy_state(unwrapped)}
-                    history.best_epoch, since_best = epoch + 1, 0
-                else:
-                    since_best += 1
-                history.stopped_early = (
-                    config.patience is not None and since_best >= config.patience
-                )
+                _remember_best(run, row, config, accelerator)
             if checkpoint and accelerator.is_main_process:
-                rest = {"history": asdict(history), "best": best}
-                rest["since_best"] = since_best
-                checkpoints.save(checkpoint, run_id, unwrapped, optim, scheduler, rest)
-    finally:
-        watched.close()
-        accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # undoes autocast
-        # Accelerate leaves a bound method, which would keep the model alive, and a mark
-        # that would keep it from putting autocast around the model again
-        for left in ("_is_accelerate_prepared",) + ("forward",) * (not own_forward):
-            vars(unwrapped).pop(left, None)
-    _share_buffers(accelerator, unwrapped)
-    if best:
-        unwrapped.load_state_dict(best["model"])
-    unwrapped.eval()
+                checkpoints.save(checkpoint, run, run_id)
+    _share_buffers(accelerator, model)
+    if run.best:
+        model.load_state_dict(run.best["model"])
+    model.eval()
     return history
 
 
+def _epoch_batches(data, config: TrainConfig, epoch: int, accelerator) -> Iterable:
+    """This process's (part, examples) of every batch of an epoch, in order."""
+    # Dropout draws from here on, in a resumed run the same as in an uninterrupted one.
+    torch.manual_seed(epoch_seed(config.seed, epoch))
+    whole = global_batches(
+        len(data), config.batch_size, config.seed, epoch, config.lengths
+    )
+    parts = share(
+        whole, config.accumulate, accelerator.num_processes, accelerator.process_index
+    )
+    return zip(parts, loader(data, [part.rows for part in parts]), strict=True)
+
+
 def _train_epoch(
-    accelerator, model, optim, scheduler, loss, work, max_grad_norm, watched, before
-) -> list[float]:
-    """One pass over ``work``, pairs of a part and its examples: the batches' losses."""
-    model.train()
-    losses, running = [], 0.0
+    accelerator: Accelerator, wrapped: nn.Module, run: Run, loss: Loss, work: Iterable,
+    config: TrainConfig,
+) -> Iterator[torch.Tensor]:  # fmt: skip
+    """Train on an epoch's batches; after each one yield its loss."""
+    wrapped.train()
+    batch_loss = 0.0
     for part, examples in work:
         examples = send_to_device(examples, accelerator.device)
-        # gradients are exchanged between processes with a batch's last part only
-        with nullcontext() if part.last else accelerator.no_sync(model):
-            value = loss(model, examples)
+        # Several processes exchange their gradients in backward(). That is needed once
+        # a batch, with its last part; before, gradients are added up locally.
+        with nullcontext() if part.last else accelerator.no_sync(wrapped):
+            value = loss(wrapped, examples)
             accelerator.backward(value * part.weight)
-        running = running + value.detach().float() * part.weight
+        batch_loss = batch_loss + value.detach().float() * part.weight
         if not part.last:
             continue
-        if max_grad_norm is not None:
-            accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
-        optim.step()
-        optim.zero_grad(set_to_none=True)
-        scheduler.step()
-        losses.append(accelerator.reduce(running, "mean"))
-        running = 0.0
-        watched.update(1)
-        if len(losses) % _CHECK_EVERY == 0:
-            _require_finite(losses[-_CHECK_EVERY:], before + len(losses) - _CHECK_EVERY)
-    return _require_finite(losses, before)
+        if config.max_grad_norm is not None:
+            accelerator.clip_grad_norm_(wrapped.parameters(), config.max_grad_norm)
+        run.optimizer.step()
+        run.optimizer.zero_grad(set_to_none=True)
+        run.scheduler.step()
+        yield accelerator.reduce(batch_loss, "mean")
+        batch_loss = 0.0
+
+
+def _finite(values: Iterable[torch.Tensor], before: int, progress) -> list[float]:
+    """Read the losses off the device as they come; stop at one that isn't finite.
+
+    Args:
+        before: how many steps the run has made before these.
+    """
+    losses, unread = [], []
+
+    def read() -> None:
+        for value in torch.stack(unread).tolist():
+            losses.append(value)
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"The loss is {value} at step {before + len(losses)}. Lower the "
+                    "learning rate, set max_grad_norm=1.0, or look for NaN in the data "
+                    "or the weights."
+                )
+        unread.clear()
+
+    for value in values:
+        unread.append(value)
+        progress.update(1)
+        if len(unread) == _CHECK_EVERY:
+            read()
+    if unread:
+        read()
+    return losses
+
+
+@torch.no_grad()
+def _evaluate(evaluate: Callable, model: nn.Module, row: dict) -> dict:
+    """The epoch's row with the metrics of ``evaluate``, the same in every process."""
+    model.eval()
+    # Each process has seen other examples: its batch-norm statistics differ, and so may
+    # its metrics. Those of the main process decide about the best epoch and stopping.
+    [row] = broadcast_object_list([row | evaluate(model)])
+    return row
+
+
+def _remember_best(run: Run, row: dict, config: TrainConfig, accelerator) -> None:
+    """Keep the weights of an epoch that is the best so far; count those that aren't."""
+    score = _score(row, config.monitor)
+    if run.best is None or score > run.best["score"]:
+        _share_buffers(accelerator, run.model)
+        state = run.model.state_dict()
+        weights = {name: tensor.cpu().clone() for name, tensor in state.items()}
+        run.best, run.epochs_since_best = {"score": score, "model": weights}, 0
+        run.history.best_epoch = row["epoch"]
+    else:
+        run.epochs_since_best += 1
+    if config.patience is not None:
+        run.history.stopped_early = run.epochs_since_best >= config.patience
+
+
+def _score(row: dict, monitor: str) -> float:
+    """The monitored metric, turned so that higher is better."""
+    if monitor not in row:
+        raise TrainingError(
+            f"monitor={monitor!r} is not among the epoch's metrics: {sorted(row)}."
+        )
+    value = float(row[monitor])
+    if not math.isfinite(value):
+        raise TrainingError(f"{monitor} is {value} in epoch {row['epoch']}.")
+    return -value if monitor in LOWER_IS_BETTER else value
 
 
 def _accelerator(precision: str) -> Accelerator:
-    """Accelerate keeps precision and device for a process; the course changes both.
-
-    Under ``accelerate launch`` the launcher has chosen the device, and it stays.
-    """
+    """An Accelerator for this precision and for the device of the settings."""
+    # Accelerate keeps both for as long as a process lives, but one notebook trains in
+    # float32 and in bfloat16: its state is forgotten first. Only the device stays under
+    # `accelerate launch`, whose launcher has given each process its own.
     device = settings.device()
     launched = int(os.environ.get("LOCAL_RANK", -1)) != -1
     AcceleratorState._reset_state(reset_partial_state=not launched)
@@ -273,6 +329,28 @@ def _accelerator(precision: str) -> Accelerator:
         os.environ.pop("ACCELERATE_TORCH_DEVICE", None)
 
 
+@contextmanager
+def _prepared(accelerator: Accelerator, run: Run) -> Iterator[nn.Module]:
+    """The model as Accelerate wraps it; when the block ends it is unwrapped again."""
+    model, has_own_forward = run.model, "forward" in vars(run.model)
+    wrapped, optimizer = accelerator.prepare(model, run.optimizer)
+    # Accelerate's optimizer looks for installed packages at every step: a fifth of a
+    # small head's training time. Only a gradient scaler (fp16) and back ends that
+    # distribute the optimizer itself need it; otherwise the plain one is used.
+    if accelerator.scaler is not None or accelerator.distributed_type not in _PLAIN:
+        run.optimizer = optimizer
+    try:
+        yield wrapped
+    finally:
+        accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # undoes autocast
+        # Accelerate leaves two attributes on the model: a mark, because of which it
+        # would not put autocast around the model a second time, and a bound `forward`,
+        # a reference of the model to itself that would keep it in memory.
+        vars(model).pop("_is_accelerate_prepared", None)
+        if not has_own_forward:
+            vars(model).pop("forward", None)
+
+
 def _share_buffers(accelerator: Accelerator, model: nn.Module) -> None:
     """Give every process the main one's batch-norm statistics."""
     if accelerator.num_processes > 1:
@@ -280,38 +358,41 @@ def _share_buffers(accelerator: Accelerator, model: nn.Module) -> None:
             broadcast(buffer)
 
 
-def _optimizer(kind, parameters, lr, weight_decay) -> torch.optim.Optimizer:
-    if callable(kind):
-        return kind(parameters)
-    if kind == "adamw":
-        return torch.optim.AdamW(
-            parameters, lr=lr, weight_decay=weight_decay, fused=True
-        )
-    if kind == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=lr, momentum=0.9, weight_decay=weight_decay
-        )
-    raise TrainingError(f"optimizer={kind!r}: use 'adamw', 'sgd' or a function.")
-
-
-def _factor(schedule: str, step: int, total: int, warmup: int) -> float:
-    """What the learning rate is multiplied by at a step."""
-    if step < warmup:
-        return (step + 1) / warmup
-    if schedule == "constant":
-        return 1.0
-    progress = min(1.0, (step - warmup) / max(1, total - warmup))
-    if schedule == "linear":
-        return 1 - progress
-    return 0.5 * (1 + math.cos(math.pi * progress))  # Loshchilov and Hutter 2017, eq. 5
-
-
-def _require(parameters, data, config: TrainConfig) -> None:
+def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise TrainingError(
             "Nothing to train: no parameter of the model requires gradients. "
             "Unfreeze some, or give the model a new head."
         )
+    if callable(config.optimizer):
+        return config.optimizer(parameters)
+    options = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, momentum=0.9, **options)
+    return torch.optim.AdamW(parameters, fused=True, **options)
+
+
+def _schedule(optimizer, config: TrainConfig, steps: int):
+    warmup = round(config.warmup * steps)
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: _factor(config.schedule, step, steps, warmup)
+    )
+
+
+def _factor(schedule: str, step: int, steps: int, warmup: int) -> float:
+    """What the learning rate is multiplied by at a step."""
+    if step < warmup:
+        return (step + 1) / warmup
+    if schedule == "constant":
+        return 1.0
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    if schedule == "linear":
+        return 1 - progress
+    return 0.5 * (1 + math.cos(math.pi * progress))  # Loshchilov and Hutter 2017, eq. 5
+
+
+def _require_examples(data: Dataset, config: TrainConfig) -> None:
     if len(data) == 0:
         raise TrainingError("There are no examples to train on.")
     if config.lengths is not None and len(config.lengths) != len(data):
@@ -319,43 +400,3 @@ def _require(parameters, data, config: TrainConfig) -> None:
     if isinstance(data, Rows) and len({len(t) for t in data.tensors}) > 1:
         sizes = [tuple(t.shape) for t in data.tensors]
         raise TrainingError(f"The tensors have different lengths: {sizes}.")
-    if min(config.epochs, config.batch_size, config.accumulate) < 1:
-        raise TrainingError(
-            "epochs, config.batch_size and config.accumulate must be at least 1."
-        )
-    if config.schedule not in ("constant", "linear", "cosine"):
-        raise TrainingError(
-            f"schedule={config.schedule!r}: use constant, linear or cosine."
-        )
-    if config.precision not in ("no", "bf16", "fp16"):
-        raise TrainingError(
-            f"precision={config.precision!r}: use 'no', 'bf16' or 'fp16'."
-        )
-    if config.precision == "fp16" and settings.device() == "cpu":
-        raise TrainingError("precision='fp16' needs a GPU: use 'bf16' or 'no' here.")
-
-
-def _require_finite(losses: list[torch.Tensor], before: int) -> list[float]:
-    values = torch.stack(losses).tolist()
-    for step, value in enumerate(values):
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"The loss is {value} at step {before + step + 1}. Lower the learning "
-                "rate, set max_grad_norm=1.0, or look for NaN in the data or weights."
-            )
-    return values
-
-
-def _score(row: dict, monitor: str) -> float:
-    if monitor not in row:
-        raise TrainingError(
-            f"monitor={monitor!r} is not among the epoch's metrics: {sorted(row)}."
-        )
-    value = float(row[monitor])
-    if not math.isfinite(value):
-        raise TrainingError(f"{monitor} is {value} in epoch {row['epoch']}.")
-    return -value if monitor in LOWER_IS_BETTER else value
-
-
-def _copy_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}

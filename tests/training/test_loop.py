@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import weakref
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from microbudget.core.errors import TrainingError
-from microbudget.data.batching import plan
+from microbudget.data.batching import global_batches, share
+from microbudget.training.checkpoints import fingerprint
 from microbudget.training.loop import TrainConfig, _factor, fit
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "loss_curve.json"
@@ -41,10 +43,11 @@ def loss(model, batch):
     return nn.functional.cross_entropy(model(x), y)
 
 
-def run(model=None, data=None, **options):
-    options = {"epochs": 3, "batch_size": 32, "lr": 1e-2} | options
-    model = model or net()
-    return model, fit(model, data or task(), loss, TrainConfig(**options))
+def run(model=None, data=None, evaluate=None, checkpoint=None, loss=loss, **options):
+    config = TrainConfig(**{"epochs": 3, "batch_size": 32, "lr": 1e-2} | options)
+    model, data = model or net(), data or task()
+    history = fit(model, data, loss, config, evaluate=evaluate, checkpoint=checkpoint)
+    return model, history
 
 
 def test_the_golden_loss_curve():
@@ -136,14 +139,10 @@ def test_resuming_gives_the_losses_of_an_uninterrupted_run(tmp_path):
             raise Killed
         return loss(model, batch)
 
-    options = {
-        "epochs": 6, "batch_size": 32, "lr": 1e-2, "schedule": "linear",
-        "checkpoint": tmp_path / "run.pt",
-    }  # fmt: skip
+    options = {"epochs": 6, "schedule": "linear", "checkpoint": tmp_path / "run.pt"}
     with pytest.raises(Killed):
-        fit(net(dropout=0.3), task(), killed_in_epoch_four, TrainConfig(**options))
-    model = net(dropout=0.3)
-    history = fit(model, task(), loss, TrainConfig(**options))
+        run(model=net(dropout=0.3), loss=killed_in_epoch_four, **options)
+    model, history = run(model=net(dropout=0.3), **options)
     assert history.resumed_from_epoch == 3
     assert history.losses == pytest.approx(whole.losses, rel=1e-6)
     for a, b in zip(whole_model.parameters(), model.parameters(), strict=True):
@@ -153,14 +152,7 @@ def test_resuming_gives_the_losses_of_an_uninterrupted_run(tmp_path):
 
 def test_a_finished_run_is_not_run_again(tmp_path):
     first, _ = run(checkpoint=tmp_path / "run.pt")
-    model = net()
-    history = fit(
-        model,
-        task(),
-        None,
-        TrainConfig(epochs=3, batch_size=32, lr=1e-2),
-        checkpoint=tmp_path / "run.pt",
-    )
+    model, history = run(loss=None, checkpoint=tmp_path / "run.pt")
     assert history.resumed_from_epoch == 3
     for a, b in zip(first.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(a, b)
@@ -177,6 +169,39 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     (tmp_path / "run.pt").write_bytes(b"PK half a file")
     with pytest.raises(TrainingError, match="not a readable checkpoint"):
         run(checkpoint=tmp_path / "run.pt")
+
+
+# every setting, and another value; the second group may differ between two runs
+MATTERS = {
+    "epochs": 4, "batch_size": 16, "lr": 0.5, "weight_decay": 0.1, "optimizer": "sgd",
+    "schedule": "cosine", "warmup": 0.5, "precision": "bf16", "max_grad_norm": 1.0,
+    "lengths": [1] * 150, "monitor": "loss", "patience": 2, "seed": 1,
+}  # fmt: skip
+DOES_NOT = {"accumulate": 2, "description": "another bar"}
+
+
+def test_a_checkpoint_knows_every_setting_that_changes_the_numbers():
+    base = {"epochs": 3, "monitor": "accuracy"}
+
+    def of(**options):
+        config, model = TrainConfig(**base | options), net()
+        kind = torch.optim.SGD if config.optimizer == "sgd" else torch.optim.AdamW
+        return fingerprint(model, task(), kind(model.parameters()), config)
+
+    assert {f.name for f in fields(TrainConfig)} == MATTERS.keys() | DOES_NOT.keys()
+    for name, value in MATTERS.items():
+        assert of(**{name: value}) != of(), name
+    for name, value in DOES_NOT.items():
+        assert of(**{name: value}) == of(), name
+
+
+def test_a_checkpoint_knows_the_settings_of_an_optimizer_of_ones_own():
+    def of(momentum):
+        model, config = net(), TrainConfig(epochs=1, optimizer=torch.optim.SGD)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum)
+        return fingerprint(model, task(), optimizer, config)
+
+    assert of(0.5) == of(0.5) != of(0.9)
 
 
 def test_early_stopping_keeps_the_best_weights():
@@ -202,9 +227,9 @@ def test_early_stopping_keeps_the_best_weights():
     [
         ({"data": (torch.zeros(0, 12), torch.zeros(0))}, "no examples"),
         ({"data": (torch.zeros(3, 12), torch.zeros(2))}, "different lengths"),
-        ({"schedule": "magic"}, "constant, linear or cosine"),
-        ({"precision": "int3"}, "'no', 'bf16' or 'fp16'"),
-        ({"optimizer": "magic"}, "'adamw', 'sgd'"),
+        ({"schedule": "magic"}, "constant, linear, cosine"),
+        ({"precision": "int3"}, "no, bf16, fp16"),
+        ({"optimizer": "magic"}, "adamw, sgd"),
         ({"epochs": 0}, "at least 1"),
         ({"patience": 1}, "patience needs monitor"),
         ({"evaluate": lambda m: {"f1": float("nan")}, "monitor": "f1"}, "f1 is nan"),
@@ -246,9 +271,8 @@ def test_a_gpu_gives_the_losses_of_the_cpu(monkeypatch):
     st.integers(0, 3),
 )  # fmt: skip
 def test_every_example_counts_once_and_equally(n, size, accumulate, processes, epoch):
-    plans = [
-        plan(n, size, accumulate, 0, epoch, processes, r) for r in range(processes)
-    ]
+    whole = global_batches(n, size, 0, epoch)
+    plans = [share(whole, accumulate, processes, rank) for rank in range(processes)]
     seen = torch.zeros(n)
     batches = -(-n // size)
     assert {sum(part.last for part in parts) for parts in plans} == {batches}
@@ -320,7 +344,7 @@ def test_buckets_hold_every_example_once(lengths, size, processes, epoch):
     n = len(lengths)
     seen = []
     for rank in range(processes):
-        parts = plan(n, size, 1, 0, epoch, processes, rank, lengths)
+        parts = share(global_batches(n, size, 0, epoch, lengths), 1, processes, rank)
         seen += [row for part in parts if part.weight for row in part.rows]
         assert len(parts) == -(-n // size)
     assert sorted(seen) == list(range(n))
@@ -330,14 +354,14 @@ def test_buckets_are_of_similar_length_and_in_random_order():
     lengths = torch.randint(5, 100, (640,), generator=torch.Generator().manual_seed(0))
     padded = {}
     for name, given_lengths in (("random", None), ("bucketed", lengths.tolist())):
-        parts = plan(640, 16, 1, 0, 0, lengths=given_lengths)
-        padded[name] = sum(16 * int(lengths[p.rows].max()) for p in parts)
-        means = torch.tensor([lengths[p.rows].float().mean() for p in parts])
+        batches = global_batches(640, 16, 0, 0, given_lengths)
+        padded[name] = sum(16 * int(lengths[rows].max()) for rows in batches)
+        means = torch.tensor([lengths[rows].float().mean() for rows in batches])
         assert not torch.equal(means, means.sort().values)
     assert padded["bucketed"] < 1.15 * int(lengths.sum())
     assert padded["random"] > 1.6 * int(lengths.sum())
-    again = plan(640, 16, 1, 0, 0, lengths=lengths.tolist())
-    assert [p.rows for p in again] == [p.rows for p in parts]
+    again = global_batches(640, 16, 0, 0, lengths.tolist())
+    assert all(map(torch.equal, again, batches))
 
 
 def test_lengths_must_fit_the_data():
