@@ -243,6 +243,7 @@ def _of_answers(logits: torch.Tensor, batch: dict, recipe: Recipe) -> torch.Tens
 
 
 def run(learner, lessons, loss, lr, epochs, batch_size, precision, seed, options):
+    evaluate = options.pop("evaluate", None)
     return fit(
         learner,
         lessons,
@@ -258,6 +259,7 @@ def run(learner, lessons, loss, lr, epochs, batch_size, precision, seed, options
             seed=seed,
             **{"max_grad_norm": 1.0, "description": "distilling", **options},
         ),
+        evaluate=evaluate,
     )
 
 
