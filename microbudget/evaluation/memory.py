@@ -1,20 +1,18 @@
-"""Peak memory of a block of code.
+"""Peak memory of a block of code, and giving memory back.
 
-Linux itself keeps the highest resident size of a process, and begins anew when told to:
-as exact as its own counting, and no work. (It is then also what ``getrusage`` calls the
-process's ``ru_maxrss``.) Elsewhere a thread looks now and then; a shorter spike can be
-missed, and on two busy cores the looking slows a training down.
+Linux itself keeps the highest resident size of a process, and starts over when told to:
+exact, and without any work. Elsewhere only the sizes at the block's ends are known.
 """
 
 import contextlib
 import ctypes
-import threading
+import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import psutil
 
-_INTERVAL = 0.01  # seconds between looks, where the kernel doesn't do it
 _RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
@@ -24,15 +22,14 @@ class Peak:
 
     Attributes:
         before: resident memory of the process when the block began.
-        highest: the highest resident memory seen in it.
+        highest: the highest resident memory during it; where the system doesn't keep
+            it, the higher one of the block's two ends.
         device: the most that torch had allocated on the GPU (0 without one).
-        exact: whether the system keeps it, not a thread that looks.
     """
 
     before: int
     highest: int
     device: int = 0
-    exact: bool = False
 
     @property
     def added(self) -> int:
@@ -40,46 +37,30 @@ class Peak:
         return self.highest - self.before
 
 
-class peak_memory:  # lower case: it is used as `with peak_memory() as peak:`
-    """The process's highest resident memory while the block runs; may be nested.
+_open: list[Peak] = []  # of the blocks that we are in
 
-    Resident memory is what the operating system counts: weights, activations and
-    every library alike. It never falls to what it was, because allocators keep pages.
+
+@contextlib.contextmanager
+def peak_memory():
+    """Yield a ``Peak``: the process's highest resident memory while the block runs.
+
+    Blocks may be nested. Resident memory is what the operating system counts: weights,
+    activations and every library alike. It never falls to what it was, because
+    allocators keep pages.
     """
-
-    def __enter__(self) -> Peak:
-        self._process, self._thread, cuda = psutil.Process(), None, _cuda()
-        with _lock:
-            rss = self._process.memory_info().rss
-            self.peak = Peak(before=rss, highest=rss)
-            _note()  # for the blocks around: the marks begin anew
-            self.peak.exact = _reset()
-            if cuda is not None:
-                cuda.reset_peak_memory_stats()
-            _open.append(self.peak)
-        if not self.peak.exact:
-            self._stop = threading.Event()
-            self._thread = threading.Thread(target=self._sample, daemon=True)
-            self._thread.start()
-        return self.peak
-
-    def __exit__(self, *exception) -> None:
-        if self._thread is not None:
-            self._stop.set()
-            if threading.current_thread() is not self._thread:  # garbage collection
-                self._thread.join()  # runs in any thread, in this one too
-        self._look()
-        with _lock:
-            _note()
-            _open.remove(self.peak)
-
-    def _sample(self) -> None:
-        while not self._stop.wait(_INTERVAL):
-            self._look()
-
-    def _look(self) -> None:
-        rss = self._process.memory_info().rss
-        self.peak.highest = max(self.peak.highest, rss)
+    _note()  # for the blocks around: the system's mark starts over
+    if _can_reset():
+        _RESET.write_text("5")  # see man proc_pid_clear_refs
+    if cuda := _cuda():
+        cuda.reset_peak_memory_stats()
+    resident = psutil.Process().memory_info().rss
+    peak = Peak(before=resident, highest=resident)
+    _open.append(peak)
+    try:
+        yield peak
+    finally:
+        _note()
+        _open.remove(peak)
 
 
 def release_memory() -> None:
@@ -92,43 +73,35 @@ def release_memory() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-_open: list[Peak] = []
-_lock = threading.RLock()  # garbage collection may end a block while one begins
-
-
 def _note() -> None:
-    """Tell every open block what has been seen since the marks began anew."""
-    cuda, mark = _cuda(), _mark()
-    for peak in tuple(_open):
-        if peak.exact:
-            peak.highest = max(peak.highest, mark)
-        if cuda is not None:
-            peak.device = max(peak.device, cuda.max_memory_allocated())
+    """Tell every open block what has been seen since the marks started over."""
+    highest = max(psutil.Process().memory_info().rss, _mark())
+    device = cuda.max_memory_allocated() if (cuda := _cuda()) else 0
+    for peak in _open:
+        peak.highest = max(peak.highest, highest)
+        peak.device = max(peak.device, device)
 
 
-def _reset() -> bool:
-    """Let the kernel's mark begin anew, as Linux since 4.0 does; else False."""
+def _mark() -> int:
+    """The highest resident size since the reset, in bytes; 0 where nobody keeps it."""
+    if not _can_reset():
+        return 0
+    lines = _STATUS.read_text().splitlines()
+    return next((int(x.split()[1]) << 10 for x in lines if x.startswith("VmHWM")), 0)
+
+
+@cache
+def _can_reset() -> bool:
+    """Whether the system's mark starts over when told to: on Linux since 4.0."""
     try:
         _RESET.write_text("5")
     except OSError:  # another system, or a container that forbids it
         return False
-    return _mark() > 0
-
-
-def _mark() -> int:
-    """The highest resident size since then, in bytes; 0 where nobody keeps it."""
-    try:
-        lines = _STATUS.read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(x.split()[1]) << 10 for x in lines if x.startswith("VmHWM")), 0)
+    return True
 
 
 def _cuda():
     """torch.cuda when torch is loaded and uses a GPU; never loads torch for it."""
-    import sys
-
     torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        return None
-    return torch.cuda if torch.cuda.is_initialized() else None
+    in_use = torch is not None and torch.cuda.is_available()
+    return torch.cuda if in_use and torch.cuda.is_initialized() else None

@@ -1,17 +1,17 @@
-"""Second moments of what flows through a model's linear maps, batch by batch.
+"""Second moments of what flows through a model's linear layers, batch by batch.
 
-One batch's activations are in memory at a time, and size·size sums for each map.
+One batch's activations are in memory at a time, and size·size sums for each layer.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from ..core.errors import DataError
-from ..core.modules import pick, plain_linear_layers
+from ..core.modules import named_linear_layers, pick
 
 
 @dataclass
@@ -56,7 +56,6 @@ class Moments:
 
     @property
     def mean(self) -> torch.Tensor:
-        self._require()
         return self.total / self.count
 
     def matrix(self, centred: bool = False, damping: float = 0.0) -> torch.Tensor:
@@ -65,7 +64,8 @@ class Moments:
         Raises:
             DataError: no samples yet.
         """
-        self._require()
+        if self.count < 1:
+            raise DataError("No samples were collected: run some data through first.")
         found = self.square / self.count
         if centred:
             found = found - torch.outer(self.mean, self.mean)
@@ -73,48 +73,45 @@ class Moments:
         level = damping * found.diagonal().mean().clamp(min=0)
         return found + level * torch.eye(len(found), dtype=torch.float64).to(found)
 
-    def _require(self) -> None:
-        if self.count < 1:
-            raise DataError("No samples were collected: run some data through first.")
-
 
 def collect_moments(
     model: nn.Module,
     batches: Iterable[tuple],
     names: Sequence[str] | None = None,
     *,
-    counts: Callable[[tuple], torch.Tensor] | None = None,
+    token_mask: Callable[[tuple], torch.Tensor] | None = None,
 ) -> dict[str, Moments]:
-    """Run ``model(*batch)`` over batches and sum up what comes into its linear maps.
+    """Run ``model(*batch)`` over batches and sum up the inputs of its linear layers.
 
     Args:
         batches: tuples of the model's arguments.
-        names: of linear maps; default: all of ``core.modules.plain_linear_layers``.
-        counts: batch -> bool (batch, tokens), which positions count: without it
-            padding is taken for data. Maps with inputs of other shapes take all.
+        names: of linear layers; default: all of ``core.modules.named_linear_layers``.
+        token_mask: batch -> bool (batch, tokens), which positions are data: without it
+            padding is taken for data. Layers with inputs of other shapes take all.
 
     Returns:
-        name -> moments of that map's inputs.
+        name -> moments of that layer's inputs.
 
     Raises:
-        DataError: no batches, a map that no batch reached. MicrobudgetError: a name
-            that isn't a linear map.
+        DataError: no batches, a layer that no batch reached. MicrobudgetError: a name
+            that isn't a linear layer.
     """
-    maps, found = _empty(model, names, side=1)
-    wanted: list[torch.Tensor | None] = [None]
+    layers, found = _empty(model, names, side=1)
+    mask: torch.Tensor | None = None
 
-    def hook(moments: Moments):
-        def note(_, arguments):
-            moments.add(_samples(arguments[0], wanted[0]))
+    def add_input(name: str) -> Callable:
+        def hook(_, arguments):
+            found[name].add(_rows(arguments[0], mask))
 
-        return note
+        return hook
 
-    hooks = [maps[n].register_forward_pre_hook(hook(m)) for n, m in found.items()]
-    with _removed_at_the_end(hooks):
+    with ExitStack() as hooks, torch.no_grad():  # leaving it removes the hooks
+        for name in found:
+            hook = layers[name].register_forward_pre_hook(add_input(name))
+            hooks.enter_context(hook)
         for batch in batches:
-            wanted[0] = counts(batch).bool() if counts else None
-            with torch.no_grad():
-                model(*batch)
+            mask = token_mask(batch).bool() if token_mask else None
+            model(*batch)
     _require_reached(found)
     return found
 
@@ -125,68 +122,61 @@ def collect_gradients(
     loss: Callable[[nn.Module, tuple], torch.Tensor],
     names: Sequence[str] | None = None,
     *,
-    counts: Callable[[tuple], torch.Tensor] | None = None,
+    token_mask: Callable[[tuple], torch.Tensor] | None = None,
 ) -> dict[str, Moments]:
-    """Sum up the gradients of a loss for what linear maps put out.
+    """Sum up the gradients of a loss for the outputs of linear layers.
 
     No gradient is left in the parameters, and none has to require one.
 
     Args:
         loss: (model, batch) -> the *sum* of the examples' losses.
-        names, counts: as for ``collect_moments``.
+        names, token_mask: as for ``collect_moments``.
 
     Returns:
-        name -> moments of the gradients for that map's outputs.
+        name -> moments of the gradients for that layer's outputs.
 
     Raises:
-        DataError: no batches, a map that no batch reached. MicrobudgetError: a name
-            that isn't a linear map.
+        As ``collect_moments``.
     """
-    maps, found = _empty(model, names, side=0)
+    layers, found = _empty(model, names, side=0)
     outputs: list[tuple[str, torch.Tensor]] = []
 
-    def hook(name: str):
-        def note(_, __, y):
+    def keep_output(name: str) -> Callable:
+        def hook(_, __, y):
             outputs.append((name, y if y.requires_grad else y.requires_grad_()))
 
-        return note
+        return hook
 
-    hooks = [maps[name].register_forward_hook(hook(name)) for name in found]
-    with _removed_at_the_end(hooks):
+    with ExitStack() as hooks, torch.enable_grad():
+        for name in found:
+            hook = layers[name].register_forward_hook(keep_output(name))
+            hooks.enter_context(hook)
         for batch in batches:
             outputs.clear()
-            keep = counts(batch).bool() if counts else None
-            with torch.enable_grad():
-                total = loss(model, batch)
+            mask = token_mask(batch).bool() if token_mask else None
+            total = loss(model, batch)
             tensors = [y for _, y in outputs]
-            pairs = torch.autograd.grad(total, tensors, allow_unused=True)
-            for (name, _), gradient in zip(outputs, pairs, strict=True):
+            gradients = torch.autograd.grad(total, tensors, allow_unused=True)
+            for (name, _), gradient in zip(outputs, gradients, strict=True):
                 if gradient is not None:
-                    found[name].add(_samples(gradient, keep))
+                    found[name].add(_rows(gradient, mask))
     _require_reached(found)
     return found
 
 
-@contextmanager
-def _removed_at_the_end(hooks: Sequence) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 def _empty(model, names, side: int) -> tuple[dict, dict[str, Moments]]:
-    """All linear maps, and moments for the named ones' outputs (0) or inputs (1)."""
-    maps = plain_linear_layers(model)
-    weights = {name: pick(maps, name).weight for name in names or maps}
-    return maps, {n: Moments.zeros(w.shape[side], w.device) for n, w in weights.items()}
+    """All linear layers, and moments for the named ones' outputs (0) or inputs (1)."""
+    layers = named_linear_layers(model)
+    weights = {name: pick(layers, name).weight for name in names or layers}
+    return layers, {
+        n: Moments.zeros(w.shape[side], w.device) for n, w in weights.items()
+    }
 
 
-def _samples(x: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
-    """(..., size) -> (n, size): of those positions that count."""
-    if keep is not None and x.shape[:-1] == keep.shape:
-        return x[keep.to(x.device)]
+def _rows(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """(..., size) -> (n, size): of the positions that are data."""
+    if mask is not None and x.shape[:-1] == mask.shape:
+        return x[mask.to(x.device)]
     return x.reshape(-1, x.shape[-1])
 
 

@@ -1,8 +1,6 @@
-"""Which of several models nobody has to regret: the Pareto front."""
+"""Which of several models no other one beats: the Pareto front."""
 
 from collections.abc import Mapping, Sequence
-
-from ..core.errors import EvaluationError
 
 
 def pareto_front(
@@ -16,17 +14,12 @@ def pareto_front(
     Args:
         points: name -> its numbers, such as (milliseconds, accuracy).
         higher: for each number, whether more of it is better.
-
-    Raises:
-        EvaluationError: a number is missing or NaN.
     """
-    signed = {}
-    for name, values in points.items():
-        if len(values) != len(higher) or any(value != value for value in values):
-            raise EvaluationError(
-                f"{name}: {len(higher)} numbers wanted, got {values}."
-            )
-        signed[name] = [v if up else -v for v, up in zip(values, higher, strict=True)]
+    signs = [1 if up else -1 for up in higher]
+    signed = {
+        name: [sign * value for sign, value in zip(signs, values, strict=True)]
+        for name, values in points.items()
+    }
 
     def beats(a: list[float], b: list[float]) -> bool:
         return a != b and all(x >= y for x, y in zip(a, b, strict=True))

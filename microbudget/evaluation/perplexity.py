@@ -1,7 +1,7 @@
 """What a language model knows: perplexity, distance to another, a passage's last word.
 
 A *scorer* is a function from token ids (batch, tokens) to logits (batch, tokens,
-vocabulary), so that any engine can be judged by the same code.
+vocabulary), so that any engine can be evaluated by the same code.
 """
 
 from collections.abc import Callable, Sequence
@@ -52,7 +52,7 @@ class PerplexityResult:
 
     @property
     def agreement(self) -> float:
-        """Share of tokens where both would have written the same."""
+        """Fraction of tokens where both would have written the same."""
         return float(_there(self.agrees).double().mean())
 
     def __str__(self) -> str:

@@ -10,10 +10,10 @@ from torch.profiler import ProfilerActivity, profile
 from .generation import SAMPLING
 
 DEQUANTIZE = "dequantize"  # what packed layers call their unpacking
-_BY_LABEL = {DEQUANTIZE: "dequantise", SAMPLING: "sampling",
+_BY_LABEL = {DEQUANTIZE: "dequantize", SAMPLING: "sampling",
              "aten::scaled_dot_product_attention": "attention"}  # fmt: skip
 _MATMULS = ("aten::linear", "aten::matmul", "aten::mm", "aten::addmm", "aten::bmm")
-PARTS = ("dequantise", "matmul", "attention", "sampling", "the rest")
+PARTS = ("dequantize", "matmul", "attention", "sampling", "other")
 
 
 def time_by_operation(function: Callable[[], object], device: str = "cpu") -> dict:
@@ -40,19 +40,15 @@ def time_by_operation(function: Callable[[], object], device: str = "cpu") -> di
 
 
 def _part(event) -> str:
-    """The nearest name that says what an operation belongs to, going outwards."""
-    while event is not None:
-        if event.name in _BY_LABEL:
-            return _BY_LABEL[event.name]
-        if event.name in _MATMULS and not _inside(event, _BY_LABEL):
-            return "matmul"
-        event = event.cpu_parent
-    return "the rest"
+    """What an operation belongs to, from its own name and those around it.
 
-
-def _inside(event, names) -> bool:
+    The innermost label decides; without one, a product of matrices.
+    """
+    names = []
     while event is not None:
-        if event.name in names:
-            return True
+        names.append(event.name)
         event = event.cpu_parent
-    return False
+    labels = [_BY_LABEL[name] for name in names if name in _BY_LABEL]
+    if labels:
+        return labels[0]
+    return "matmul" if any(name in _MATMULS for name in names) else "other"

@@ -36,7 +36,8 @@ def bytes_per_token(model: nn.Module) -> int:
     own = any(getattr(t, "quant_state", None) is not None for t in tensors)
     if own or any(not t.data_ptr() and t.numel() for t in tensors):
         raise EvaluationError(
-            "torchao's weights don't tell their bytes: measure a file."
+            "The bytes of a library's own packed weights can't be counted: save the "
+            "model and measure the file."
         )
     stored = {t.data_ptr(): t.nbytes for t in tensors}
     head = model.get_output_embeddings()

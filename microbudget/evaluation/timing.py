@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core.errors import EvaluationError
-
 _QUICK = 0.05  # seconds: a longer call hardly feels what ran before it
 
 
@@ -54,22 +52,10 @@ def measure_latency(
         repeats: calls that are.
         device: ``cuda`` and ``mps`` run asynchronously: they are waited for before and
             after each call.
-
-    Raises:
-        EvaluationError: fewer than one repeat.
     """
-    if repeats < 1 or warmup < 0:
-        raise EvaluationError("repeats must be at least 1, warmup at least 0.")
     for _ in range(warmup):
         function()
-    seconds = []
-    for _ in range(repeats):
-        synchronise(device)
-        started = time.perf_counter()
-        function()
-        synchronise(device)
-        seconds.append(time.perf_counter() - started)
-    return Timing(tuple(seconds))
+    return Timing(tuple(_time_once(function, device) for _ in range(repeats)))
 
 
 def measure_in_turn(
@@ -84,14 +70,9 @@ def measure_in_turn(
     A slow moment of the machine then hits all of them, and their ratios stay fair. A
     quick function is called once more before each call that is timed: the threads of
     the engine that ran before it spin for some milliseconds, on its cores.
-
-    Raises:
-        EvaluationError: fewer than one repeat.
     """
     import torch
 
-    if repeats < 1 or warmup < 0:
-        raise EvaluationError("repeats must be at least 1, warmup at least 0.")
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     quick: set[str] = set()
     with torch.inference_mode():
@@ -99,16 +80,20 @@ def measure_in_turn(
             for name, function in functions.items():
                 if name in quick:
                     function()
-                synchronise(device)
-                started = time.perf_counter()
-                function()
-                synchronise(device)
-                took = time.perf_counter() - started
+                took = _time_once(function, device)
                 if turn >= warmup:
                     seconds[name].append(took)
                 if took < _QUICK:
                     quick.add(name)
     return {name: Timing(tuple(found)) for name, found in seconds.items()}
+
+
+def _time_once(function: Callable[[], object], device: str) -> float:
+    synchronise(device)
+    started = time.perf_counter()
+    function()
+    synchronise(device)
+    return time.perf_counter() - started
 
 
 def synchronise(device: str) -> None:

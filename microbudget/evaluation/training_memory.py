@@ -86,51 +86,44 @@ def predict_training_memory(
     activations: float,
     *,
     in_nf4: float = 0,
-    weight_bytes: int = 4,
-    gradient_bytes: int = 4,
-    moment_bytes: int = 8,
+    bytes_each: tuple[int, int, int] = (4, 4, 8),
 ) -> TrainingMemory:
     """The same by formula: so many bytes a number.
 
     Args:
-        weights, trainable: how many numbers there are, and how many of them learn.
+        weights, trainable: how many parameters there are, and are trainable.
         activations: bytes, such as ``encoder_activation_bytes`` says.
         in_nf4: how many of the weights are stored in NF4.
-        moment_bytes: of both moments together.
+        bytes_each: of a weight, a gradient, and both moments together.
     """
-    stored = (weights - in_nf4) * weight_bytes + in_nf4 * NF4_BYTES
-    return TrainingMemory(stored, trainable * gradient_bytes, trainable * moment_bytes,
-                  activations)  # fmt: skip
+    weight, gradient, moments = bytes_each
+    stored = (weights - in_nf4) * weight + in_nf4 * NF4_BYTES
+    return TrainingMemory(
+        stored, trainable * gradient, trainable * moments, activations
+    )
 
 
 def encoder_activation_bytes(
-    batch: int,
-    tokens: int,
-    *,
-    layers: int,
-    d: int,
-    heads: int,
-    inner: int,
-    frozen: bool = False,
-    number_bytes: int = 4,
+    config, batch: int, tokens: int, *, frozen: bool = False
 ) -> int:
-    """Bytes that a BERT without dropout keeps for the backward pass.
+    """Bytes that a BERT without dropout keeps for the backward pass, in float32.
 
     Korthikanti et al. 2022, Reducing Activation Recomputation (arXiv:2205.05198),
     section 4.1, without the masks of dropout. Numbers per token and layer: queries,
     keys and values 3·d; the input of both layer norms 2·d; what goes into the
     activation function ``inner``; the probabilities of attention heads·tokens. A linear
-    map keeps its input only to compute its own weights' gradient: the input of the
-    three maps d, of the output map d, of the feed-forward's two d + inner. A frozen one
-    doesn't.
+    layer keeps its input only to compute its own weights' gradient: the input of the
+    three projections d, of the output projection d, of the feed-forward's two
+    d + inner. A frozen one doesn't.
 
     Args:
-        inner: width inside the feed-forward.
-        frozen: all linear maps are, but for LoRA on queries and values, which keep d.
+        config: transformers' ``BertConfig``.
+        frozen: all linear layers are, but for LoRA on queries and values, which keep d.
     """
-    always = 3 * d + 2 * d + inner + heads * tokens
+    d, inner = config.hidden_size, config.intermediate_size
+    always = 3 * d + 2 * d + inner + config.num_attention_heads * tokens
     of_linears = d if frozen else d + d + d + inner
-    return batch * tokens * layers * (always + of_linears) * number_bytes
+    return batch * tokens * config.num_hidden_layers * (always + of_linears) * 4
 
 
 def llama_7b_training_memory(
@@ -153,9 +146,8 @@ def llama_7b_training_memory(
     own = 0 if method == "full" else trainable  # LoRA's come on top
     in_nf4 = weights - embeddings if method == "qlora" else 0
     return predict_training_memory(
-        weights + own, trainable, activations, in_nf4=in_nf4,
-        weight_bytes=2, gradient_bytes=2, moment_bytes=12,
-    )  # fmt: skip
+        weights + own, trainable, activations, in_nf4=in_nf4, bytes_each=(2, 2, 12)
+    )
 
 
 def _weights(model: nn.Module) -> list[torch.Tensor]:

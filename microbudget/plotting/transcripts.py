@@ -7,7 +7,7 @@ import numpy as np
 
 from ..core.errors import EvaluationError
 from ..data.audio import player
-from ..evaluation.wer import align
+from ..evaluation.wer import align_words
 from .figures import BAD
 
 _WRONG = f"color:{BAD};font-weight:bold"
@@ -50,7 +50,7 @@ def compare_transcripts(
 def mark_differences(reference: str, hypothesis: str) -> str:
     """A transcript as HTML with what differs from the reference marked."""
     parts = []
-    for kind, said, wrote in align(reference, hypothesis):
+    for kind, said, wrote in align_words(reference, hypothesis):
         if kind == "equal":
             parts.append(html.escape(wrote))
         elif kind == "delete":

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from microbudget.core.errors import DataError, EvaluationError
 from microbudget.data.prose import Passage
-from microbudget.evaluation import perplexity
+from microbudget.evaluation.perplexity import last_words
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def one_at_a_time(scorer, passages, choices: int) -> list[float]:
 def test_last_words_one_at_a_time(score, batch_size):
     """Neither batches nor filling up change an answer, nor does it change places."""
     scorer, own = half_knowing(score), tiny_llm.tokenizer()
-    first, five = perplexity.last_words(scorer, own, passages(), batch_size)
+    first, five = last_words(scorer, own, passages(), batch_size)
     assert first.tolist() == one_at_a_time(scorer, passages(), 1)
     assert five.tolist() == one_at_a_time(scorer, passages(), 5)
     assert (five >= first).all()
@@ -84,9 +84,9 @@ def test_the_whole_word_counts():
         def scorer(ids):
             return sure(ids).index_fill(1, at, 0)
 
-        return perplexity.last_words(scorer, own, [passage])[0][0]
+        return last_words(scorer, own, [passage])[0][0]
 
-    assert perplexity.last_words(sure, own, passages())[0].mean() == 1
+    assert last_words(sure, own, passages())[0].mean() == 1
     for passage in of_two:
         assert with_wrong(passage, 0) == with_wrong(passage, 1) == 0
         assert with_wrong(passage, -1) == 1  # the context isn't judged
@@ -101,26 +101,24 @@ def test_third_choices_are_among_five():
     def nearly(ids):  # the right token is the third choice
         return sure(ids).index_fill(-1, torch.tensor([0, 1]), 2.0)
 
-    first, five = perplexity.last_words(nearly, tiny_llm.tokenizer(), passages())
+    first, five = last_words(nearly, tiny_llm.tokenizer(), passages())
     assert (first.mean(), five.mean()) == (0, 1)
 
 
 def test_passages_that_wont_do():
     own = tiny_llm.tokenizer()
     with pytest.raises(DataError, match="no passages"):
-        perplexity.last_words(sure, own, [])
+        last_words(sure, own, [])
     with pytest.raises(DataError, match="can't be told from its context: ' word'"):
-        perplexity.last_words(sure, own, [*passages(), Passage("", "word")])
+        last_words(sure, own, [*passages(), Passage("", "word")])
 
     def melting(text, **_):  # "the" and "the end" share no token
         return {"input_ids": [len(text)]}
 
     with pytest.raises(DataError, match="from its context: 'the end'"):
-        perplexity.last_words(sure, melting, [Passage("the", "end")])
+        last_words(sure, melting, [Passage("the", "end")])
 
 
 def test_a_model_that_answers_with_nan():
     with pytest.raises(EvaluationError, match="NaN or infinity"):
-        perplexity.last_words(
-            lambda ids: sure(ids) + torch.nan, tiny_llm.tokenizer(), passages()
-        )
+        last_words(lambda ids: sure(ids) + torch.nan, tiny_llm.tokenizer(), passages())

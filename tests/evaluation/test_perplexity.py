@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from microbudget.core.errors import EvaluationError
-from microbudget.evaluation import perplexity
+from microbudget.evaluation.perplexity import (
+    PerplexityResult,
+    block_standard_error,
+    evaluate_perplexity,
+    log_probabilities,
+    perplexity_ratio,
+)
 
 VOCABULARY = 40
 
@@ -54,13 +60,11 @@ def random_scorer(seed: int, sharpness: float = 3.0):
 
 
 def test_perplexities_that_are_known():
-    assert perplexity.evaluate_perplexity(
-        uniform, windows()
-    ).perplexity == pytest.approx(VOCABULARY)
-    assert perplexity.evaluate_perplexity(
-        knowing, windows()
-    ).perplexity == pytest.approx(1)
-    half = perplexity.evaluate_perplexity(
+    assert evaluate_perplexity(uniform, windows()).perplexity == pytest.approx(
+        VOCABULARY
+    )
+    assert evaluate_perplexity(knowing, windows()).perplexity == pytest.approx(1)
+    half = evaluate_perplexity(
         lambda ids: knowing(ids, math.log(VOCABULARY - 1)), windows()
     )
     assert half.perplexity == pytest.approx(2)  # a half on the right token
@@ -68,7 +72,7 @@ def test_perplexities_that_are_known():
 
 def test_losses_are_torchs(score):
     ids = tiny_llm.ids(30, 4)
-    found = perplexity.evaluate_perplexity(score, ids)
+    found = evaluate_perplexity(score, ids)
     logits = score(ids)[:, :-1].flatten(0, 1)
     expected = F.cross_entropy(logits, ids[:, 1:].flatten(), reduction="none")
     torch.testing.assert_close(found.losses, expected)
@@ -79,7 +83,7 @@ def test_the_mean_is_transformers_loss(model, score):
     ids = tiny_llm.ids(30, 4)
     with torch.inference_mode():
         expected = model(ids, labels=ids).loss.exp().item()
-    assert perplexity.evaluate_perplexity(score, ids).perplexity == pytest.approx(
+    assert evaluate_perplexity(score, ids).perplexity == pytest.approx(
         expected, rel=1e-5
     )
 
@@ -87,12 +91,10 @@ def test_the_mean_is_transformers_loss(model, score):
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 100])
 def test_the_batch_doesnt_matter(batch_size):
     ours, theirs = random_scorer(0), random_scorer(1)
-    original = perplexity.log_probabilities(theirs, windows(), batch_size)
-    torch.testing.assert_close(
-        original, perplexity.log_probabilities(theirs, windows())
-    )
-    found = perplexity.evaluate_perplexity(ours, windows(), original, batch_size)
-    once = perplexity.evaluate_perplexity(ours, windows(), original, 5)
+    original = log_probabilities(theirs, windows(), batch_size)
+    torch.testing.assert_close(original, log_probabilities(theirs, windows()))
+    found = evaluate_perplexity(ours, windows(), original, batch_size)
+    once = evaluate_perplexity(ours, windows(), original, 5)
     for part in ("losses", "divergence", "agrees"):
         torch.testing.assert_close(getattr(found, part), getattr(once, part))
 
@@ -100,18 +102,18 @@ def test_the_batch_doesnt_matter(batch_size):
 @given(st.integers(0, 2**32), st.floats(0.1, 50), st.floats(0.1, 50))
 def test_divergence_is_never_negative_and_zero_to_itself(seed, ours, theirs):
     scorer, other = random_scorer(seed, ours), random_scorer(seed + 1, theirs)
-    original = perplexity.log_probabilities(other, windows())
-    found = perplexity.evaluate_perplexity(scorer, windows(), original)
+    original = log_probabilities(other, windows())
+    found = evaluate_perplexity(scorer, windows(), original)
     assert (found.divergence > -1e-4).all()
     assert found.kl > 0
-    same = perplexity.evaluate_perplexity(other, windows(), original)
+    same = evaluate_perplexity(other, windows(), original)
     assert same.kl == pytest.approx(0, abs=1e-6)
     assert same.agreement == 1
 
 
 def test_divergence_is_torchs():
-    original = perplexity.log_probabilities(random_scorer(1), windows())
-    found = perplexity.evaluate_perplexity(random_scorer(0), windows(), original)
+    original = log_probabilities(random_scorer(1), windows())
+    found = evaluate_perplexity(random_scorer(0), windows(), original)
     ours = F.log_softmax(random_scorer(0)(windows())[:, :-1], -1)
     expected = F.kl_div(ours, original, log_target=True, reduction="none").sum(-1)
     torch.testing.assert_close(found.divergence, expected.flatten())
@@ -127,18 +129,16 @@ def test_words_that_are_ruled_out_diverge_by_nothing():
         return logits.index_fill(-1, torch.tensor([3]), -math.inf)
 
     ids = windows().clamp(min=4)
-    found = perplexity.evaluate_perplexity(
-        masked, ids, perplexity.log_probabilities(masked, ids)
-    )
+    found = evaluate_perplexity(masked, ids, log_probabilities(masked, ids))
     assert found.kl == pytest.approx(0, abs=1e-6)
 
 
-def test_what_a_reading_says():
-    original = perplexity.log_probabilities(uniform, windows())
-    found = perplexity.evaluate_perplexity(uniform, windows())
+def test_what_a_result_says():
+    original = log_probabilities(uniform, windows())
+    found = evaluate_perplexity(uniform, windows())
     assert str(found) == "perplexity 40.00 ± 0.00"
     says = "perplexity 40.00 ± 0.00, KL 0.0000 nats, same first choice 100.0%"
-    assert str(perplexity.evaluate_perplexity(uniform, windows(), original)) == says
+    assert str(evaluate_perplexity(uniform, windows(), original)) == says
     for ask in ("kl", "agreement"):
         with pytest.raises(EvaluationError, match="Nothing to compare with"):
             getattr(found, ask)
@@ -158,7 +158,7 @@ def correlated(seed: int, tokens: int = 3200, memory: float = 0.0) -> torch.Tens
 @pytest.mark.parametrize("memory", [0.0, 0.7])
 def test_the_standard_error_is_how_means_deviate(memory):
     draws = [correlated(seed, memory=memory) for seed in range(60)]
-    said = np.mean([perplexity.block_standard_error(losses) for losses in draws])
+    said = np.mean([block_standard_error(losses) for losses in draws])
     truth = np.std([float(losses.mean()) for losses in draws])
     assert said == pytest.approx(truth, rel=0.3)  # 60 draws know it to 10 %
     independent = 1 / math.sqrt(3200)
@@ -170,9 +170,9 @@ def test_the_standard_error_is_how_means_deviate(memory):
 
 def test_the_perplexitys_error_follows_the_slope():
     losses = correlated(0)
-    found = perplexity.PerplexityResult(losses)
+    found = PerplexityResult(losses)
     assert found.perplexity == pytest.approx(math.exp(losses.double().mean()))
-    up = perplexity.PerplexityResult(losses + perplexity.block_standard_error(losses))
+    up = PerplexityResult(losses + block_standard_error(losses))
     assert found.error == pytest.approx(up.perplexity - found.perplexity, rel=0.02)
 
 
@@ -180,23 +180,23 @@ def test_a_ratio_is_sharper_than_two_perplexities():
     losses = correlated(0, memory=0.7)
     generator = torch.Generator().manual_seed(9)
     worse = losses + 0.1 + 0.05 * torch.randn(len(losses), generator=generator)
-    a, b = perplexity.PerplexityResult(worse), perplexity.PerplexityResult(losses)
-    ratio, error = perplexity.perplexity_ratio(a, b)
+    a, b = PerplexityResult(worse), PerplexityResult(losses)
+    ratio, error = perplexity_ratio(a, b)
     assert ratio == pytest.approx(a.perplexity / b.perplexity)
     assert ratio == pytest.approx(math.exp(0.1), abs=3 * error)
     assert error < 0.1 * min(a.error / a.perplexity, b.error / b.perplexity)
-    assert perplexity.perplexity_ratio(b, b) == (1, 0)
+    assert perplexity_ratio(b, b) == (1, 0)
     with pytest.raises(EvaluationError, match="of the same windows"):
-        perplexity.perplexity_ratio(a, perplexity.PerplexityResult(losses[:-1]))
+        perplexity_ratio(a, PerplexityResult(losses[:-1]))
     with pytest.raises(EvaluationError, match="63 tokens are too few: read at"):
-        perplexity.block_standard_error(losses[:63])
+        block_standard_error(losses[:63])
 
 
 @pytest.mark.parametrize(
     "ids", [windows(5, 1), windows(0, 5), windows()[0], windows()[None]]
 )
 def test_windows_without_a_next_token(ids):
-    for ask in (perplexity.evaluate_perplexity, perplexity.log_probabilities):
+    for ask in (evaluate_perplexity, log_probabilities):
         with pytest.raises(EvaluationError, match=r"at least two tokens.*got"):
             ask(uniform, ids)
 
@@ -209,11 +209,11 @@ def test_a_model_that_answers_with_nan(value):
         return logits
 
     with pytest.raises(EvaluationError, match="answered with NaN or infinity"):
-        perplexity.evaluate_perplexity(broken, windows())
+        evaluate_perplexity(broken, windows())
 
 
 def test_an_original_of_other_windows():
     for other in (windows(4), windows(5, 21)):
-        original = perplexity.log_probabilities(uniform, other)
+        original = log_probabilities(uniform, other)
         with pytest.raises(EvaluationError, match="of other windows"):
-            perplexity.evaluate_perplexity(uniform, windows(), original)
+            evaluate_perplexity(uniform, windows(), original)

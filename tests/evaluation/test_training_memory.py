@@ -5,20 +5,24 @@ import torch
 from sentences import classifier, sentences
 from torch.nn import functional as F
 
-from microbudget.evaluation import training_memory
 from microbudget.evaluation.sizes import count_parameters
+from microbudget.evaluation.training_memory import (
+    NF4_BYTES,
+    encoder_activation_bytes,
+    llama_7b_training_memory,
+    measure_training_memory,
+    predict_training_memory,
+)
 from microbudget.finetuning import methods
 from microbudget.models import bert
 from microbudget.training.text_classifier import optimizer
-
-SHAPE = {"layers": 2, "d": 48, "heads": 4, "inner": 96}
 
 
 def measured(model, ids, mask, labels):
     def loss():
         return F.cross_entropy(model(ids, mask), labels)
 
-    return training_memory.measure_training_memory(model, loss, optimizer(model, 1e-3))
+    return measure_training_memory(model, loss, optimizer(model, 1e-3))
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
@@ -29,12 +33,10 @@ def test_the_formula_predicts_what_is_kept(method, repeats):
     batch = data.collate([data[i] for i in range(len(data))])
     found = measured(model, *batch)
     counted = count_parameters(model)
-    activations = training_memory.encoder_activation_bytes(
-        *batch[0].shape, **SHAPE, frozen=method == "lora"
+    activations = encoder_activation_bytes(
+        model.encoder.config, *batch[0].shape, frozen=method == "lora"
     )
-    expected = training_memory.predict_training_memory(
-        counted.total, counted.trainable, activations
-    )
+    expected = predict_training_memory(counted.total, counted.trainable, activations)
     assert found.weights == expected.weights
     assert found.gradients == expected.gradients
     assert found.optimizer == expected.optimizer
@@ -49,8 +51,9 @@ def test_four_bit_weights_take_what_nf4_says():
     found = measured(model, *data.collate([data[i] for i in range(4)]))
     counted = count_parameters(model)
     linears = 6 * (4 * 384 * 384 + 2 * 384 * 1536)
-    expected = training_memory.predict_training_memory(counted.total, counted.trainable, 0,
-                                       in_nf4=linears)  # fmt: skip
+    expected = predict_training_memory(
+        counted.total, counted.trainable, 0, in_nf4=linears
+    )
     assert found.weights == pytest.approx(expected.weights, rel=1e-3)
     assert found.gradients == expected.gradients
 
@@ -62,21 +65,17 @@ def test_views_of_one_storage_count_once():
     def loss():
         return (linear(x) * linear(x)).sum()
 
-    found = training_memory.measure_training_memory(
-        linear, loss, optimizer(linear, 1e-3)
-    )
+    found = measure_training_memory(linear, loss, optimizer(linear, 1e-3))
     assert found.activations == x.nbytes + 2 * 5 * 10 * 4
 
 
 def test_a_seven_billion_model_on_paper():
     """ZeRO's sixteen bytes a weight; QLoRA's bits a weight."""
-    full, lora, qlora = map(
-        training_memory.llama_7b_training_memory, ("full", "lora", "qlora")
-    )
+    full, lora, qlora = map(llama_7b_training_memory, ("full", "lora", "qlora"))
     kept = full.weights + full.gradients + full.optimizer
     assert kept == pytest.approx(16 * 6.74e9)
     assert lora.gradients < full.gradients / 1000
     assert qlora.weights < 0.3 * lora.weights
-    assert pytest.approx(4.127, abs=1e-3) == 8 * training_memory.NF4_BYTES
+    assert pytest.approx(4.127, abs=1e-3) == 8 * NF4_BYTES
     assert full.total > 100e9 > 20e9 > lora.total > qlora.total
     assert "activations" in str(full)

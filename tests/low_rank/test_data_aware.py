@@ -1,6 +1,4 @@
-"""Low rank by what a map's inputs are: the optimum, and kin of PCA."""
-
-import copy
+"""Low rank by a layer's inputs: the optimum, and kin of PCA."""
 
 import numpy as np
 import pytest
@@ -11,10 +9,10 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA, TruncatedSVD
 from torch import nn
 
+from microbudget import low_rank
 from microbudget.core.errors import DataError, MicrobudgetError
 from microbudget.evaluation import moments as flow
 from microbudget.evaluation.moments import Moments
-from microbudget.low_rank import data_aware, factorize
 
 few = settings(max_examples=25)
 sizes, seeds = st.integers(2, 8), st.integers(0, 10_000)
@@ -32,7 +30,7 @@ def moments(x):
     return Moments.zeros(x.shape[1]).add(x)
 
 
-def mapped(into, out, seed, bias=True):
+def linear_layer(into, out, seed, bias=True):
     torch.manual_seed(seed)
     return nn.Linear(into, out, bias=bias).double()
 
@@ -47,29 +45,31 @@ def data_error(linear, cut, x):
 def test_its_error_on_data_is_eckart_youngs_and_never_above_plain_svds(
     out, into, seed, data
 ):
-    x, linear = samples(60, into, seed), mapped(into, out, seed)
+    x, linear = samples(60, into, seed), linear_layer(into, out, seed)
     rank = data.draw(st.integers(1, min(out, into)))
-    aware = data_aware.svd(linear.weight, moments(x), damping=0)
-    plain = factorize.svd(linear.weight)
-    own = data_error(linear, aware.cut(rank, linear), x)
+    aware = low_rank.data_aware_svd(linear.weight, moments(x), damping=0)
+    plain = low_rank.svd(linear.weight)
+    own = data_error(linear, aware.truncate(rank, linear), x)
     # the optimum: singular values of the outputs themselves
     outputs = (x @ linear.weight.T).detach().numpy() / np.sqrt(len(x))
     tail = np.linalg.svd(outputs, compute_uv=False)[rank:]
     scale = np.linalg.norm(outputs)
     assert own == pytest.approx(np.sqrt((tail**2).sum()), abs=1e-6 * scale)
     assert own == pytest.approx(aware.error(rank), abs=1e-6 * scale)
-    assert own <= data_error(linear, plain.cut(rank, linear), x) + 1e-6 * scale
+    assert own <= data_error(linear, plain.truncate(rank, linear), x) + 1e-6 * scale
 
 
 @few
 @given(sizes, sizes, seeds, st.data())
 def test_centred_is_never_worse_and_its_bias_is_the_best_one(out, into, seed, data):
-    x, linear = samples(60, into, seed, mean=3.0), mapped(into, out, seed)
+    x, linear = samples(60, into, seed, mean=3.0), linear_layer(into, out, seed)
     rank = data.draw(st.integers(1, min(out, into)))
     own = moments(x)
-    loose = data_aware.svd(linear.weight, own, damping=0).cut(rank, linear)
-    tight = data_aware.svd(linear.weight, own, damping=0, centred=True)
-    cut = tight.cut(rank, linear)
+    loose = low_rank.data_aware_svd(linear.weight, own, damping=0).truncate(
+        rank, linear
+    )
+    tight = low_rank.data_aware_svd(linear.weight, own, damping=0, centred=True)
+    cut = tight.truncate(rank, linear)
     scale = float(linear(x).detach().norm()) / len(x) ** 0.5
     assert data_error(linear, cut, x) <= data_error(linear, loose, x) + 1e-6 * scale
     assert data_error(linear, cut, x) == pytest.approx(
@@ -85,20 +85,20 @@ def test_centred_is_never_worse_and_its_bias_is_the_best_one(out, into, seed, da
 @given(sizes, sizes, seeds, st.data())
 def test_equal_to_whitening_and_unwhitening(out, into, seed, data):
     """SVD-LLM's own formula (Wang et al. 2024), with the inverse written out."""
-    x, w = samples(60, into, seed), mapped(into, out, seed).weight.detach()
+    x, w = samples(60, into, seed), linear_layer(into, out, seed).weight.detach()
     rank = data.draw(st.integers(1, min(out, into)))
     root = torch.linalg.cholesky(moments(x).matrix())
     u, s, v = torch.linalg.svd(w @ root, full_matrices=False)
     theirs = (u[:, :rank] * s[:rank]) @ v[:rank] @ torch.linalg.inv(root)
-    found = data_aware.svd(w, moments(x), damping=0)
+    found = low_rank.data_aware_svd(w, moments(x), damping=0)
     ours = found.up[:, :rank] @ found.down[:rank]
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
 
 
 def test_with_white_inputs_it_is_plain_svd():
-    w = mapped(6, 9, 0).weight.detach()
+    w = linear_layer(6, 9, 0).weight.detach()
     white = Moments(10, torch.zeros(6).double(), 10 * torch.eye(6).double())
-    found, plain = data_aware.svd(w, white), factorize.svd(w)
+    found, plain = low_rank.data_aware_svd(w, white), low_rank.svd(w)
     for rank in range(1, 7):
         torch.testing.assert_close(
             found.up[:, :rank] @ found.down[:rank],
@@ -111,11 +111,13 @@ def test_of_the_identity_it_is_scikit_learns_pca():
     identity = nn.Linear(8, 8).double()
     nn.init.eye_(identity.weight)
     nn.init.zeros_(identity.bias)
-    found = data_aware.svd(identity.weight, moments(x), centred=True, damping=0)
+    found = low_rank.data_aware_svd(
+        identity.weight, moments(x), centred=True, damping=0
+    )
     for rank in (1, 3, 7):
         pca = PCA(rank).fit(x.numpy())
         rebuilt = pca.inverse_transform(pca.transform(x.numpy()))
-        cut = found.cut(rank, identity)
+        cut = found.truncate(rank, identity)
         np.testing.assert_allclose(cut(x).detach(), rebuilt, atol=1e-8)
         cosines = (found.up[:, :rank].T @ torch.from_numpy(pca.components_.T)).abs()
         np.testing.assert_allclose(cosines, np.eye(rank), atol=1e-7)
@@ -125,7 +127,7 @@ def test_of_the_identity_it_is_scikit_learns_pca():
 
 def test_uncentred_it_is_scikit_learns_truncated_svd():
     x = samples(200, 8, 1, mean=2.0)
-    found = data_aware.svd(torch.eye(8), moments(x), damping=0)
+    found = low_rank.data_aware_svd(torch.eye(8), moments(x), damping=0)
     theirs = TruncatedSVD(3, algorithm="arpack", random_state=0).fit(x.numpy())
     rebuilt = theirs.inverse_transform(theirs.transform(x.numpy()))
     projector = found.up[:, :3] @ found.down[:3]
@@ -145,43 +147,11 @@ def test_moments_do_not_depend_on_how_the_samples_come(first, seed):
     )
 
 
-def test_few_samples_want_damping_and_then_nothing_is_lost():
-    x = samples(4, 8, 0)
-    linear = mapped(8, 12, 0)
-    with pytest.raises(DataError, match="4 samples can't show 8 directions"):
-        data_aware.svd(linear.weight, moments(x), damping=0)
-    found = data_aware.svd(linear.weight, moments(x))
-    exact = found.up @ found.down
-    torch.testing.assert_close(exact, linear.weight.detach(), atol=1e-6, rtol=1e-5)
-    # four samples span four directions: rank four is enough for them
-    assert data_error(linear, found.cut(4, linear), x) < 0.02 * float(
-        linear(x).detach().norm()
-    )
-
-
-def test_singular_moments_without_damping():
-    x = samples(50, 6, 0)
-    x[:, 2] = x[:, 1]  # one direction never shows
-    linear = mapped(6, 4, 0)
-    found = data_aware.svd(linear.weight, moments(x), damping=0)
-    assert data_error(linear, found.cut(4, linear), x) < 1e-6
-    assert torch.isfinite(found.down).all()
-
-
-def test_a_dead_input_moves_nothing():
-    x = torch.zeros(9, 5).double()
-    linear = mapped(5, 4, 0)
-    found = data_aware.svd(linear.weight, moments(x))
-    cut = found.cut(2, linear)
-    assert torch.isfinite(cut(x)).all()
-    torch.testing.assert_close(cut(x), linear(x))
-
-
 @few
 @given(sizes, sizes, seeds, st.data())
 def test_by_the_loss_its_error_is_the_optimum_too(out, into, seed, data):
     """‖Rᵀ(W − W')L‖ is the tail, and no other method's map gives less."""
-    x, linear = samples(60, into, seed), mapped(into, out, seed)
+    x, linear = samples(60, into, seed), linear_layer(into, out, seed)
     gradients = moments(samples(60, out, seed + 1, mean=0.0))
     rank = data.draw(st.integers(1, min(out, into)))
     w, own = linear.weight.detach(), moments(x)
@@ -194,33 +164,21 @@ def test_by_the_loss_its_error_is_the_optimum_too(out, into, seed, data):
             (left @ (w - found.up[:, :rank] @ found.down[:rank]) @ right).norm()
         )
 
-    found = data_aware.svd(w, own, gradients, damping=0)
+    found = low_rank.data_aware_svd(w, own, gradients, damping=0)
     tail = np.linalg.svd(left @ w @ right, compute_uv=False)[rank:]
     assert felt(found) == pytest.approx(np.sqrt((tail**2).sum()), abs=1e-6 * scale)
     assert felt(found) == pytest.approx(found.error(rank), abs=1e-6 * scale)
-    for other in (data_aware.svd(w, own, damping=0), factorize.svd(w)):
+    for other in (low_rank.data_aware_svd(w, own, damping=0), low_rank.svd(w)):
         assert felt(found) <= felt(other) + 1e-6 * scale
-    whole = data_aware.svd(w, own, gradients)  # with damping
+    whole = low_rank.data_aware_svd(w, own, gradients)  # with damping
     torch.testing.assert_close(whole.up @ whole.down, w, atol=1e-6, rtol=1e-5)
 
 
-def test_gradients_that_lean_nowhere_change_nothing():
-    x, linear = samples(60, 6, 0, mean=4.0), mapped(6, 8, 0)
-    even = Moments(9, torch.zeros(8).double(), 9 * 3e-9 * torch.eye(8).double())
-    for centred in (False, True):
-        plainly = data_aware.svd(linear.weight, moments(x), centred=centred)
-        felt = data_aware.svd(linear.weight, moments(x), even, centred=centred)
-        for rank in (1, 4, 6):
-            torch.testing.assert_close(
-                felt.cut(rank, linear)(x), plainly.cut(rank, linear)(x)
-            )
-
-
 def test_centred_by_the_loss_the_outputs_mean_is_kept():
-    x, linear = samples(90, 6, 0, mean=4.0), mapped(6, 8, 0)
+    x, linear = samples(90, 6, 0, mean=4.0), linear_layer(6, 8, 0)
     gradients = moments(samples(90, 8, 1, mean=0.0))
-    cut = data_aware.svd(linear.weight, moments(x), gradients, centred=True)
-    torch.testing.assert_close(cut.cut(2, linear)(x).mean(0), linear(x).mean(0))
+    cut = low_rank.data_aware_svd(linear.weight, moments(x), gradients, centred=True)
+    torch.testing.assert_close(cut.truncate(2, linear)(x).mean(0), linear(x).mean(0))
 
 
 def test_gradients_are_autograds():
@@ -253,24 +211,26 @@ def test_padding_has_no_gradients_to_count():
             model(ids, mask), labels, reduction="sum"
         )
 
-    found = flow.collect_gradients(model, [batch], loss, counts=lambda b: b[1])
+    found = flow.collect_gradients(model, [batch], loss, token_mask=lambda b: b[1])
     name = "encoder.encoder.layer.1.output.dense"
     assert found[name].count == int(batch[1].sum())
-    own = flow.collect_moments(model, [batch[:2]], counts=lambda b: b[1])
-    cuts = data_aware.decompose(model, own, found, centred=True)
+    own = flow.collect_moments(model, [batch[:2]], token_mask=lambda b: b[1])
+    cuts = low_rank.data_aware_decompose(model, own, found, centred=True)
     full = {name: len(d.values) for name, d in cuts.items()}
-    small = factorize.factorize(copy.deepcopy(model), cuts, full)
+    small = low_rank.factorize(model, cuts, full)
     torch.testing.assert_close(
         small(*batch[:2]), model(*batch[:2]), atol=1e-3, rtol=1e-3
     )
 
 
 def test_a_bias_appears_where_there_was_none():
-    x, linear = samples(60, 6, 0, mean=5.0), mapped(6, 7, 0, bias=False)
+    x, linear = samples(60, 6, 0, mean=5.0), linear_layer(6, 7, 0, bias=False)
     own = moments(x)
-    centred = data_aware.svd(linear.weight, own, centred=True)
-    assert centred.cut(2, linear)[1].bias is not None
-    assert data_aware.svd(linear.weight, own).cut(2, linear)[1].bias is None
+    centred = low_rank.data_aware_svd(linear.weight, own, centred=True)
+    assert centred.truncate(2, linear)[1].bias is not None
+    assert (
+        low_rank.data_aware_svd(linear.weight, own).truncate(2, linear)[1].bias is None
+    )
 
 
 def net():
@@ -297,8 +257,8 @@ def test_padding_does_not_count():
     ids, mask, _ = data.collate([data[i] for i in range(len(data))])
     long = torch.nn.functional.pad(ids, (0, 9), value=data.pad)
     longer = torch.nn.functional.pad(mask, (0, 9))
-    tight = flow.collect_moments(model, [(ids, mask)], counts=lambda b: b[1])
-    padded = flow.collect_moments(model, [(long, longer)], counts=lambda b: b[1])
+    tight = flow.collect_moments(model, [(ids, mask)], token_mask=lambda b: b[1])
+    padded = flow.collect_moments(model, [(long, longer)], token_mask=lambda b: b[1])
     name = "encoder.encoder.layer.1.output.dense"
     assert tight[name].count == padded[name].count == int(mask.sum())
     torch.testing.assert_close(
@@ -315,68 +275,56 @@ def test_on_a_network_its_outputs_are_nearer():
     ranks = {"0": 2}
     errors = {}
     for name, found in (
-        ("plain", factorize.decompose(model)),
-        ("aware", data_aware.decompose(model, own)),
-        ("centred", data_aware.decompose(model, own, centred=True)),
+        ("plain", low_rank.decompose(model)),
+        ("aware", low_rank.data_aware_decompose(model, own)),
+        ("centred", low_rank.data_aware_decompose(model, own, centred=True)),
     ):
-        small = factorize.factorize(copy.deepcopy(model), found, ranks)
+        small = low_rank.factorize(model, found, ranks)
         errors[name] = float((small[0](x) - model[0](x)).detach().norm())
         w = small[0][1].weight @ small[0][0].weight
         if name != "centred":
-            expected = data_aware.output_error(model[0].weight, w, own["0"])
+            expected = low_rank.output_error(model[0].weight, w, own["0"])
             assert errors[name] == pytest.approx(expected * len(x) ** 0.5, rel=1e-3)
     assert errors["centred"] <= errors["aware"] < errors["plain"]
 
 
+@pytest.mark.parametrize("damping", [0.0, 1e-4])
+def test_directions_that_no_sample_shows_are_kept_last(damping):
+    x, linear = samples(4, 8, 0), linear_layer(8, 12, 0)
+    found = low_rank.data_aware_svd(linear.weight, moments(x), damping=damping)
+    # four samples span four directions: rank four is enough for them
+    error = data_error(linear, found.truncate(4, linear), x)
+    assert error < 0.02 * float(linear(x).detach().norm())
+    if damping:
+        exact = found.up @ found.down
+        torch.testing.assert_close(exact, linear.weight.detach(), atol=1e-6, rtol=1e-5)
+    dead = low_rank.data_aware_svd(linear.weight, moments(torch.zeros(9, 8).double()))
+    zeros = torch.zeros(3, 8).double()
+    torch.testing.assert_close(dead.truncate(2, linear)(zeros), linear(zeros))
+
+
 def test_what_does_not_fit_is_refused():
     model, x = net(), torch.randn(20, 6)
-    w = model[0].weight
-    with pytest.raises(DataError, match="Moments of 9 numbers for a map with 6"):
-        data_aware.svd(w, Moments.zeros(9).add(torch.randn(20, 9)))
+    w, own = model[0].weight, Moments.zeros(6).add(x)
+    with pytest.raises(DataError, match="Moments of 9 numbers for a layer with 6"):
+        low_rank.data_aware_svd(w, Moments.zeros(9).add(torch.randn(20, 9)))
+    with pytest.raises(DataError, match=r"Moments of 6 .* with 9 outputs"):
+        low_rank.data_aware_svd(w, own, own)
     with pytest.raises(DataError, match="No samples"):
-        data_aware.svd(w, Moments.zeros(6))
-    with pytest.raises(DataError, match="for moments of 6"):
-        Moments.zeros(6).add(torch.randn(3, 5))
-    with pytest.raises(DataError, match="for moments of 6"):
-        Moments.zeros(6).add(torch.randn(6))
-    with pytest.raises(DataError, match="NaN or infinity"):
-        Moments.zeros(6).add(torch.full((3, 6), float("nan")))
-    with pytest.raises(MicrobudgetError, match="must not be negative"):
-        data_aware.svd(w, Moments.zeros(6).add(x), damping=-1)
+        low_rank.data_aware_svd(w, Moments.zeros(6))
+    for wrong in (torch.randn(3, 5), torch.randn(6), torch.full((3, 6), np.nan)):
+        with pytest.raises(DataError):
+            own.add(wrong)
+    assert own.count == 20
     with pytest.raises(MicrobudgetError, match="NaN or infinity"):
-        data_aware.svd(w * float("nan"), Moments.zeros(6).add(x))
-    with pytest.raises(DataError, match="Nothing came to 0"):
-        flow.collect_moments(model, [])
-    with pytest.raises(DataError, match="Nothing came to 0"):
-        flow.collect_gradients(model, [], lambda m, b: m(*b).sum())
-    own, silent = Moments.zeros(6).add(x), Moments.zeros(9).add(torch.zeros(3, 9))
-    with pytest.raises(DataError, match="All gradients are zero"):
-        data_aware.svd(w, own, silent)
-    with pytest.raises(
-        DataError, match="Moments of 6 numbers for a map with 9 outputs"
-    ):
-        data_aware.svd(w, own, own)
-    dead = torch.randn(30, 9)
-    dead[:, 4] = 0
-    with pytest.raises(DataError, match="doesn't feel some directions"):
-        data_aware.svd(w, own, Moments.zeros(9).add(dead), damping=0)
-    felt = data_aware.svd(w, own, Moments.zeros(9).add(dead))
-    torch.testing.assert_close((felt.up @ felt.down).float(), w.detach())
-    with pytest.raises(MicrobudgetError, match="nothing called '0'"):
-        data_aware.decompose(model, {"0": own}, {"2": own})
-    with pytest.raises(MicrobudgetError, match="nothing called 'nope'"):
-        flow.collect_moments(model, [(x,)], ["nope"])
-    with pytest.raises(MicrobudgetError, match="nothing called 'nope'"):
-        data_aware.decompose(model, {"nope": Moments.zeros(6).add(x)})
-
-
-def test_a_bad_batch_leaves_no_hooks_and_no_half_sum():
-    model = net()
-    own = Moments.zeros(6).add(torch.randn(5, 6))
-    before = own.matrix()
-    with pytest.raises(DataError):
-        own.add(torch.full((2, 6), float("inf")))
-    torch.testing.assert_close(own.matrix(), before)
-    with pytest.raises(DataError):
-        flow.collect_moments(model, [(torch.full((2, 6), float("nan")),)])
-    assert not any(m._forward_pre_hooks for m in model.modules())
+        low_rank.data_aware_svd(w * float("nan"), own)
+    for batches in ([], [(torch.full((2, 6), float("nan")),)]):
+        with pytest.raises(DataError):
+            flow.collect_moments(model, batches)
+        with pytest.raises(DataError):
+            flow.collect_gradients(model, batches, lambda m, b: m(*b).sum())
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
+    with pytest.raises(MicrobudgetError, match="There is no '0' here"):
+        low_rank.data_aware_decompose(model, {"0": own}, {"2": own})
+    with pytest.raises(MicrobudgetError, match="There is no 'nope' here"):
+        low_rank.data_aware_decompose(model, {"nope": own})
