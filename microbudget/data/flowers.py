@@ -1,8 +1,8 @@
-"""The flowers: Oxford 102 Flowers where they are, else the generated garden.
+"""Flowers: Oxford 102 Flowers where they are, else the synthetic flowers.
 
-Two layouts are read. torchvision's (``jpg/``, ``imagelabels.mat``, ``setid.mat``,
-the official splits), and one folder a class: ``SPLIT/CLASS/PICTURE``, which is what
-the garden writes and what pictures of your own need.
+Two layouts are read. The official one (``jpg/``, ``imagelabels.mat``, ``setid.mat``),
+and one folder a class: ``SPLIT/CLASS/IMAGE``, which is what the synthetic flowers have
+and what images of your own need.
 """
 
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ from .. import assets
 from ..core import settings
 from ..core.errors import DataError
 from .images import SUFFIXES, LazyImages, load_images
-from .synthetic import flowers
+from .synthetic.flowers import species_name
 
 REAL, GENERATED = "flowers-102", "synthetic-flowers"
-_SPLITS = {"train": "trnid", "val": "valid", "test": "tstid"}
+_SPLITS = {"train": "trnid", "val": "valid", "test": "tstid"}  # keys of setid.mat
 
 
 @dataclass(frozen=True)
 class Split:
-    """Pictures of one split: ``paths[i]`` shows class ``labels[i]``.
+    """Images of one split: ``paths[i]`` shows class ``labels[i]``.
 
     Attributes:
-        labels: int64 tensor (pictures,), from 0.
+        labels: int64 tensor (images,), from 0.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Split:
         return len(self.paths)
 
     def images(self, size: int) -> torch.Tensor:
-        """All pictures, decoded: uint8 (pictures, 3, size, size)."""
+        """All images, decoded: uint8 (images, 3, size, size)."""
         return load_images(self.paths, size, f"decoding {self.name}")
 
     def lazy_images(self, size: int) -> LazyImages:
@@ -45,7 +45,7 @@ class Split:
         return LazyImages(self.paths, size)
 
     def per_class(self, n: int, seed: int = 0) -> torch.Tensor:
-        """Indices of ``n`` random pictures of every class; more ``n`` only adds.
+        """Indices of ``n`` random images of every class; more ``n`` only adds.
 
         Raises:
             DataError: a class has fewer than ``n``.
@@ -56,8 +56,8 @@ class Split:
             own = torch.nonzero(self.labels == label).flatten()
             if len(own) < n:
                 raise DataError(
-                    f"Class {label} has {len(own)} pictures in {self.name}; "
-                    f"{n} were asked for. Ask for fewer, or add pictures."
+                    f"Class {label} has {len(own)} images in {self.name}; "
+                    f"{n} were asked for. Ask for fewer, or add images."
                 )
             chosen.append(own[torch.randperm(len(own), generator=generator)[:n]])
         return torch.cat(chosen)
@@ -65,15 +65,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Flowers:
-    """A set of flower pictures with its splits and the classes' names."""
+    """A set of flower images with its splits and the classes' names."""
 
     name: str
     train: Split
     val: Split
     test: Split | None
     classes: tuple[str, ...]
-    generated: bool
     card: str
+    generated: bool = False
     official: bool = False
 
     @property
@@ -83,14 +83,14 @@ class Flowers:
 
     @property
     def size(self) -> int:
-        """Pixels a side that suit these pictures: the garden is drawn at 160."""
+        """Pixels a side that suit these images: synthetic ones are drawn at 160."""
         return 160 if self.generated else 224
 
     def describe(self) -> str:
         """One plain sentence on what the reader is about to see."""
-        what = f"your own pictures of {len(self.classes)} classes"
+        what = f"your own images of {len(self.classes)} classes"
         if self.generated:
-            what = f"GENERATED pictures of {len(self.classes)} invented species"
+            what = f"GENERATED images of {len(self.classes)} invented species"
         elif self.official:
             what = f"real photographs of {len(self.classes)} classes"
         test = f", {len(self.test)} test" if self.test else ""
@@ -101,137 +101,94 @@ def load(folder: str | Path | None = None) -> Flowers:
     """The flowers of this profile, or of a folder of your own.
 
     Order: ``folder``; ``MICROBUDGET_DATA/flowers-102``; in profile ``full`` the
-    official download; else the generated garden.
+    official download; else the synthetic flowers.
 
     Raises:
         DataError: the folder holds no flowers in a known layout, a class is empty, a
-            label file doesn't fit.
+            label file can't be read.
         AssetError: nothing here and nothing can be fetched.
     """
     if folder is not None:
-        return _read(Path(folder), name=Path(folder).name, card=f"{folder}")
-    here = settings.load()
-    has_real = here.profile == "full" or assets.locate(REAL) is not None
-    name = REAL if has_real else GENERATED
-    asset = assets.get(name)
-    return _read(assets.fetch(name), name, asset.card(), generated=not has_real)
+        return _read(Path(folder))
+    if settings.load().profile == "full" or assets.locate(REAL):
+        return _read(assets.fetch(REAL))
+    return _read(assets.fetch(GENERATED), generated=True)
 
 
-def _read(folder: Path, name: str, card: str, generated: bool = False) -> Flowers:
+def _read(folder: Path, generated: bool = False) -> Flowers:
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}.")
-    official = any((folder / f).is_file() for f in ("setid.mat", "imagelabels.mat"))
-    if official:
-        splits, classes = _read_torchvision_layout(folder)
+    if official := (folder / "setid.mat").is_file():
+        splits, classes = _read_official(folder)
+        name, card = REAL, assets.get(REAL).card()
     else:
         splits, classes = _read_class_folders(folder)
+        name = folder.name
+        card = f"images of your own, from the folder {folder.name}"
     if generated:
-        classes = tuple(flowers.species_name(k) for k in range(len(classes)))
-    if not (official or generated):
-        card = f"pictures of your own, from the folder {folder.name}"
+        classes = [species_name(number) for number in range(len(classes))]
+        name, card = GENERATED, assets.get(GENERATED).card()
     return Flowers(
-        name,
-        splits["train"],
-        splits["val"],
-        splits.get("test"),
-        classes,
-        generated,
-        card,
-        official,
-    )
+        name, splits["train"], splits["val"], splits.get("test"), tuple(classes), card,
+        generated, official,
+    )  # fmt: skip
 
 
-def _read_torchvision_layout(folder: Path) -> tuple[dict[str, Split], tuple[str, ...]]:
-    labels = _mat(folder / "imagelabels.mat", "labels") - 1
-    pictures = folder / "jpg"
-    if not pictures.is_dir():
-        raise DataError(
-            f"{folder} has label files but no folder jpg/. Unpack 102flowers.tgz there."
-        )
-    import torchvision
-
-    classes = tuple(torchvision.datasets.Flowers102.classes)
-    if labels.min() < 0 or labels.max() >= len(classes):
-        raise DataError(
-            f"{folder / 'imagelabels.mat'} has labels {labels.min() + 1} to "
-            f"{labels.max() + 1}; Flowers-102 has 1 to {len(classes)}. It is another "
-            "data set's file: download it again."
-        )
-    splits = {}
-    for split, key in _SPLITS.items():
-        ids = _mat(folder / "setid.mat", key)
-        if ids.min() < 1 or ids.max() > len(labels):
-            raise DataError(
-                f"setid.mat names picture {ids.max()}, imagelabels.mat has "
-                f"{len(labels)} labels: the two don't belong together."
-            )
-        paths = [pictures / f"image_{i:05d}.jpg" for i in ids]
-        if split == "test" and not all(path.is_file() for path in paths):
-            continue  # train and validation alone are enough for the course
-        missing = [path for path in paths if not path.is_file()]
-        if missing:
-            raise DataError(
-                f"{len(missing)} of {len(paths)} {split} pictures are missing from "
-                f"{pictures} (the first: {missing[0].name}). "
-                "Unpack 102flowers.tgz again."
-            )
-        splits[split] = Split(split, tuple(paths), torch.from_numpy(labels[ids - 1]))
-    return splits, classes
-
-
-def _mat(path: Path, key: str) -> np.ndarray:
+def _read_official(folder: Path) -> tuple[dict[str, Split], list[str]]:
     from scipy.io import loadmat
+    from torchvision.datasets import Flowers102
 
-    if not path.is_file():
-        raise DataError(f"{path} is missing. Download it again.")
     try:
-        values = loadmat(path, squeeze_me=True, variable_names=[key])[key]
-        return np.atleast_1d(values).astype(np.int64)
+        labels = loadmat(folder / "imagelabels.mat", squeeze_me=True)["labels"]
+        ids = loadmat(folder / "setid.mat", squeeze_me=True)
     except Exception as error:  # scipy raises many kinds for a damaged file
         raise DataError(
-            f"{path} is not Flowers-102's {path.name} "
-            f"({type(error).__name__}: {error}). Download it again."
+            f"{folder} needs Flowers-102's imagelabels.mat and setid.mat "
+            f"({type(error).__name__}: {error}). Download both again."
         ) from error
-
-
-def _read_class_folders(folder: Path) -> tuple[dict[str, Split], tuple[str, ...]]:
-    present = [split for split in _SPLITS if (folder / split).is_dir()]
-    for split in ("train", "val"):
-        if split not in present:
+    splits = {}
+    for split, key in _SPLITS.items():
+        own = np.atleast_1d(ids[key])
+        paths = [folder / "jpg" / f"image_{i:05d}.jpg" for i in own]
+        missing = [path for path in paths if not path.is_file()]
+        if missing and split == "test":
+            continue  # train and validation alone are enough for the course
+        if missing:
             raise DataError(
-                f"{folder} has no {split}/ folder. Expected either Flowers-102 "
-                "(jpg/, imagelabels.mat, setid.mat) or train/CLASS/ and val/CLASS/ "
-                "with pictures."
+                f"{len(missing)} of {len(paths)} {split} images are missing from "
+                f"{folder / 'jpg'} (the first: {missing[0].name}). "
+                "Unpack 102flowers.tgz there."
             )
-    classes = _class_names(folder / "train")
+        numbers = torch.from_numpy(labels[own - 1].astype(np.int64) - 1)  # from 0
+        splits[split] = Split(split, tuple(paths), numbers)
+    return splits, Flowers102.classes
+
+
+def _read_class_folders(folder: Path) -> tuple[dict[str, Split], list[str]]:
+    from torchvision.datasets.folder import find_classes, make_dataset
+
+    present = [split for split in _SPLITS if (folder / split).is_dir()]
+    if present[:2] != ["train", "val"]:
+        raise DataError(
+            f"{folder} needs the folders train/ and val/, with one folder of images "
+            "for each class in them (or Flowers-102's jpg/, imagelabels.mat and "
+            "setid.mat)."
+        )
+    splits = {}
+    try:
+        classes, numbers = find_classes(folder / "train")
+        for split in present:
+            if unknown := set(find_classes(folder / split)[0]) - set(classes):
+                raise DataError(
+                    f"{folder / split} has classes train/ lacks: {sorted(unknown)[:4]}."
+                )
+            found = make_dataset(
+                folder / split, numbers, SUFFIXES, allow_empty=split != "train"
+            )
+            paths, labels = zip(*found, strict=True)
+            splits[split] = Split(split, tuple(map(Path, paths)), torch.tensor(labels))
+    except (FileNotFoundError, ValueError) as error:  # no classes, or no images
+        raise DataError(f"{folder}: {error}") from error
     if len(classes) < 2:
         raise DataError(f"{folder / 'train'} needs at least two classes (folders).")
-    splits = {}
-    for split in present:
-        names = _class_names(folder / split)
-        if unknown := sorted(set(names) - set(classes)):
-            raise DataError(
-                f"{folder / split} has classes train/ lacks: {unknown[:4]}."
-            )
-        paths, labels = [], []
-        for label, name in enumerate(classes):
-            own = sorted(
-                path
-                for path in (folder / split / name).glob("*")
-                if path.suffix.lower() in SUFFIXES
-            )
-            if not own and split == "train":
-                raise DataError(
-                    f"Class {name!r} has no pictures in {folder / split}. "
-                    "Add some, or remove the folder."
-                )
-            paths += own
-            labels += [label] * len(own)
-        if not paths:
-            raise DataError(f"{folder / split} holds no pictures.")
-        splits[split] = Split(split, tuple(paths), torch.tensor(labels))
     return splits, classes
-
-
-def _class_names(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))

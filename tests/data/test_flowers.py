@@ -1,5 +1,7 @@
 """Both layouts are read, and a wrong one says what is wrong."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -16,9 +18,8 @@ def make_class_folders(root, classes=("a", "b"), per_class=3, splits=("train", "
             folder = root / split / name
             folder.mkdir(parents=True)
             for i in range(per_class):
-                Image.new("RGB", (40, 40), (k * 80, i * 20, 0)).save(
-                    folder / f"{i}.png"
-                )
+                image = Image.new("RGB", (40, 40), (k * 80, i * 20, 0))
+                image.save(folder / f"{i}.png")
     return root
 
 
@@ -40,7 +41,7 @@ def test_class_folders(tmp_path):
     assert data.train.images(32).shape == (6, 3, 32, 32)
     assert not data.generated
     assert not data.is_course_data
-    assert data.describe() == "your own pictures of 2 classes: 6 train, 6 validation"
+    assert data.describe() == "your own images of 2 classes: 6 train, 6 validation"
     assert "of your own" in data.card
     assert data.test is None
 
@@ -52,20 +53,20 @@ def test_the_official_layout(tmp_path):
     assert data.is_course_data
     assert data.train.labels.tolist() == [0, 1]
     assert data.val.paths[0].name == "image_00003.jpg"
-    assert data.test is None  # its pictures are not there
+    assert data.test is None  # its images are not there
 
 
-def test_more_pictures_per_class_only_adds(tmp_path):
+def test_more_images_per_class_only_adds(tmp_path):
     split = flowers.load(make_class_folders(tmp_path, per_class=6)).train
     few, many = split.per_class(2), split.per_class(4)
     assert set(few.tolist()) < set(many.tolist())
     assert torch.bincount(split.labels[many]).tolist() == [4, 4]
     assert not torch.equal(split.per_class(2, seed=1), few)
-    with pytest.raises(DataError, match="Class 0 has 6 pictures in train; 7"):
+    with pytest.raises(DataError, match="Class 0 has 6 images in train; 7"):
         split.per_class(7)
 
 
-def test_one_picture_a_class_is_enough(tmp_path):
+def test_one_image_a_class_is_enough(tmp_path):
     data = flowers.load(make_class_folders(tmp_path, per_class=1))
     assert len(data.train.per_class(1)) == 2
 
@@ -73,14 +74,14 @@ def test_one_picture_a_class_is_enough(tmp_path):
 def test_a_missing_folder(tmp_path):
     with pytest.raises(DataError, match="There is no folder"):
         flowers.load(tmp_path / "absent")
-    with pytest.raises(DataError, match="has no train/ folder"):
+    with pytest.raises(DataError, match="needs the folders train/ and val/"):
         flowers.load(tmp_path)
 
 
 def test_an_empty_class_is_named(tmp_path):
     make_class_folders(tmp_path)
     (tmp_path / "train" / "c").mkdir()
-    with pytest.raises(DataError, match="Class 'c' has no pictures"):
+    with pytest.raises(DataError, match="no valid file for the classes c"):
         flowers.load(tmp_path)
 
 
@@ -91,42 +92,33 @@ def test_a_class_that_train_lacks(tmp_path):
         flowers.load(tmp_path)
 
 
+def test_a_class_that_validation_lacks_keeps_the_numbers(tmp_path):
+    make_class_folders(tmp_path, classes=("a", "b", "c"))
+    shutil.rmtree(tmp_path / "val" / "b")
+    assert flowers.load(tmp_path).val.labels.tolist() == [0, 0, 0, 2, 2, 2]
+
+
 def test_a_single_class(tmp_path):
     with pytest.raises(DataError, match="at least two classes"):
         flowers.load(make_class_folders(tmp_path, classes=("a",)))
-
-
-def test_a_wrong_label_file(tmp_path):
-    make_official(tmp_path, labels=(1, 2, 1, 300))
-    with pytest.raises(DataError, match="labels 1 to 300"):
-        flowers.load(tmp_path)
-
-
-def test_label_files_that_do_not_belong_together(tmp_path):
-    make_official(tmp_path, valid=(3, 99))
-    with pytest.raises(DataError, match="don't belong together"):
-        flowers.load(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["imagelabels.mat", "setid.mat"])
 def test_a_damaged_label_file(tmp_path, name):
     make_official(tmp_path)
     (tmp_path / name).write_bytes(b"<html>not found</html>")
-    with pytest.raises(DataError, match=f"is not Flowers-102's {name}"):
-        flowers.load(tmp_path)
-    (tmp_path / name).unlink()
-    with pytest.raises(DataError, match="is missing"):
+    with pytest.raises(DataError, match=r"imagelabels\.mat and setid\.mat.*Download"):
         flowers.load(tmp_path)
 
 
-def test_missing_pictures_are_counted(tmp_path):
+def test_missing_images_are_counted(tmp_path):
     make_official(tmp_path)
     (tmp_path / "jpg" / "image_00004.jpg").unlink()
-    with pytest.raises(DataError, match="1 of 2 val pictures are missing"):
+    with pytest.raises(DataError, match="1 of 2 val images are missing"):
         flowers.load(tmp_path)
 
 
-def test_the_default_is_the_garden_and_says_so(monkeypatch):
+def test_the_default_is_synthetic_and_says_so(monkeypatch):
     monkeypatch.delenv("MICROBUDGET_DATA", raising=False)
     data = flowers.load()
     assert data.generated
@@ -136,7 +128,7 @@ def test_the_default_is_the_garden_and_says_so(monkeypatch):
     assert torch.bincount(data.train.labels).unique().tolist() == [10]
 
 
-def test_a_data_folder_wins_over_the_garden(tmp_path, monkeypatch):
+def test_a_data_folder_wins_over_the_synthetic_flowers(tmp_path, monkeypatch):
     make_official(tmp_path / "flowers-102")
     monkeypatch.setenv("MICROBUDGET_DATA", str(tmp_path))
     data = flowers.load()

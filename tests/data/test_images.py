@@ -1,7 +1,8 @@
-"""Any picture file becomes upright RGB, or an error that names it."""
+"""Any image file becomes upright RGB, or an error that names it."""
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from microbudget.core.errors import DataError
@@ -10,13 +11,9 @@ from microbudget.data.images import load_images, open_image, to_pixels
 
 @pytest.fixture
 def photo() -> Image.Image:
-    ramp = (
-        np.random.default_rng(0)
-        .integers(0, 256, (6, 8), np.uint8)
-        .repeat(8, 0)
-        .repeat(8, 1)
-    )
-    return Image.fromarray(np.stack([ramp, ramp[::-1], ramp[:, ::-1]], -1))
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(0, 256, (6, 8), np.uint8).repeat(8, 0).repeat(8, 1)
+    return Image.fromarray(np.stack([blocks, blocks[::-1], blocks[:, ::-1]], -1))
 
 
 @pytest.mark.parametrize(
@@ -29,11 +26,11 @@ def photo() -> Image.Image:
 def test_every_mode_becomes_rgb(tmp_path, photo, mode, suffix):
     path = tmp_path / f"x.{suffix}"
     photo.convert(mode).save(path)
-    picture = open_image(path)
-    assert picture.mode == "RGB"
-    assert picture.size == (64, 48)
+    image = open_image(path)
+    assert image.mode == "RGB"
+    assert image.size == (64, 48)
     if mode in ("RGB", "CMYK", "RGBA", "YCbCr"):
-        difference = np.asarray(picture, int) - np.asarray(photo, int)
+        difference = np.asarray(image, int) - np.asarray(photo, int)
         assert np.abs(difference).mean() < 12
 
 
@@ -63,8 +60,8 @@ def test_the_cameras_orientation_is_applied(tmp_path, photo):
 
 
 @pytest.mark.parametrize("keep", [0, 10, 300, 600])
-@pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_a_truncated_picture_is_named(tmp_path, photo, suffix, keep):
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif"])
+def test_a_truncated_image_is_named(tmp_path, photo, suffix, keep):
     path = tmp_path / f"cut.{suffix}"
     photo.effect_spread(40).save(path)  # noise: a file of some kilobytes
     assert path.stat().st_size > keep
@@ -75,16 +72,10 @@ def test_a_truncated_picture_is_named(tmp_path, photo, suffix, keep):
 
 def test_other_files_and_missing_files(tmp_path):
     (tmp_path / "page.jpg").write_text("<html>404</html>")
-    with pytest.raises(DataError, match="is not a picture"):
+    with pytest.raises(DataError, match="can't be read as an image"):
         open_image(tmp_path / "page.jpg")
-    with pytest.raises(DataError, match="There is no picture"):
+    with pytest.raises(DataError, match="There is no image"):
         open_image(tmp_path / "absent.jpg")
-
-
-def test_an_implausibly_large_picture(tmp_path):
-    Image.new("1", (9000, 9000)).save(tmp_path / "huge.png")
-    with pytest.raises(DataError, match="9000 × 9000 pixels"):
-        open_image(tmp_path / "huge.png")
 
 
 def test_one_bad_file_among_many_is_named(tmp_path, photo):
@@ -96,16 +87,19 @@ def test_one_bad_file_among_many_is_named(tmp_path, photo):
         load_images(paths, 32)
 
 
-def test_pictures_come_in_order(tmp_path):
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
+def test_images_come_in_order_in_any_mode_of_torch(tmp_path, mode):
     paths = [tmp_path / f"{i}.png" for i in range(12)]
     for i, path in enumerate(paths):
         Image.new("RGB", (40, 30), (i * 20, 0, 0)).save(path)
-    pictures = load_images(paths, 24)
-    assert pictures.shape == (12, 3, 24, 24)
-    assert pictures[:, 0, 12, 12].tolist() == [i * 20 for i in range(12)]
+    with mode():
+        images = load_images(paths, 24, "decoding")
+    assert images.shape == (12, 3, 24, 24)
+    assert images.dtype == torch.uint8
+    assert images[:, 0, 12, 12].tolist() == [i * 20 for i in range(12)]
 
 
 def test_the_centre_is_kept():
-    picture = Image.new("RGB", (300, 100), "black")
-    picture.paste("white", (100, 0, 200, 100))
-    assert to_pixels(picture, 100).min() > 250
+    image = Image.new("RGB", (300, 100), "black")
+    image.paste("white", (100, 0, 200, 100))
+    assert to_pixels(image, 100).min() > 250

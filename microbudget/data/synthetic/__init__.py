@@ -1,1 +1,1 @@
-"""What stands in where real data are not at hand: flowers, speech, pages."""
+"""Synthetic flowers, speech and pages, for where real data are not at hand."""

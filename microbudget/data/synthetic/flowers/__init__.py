@@ -1,8 +1,8 @@
-"""A garden of invented flowers: photographs for when Flowers-102 is not at hand.
+"""Synthetic flowers: drawn photographs for when Flowers-102 is not at hand.
 
-A species is a handful of *genes* (``genes``); a picture is those genes drawn
-(``flower``) under random *circumstances* (``scene``); a garden is many pictures in
-files (``planting``).
+A species is a handful of traits (``species``); an image is those traits drawn
+(``flower``) under random circumstances (``scene``); the data set is many images in
+files (``generate``).
 """
 
 from .generate import generate_images

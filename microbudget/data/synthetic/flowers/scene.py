@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from .flower import flower
+from .flower import Pose, draw_flower
 from .species import CENTRE_COLOURS, PALETTE, Species
 
 GROUNDS = {
@@ -16,35 +16,37 @@ GROUNDS = {
 
 
 def render(species: Species, rng: np.random.Generator, size: int = 160) -> Image.Image:
-    """One photograph of `species`, RGB, size x size pixels; `rng` decides the rest.
+    """One photograph of ``species``, RGB, size x size pixels (at least 32).
 
-    Raises ValueError if size < 32.
+    ``rng`` decides what differs from photograph to photograph.
     """
-    if size < 32:
-        raise ValueError(f"size must be at least 32 pixels, not {size}")
-    light = rng.uniform(0, 2 * np.pi)  # where the sun stands in the picture plane
-    picture = background(rng, size)
+    light = rng.uniform(0, 2 * np.pi)  # where the sun stands in the image plane
+    canvas = background(rng, size)
     count = int(rng.integers(1, species.heads + 1))
     radii = np.sort(rng.uniform(0.12, 0.24, count))  # smaller ones are further back
     radii[-1] = rng.uniform(0.2, 0.48)
-    way, gap = rng.uniform(0, 2 * np.pi, count), (radii + radii[-1]) * 0.95
+    angle, gap = rng.uniform(0, 2 * np.pi, count), (radii + radii[-1]) * 0.95
     gap[-1] = 0  # the main flower, near the middle; the others stand around it
-    centres = np.stack([np.cos(way) * gap, np.sin(way) * gap], 1)
+    centres = np.stack([np.cos(angle) * gap, np.sin(angle) * gap], 1)
     centres += rng.normal(0.5, 0.12, 2)
-    picture = foliage(picture, species, rng, centres)
-    age, tilt, way = rng.random(), rng.normal(0, 0.6), rng.uniform(0, 2 * np.pi)
+    canvas = foliage(canvas, species, rng, centres)
+    age, tilt, direction = rng.random(), rng.normal(0, 0.6), rng.uniform(0, 2 * np.pi)
     # Plain floats from here on: a numpy float64 would turn every array into float64.
-    places = zip((centres * size).tolist(), (radii * size).tolist(), strict=True)
-    for (x, y), radius in places:
-        pose = (
-            min(abs(tilt + rng.normal(0, 0.15)), 1.0),
-            way + rng.normal(0, 0.2),
-            rng.uniform(0, 2 * np.pi),
+    positions = zip((centres * size).tolist(), (radii * size).tolist(), strict=True)
+    for (x, y), radius in positions:
+        pose = Pose(
+            centre=(x, y),
+            radius=radius,
+            tilt=min(abs(tilt + rng.normal(0, 0.15)), 1.0),
+            direction=direction + rng.normal(0, 0.2),
+            turn=rng.uniform(0, 2 * np.pi),
+            light=light,
+            age=age,
         )
-        flower(picture, species, rng, (x, y), radius, pose, light, age)
+        draw_flower(canvas, species, rng, pose)
     if rng.random() < 0.15:
-        picture = blade(picture, rng)
-    return develop(picture, rng, light)
+        canvas = blade(canvas, rng)
+    return develop(canvas, rng, light)
 
 
 def smooth_noise(rng, size: int, cells: int) -> np.ndarray:
@@ -53,9 +55,9 @@ def smooth_noise(rng, size: int, cells: int) -> np.ndarray:
     return np.asarray(Image.fromarray(grid).resize((size, size), Image.BICUBIC))
 
 
-def to_image(picture: np.ndarray) -> Image.Image:
+def to_image(canvas: np.ndarray) -> Image.Image:
     """From floats in 0..1 (what is beyond is cut off) to an RGB image."""
-    return Image.fromarray((np.clip(picture, 0, 1) * 255).astype(np.uint8))
+    return Image.fromarray((np.clip(canvas, 0, 1) * 255).astype(np.uint8))
 
 
 def to_ink(colour, gain: float = 1.0) -> tuple[int, ...]:
@@ -63,8 +65,12 @@ def to_ink(colour, gain: float = 1.0) -> tuple[int, ...]:
     return tuple(int(255 * min(max(part * gain, 0), 1)) for part in colour)
 
 
-def draw_leaf(draw, base, angle, length, breadth, colour, gain=1.0) -> None:
-    """A leaf in two halves, the one away from the light darker, with a midrib."""
+def draw_leaf(draw, base, shape, colour, gain: float) -> None:
+    """A leaf in two halves, the one away from the light darker, with a midrib.
+
+    ``shape``: its angle in radians, its length in pixels, its breadth as a fraction.
+    """
+    angle, length, breadth = shape
     along = np.linspace(0, 1, 12)
     width = breadth * length * 2.2 * along**0.8 * (1 - along) ** 0.9
     sag = 0.12 * length * along**2
@@ -93,7 +99,7 @@ def background(rng, size: int) -> np.ndarray:
         angle = rng.normal(-1.57, 0.3) if upright else rng.uniform(0, 6.28)
         base, length = rng.uniform(-5, 69, 2), rng.uniform(12, 45)
         gain = rng.uniform(0.5, 1.2)
-        draw_leaf(draw, base, angle, length, rng.uniform(0.04, 0.2), green, gain)
+        draw_leaf(draw, base, (angle, length, rng.uniform(0.04, 0.2)), green, gain)
     hues = np.array(list(PALETTE.values()))
     turn = np.linspace(0, 2 * np.pi, 40)
     for _ in range(int(rng.integers(2, 16))):  # other flowers, far away
@@ -111,17 +117,17 @@ def background(rng, size: int) -> np.ndarray:
     return np.asarray(image, np.float32) / 255
 
 
-def foliage(picture, species: Species, rng, centres) -> np.ndarray:
-    """Stems and leaves of the plant itself, a little behind the plane of focus."""
-    size = len(picture)
-    image = to_image(picture).resize((2 * size, 2 * size))  # 2 x: smooth edges
+def foliage(canvas, species: Species, rng, centres) -> np.ndarray:
+    """The flowers' own stems and leaves, a little behind the plane of focus."""
+    size = len(canvas)
+    image = to_image(canvas).resize((2 * size, 2 * size))  # 2 x: smooth edges
     draw = ImageDraw.Draw(image)
     root = np.array([rng.normal(0.5, 0.25), 1.1]) * 2 * size
     gain = rng.uniform(0.6, 1.15)
     for centre in centres * 2 * size:
         bend = rng.normal(0, 0.12) * size
-        way = np.linspace(0, 1, 9)[:, None]
-        stem = centre + way * (root - centre) + np.sin(way * np.pi) * [bend, 0]
+        along = np.linspace(0, 1, 9)[:, None]
+        stem = centre + along * (root - centre) + np.sin(along * np.pi) * [bend, 0]
         for tone, thick in ((0.75, 0.022), (1.1, 0.012)):
             ink = to_ink(species.leaf_colour, gain * tone)
             draw.line(stem.ravel().tolist(), ink, round(2 * size * thick), "curve")
@@ -129,16 +135,16 @@ def foliage(picture, species: Species, rng, centres) -> np.ndarray:
             base = stem[int(rng.integers(2, 9))]
             angle, length = rng.normal(-1.57, 1.1), rng.uniform(0.25, 0.6) * 2 * size
             tone = gain * rng.uniform(0.7, 1.2)
-            shape, ink = species.leaf_breadth, species.leaf_colour
-            draw_leaf(draw, base, angle, length, shape, ink, tone)
+            shape = angle, length, species.leaf_breadth
+            draw_leaf(draw, base, shape, species.leaf_colour, tone)
     image = image.resize((size, size), Image.BOX)
     image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 1.6) * size / 160))
     return np.asarray(image, np.float32) / 255
 
 
-def blade(picture, rng) -> np.ndarray:
+def blade(canvas, rng) -> np.ndarray:
     """A blade of grass before the lens, far out of focus."""
-    size = len(picture)
+    size = len(canvas)
     mask = Image.new("L", (size, size))
     foot, top = rng.uniform(0, size, 2)
     wide = rng.uniform(0.02, 0.07) * size
@@ -147,12 +153,12 @@ def blade(picture, rng) -> np.ndarray:
     mask = mask.filter(ImageFilter.GaussianBlur(rng.uniform(0.012, 0.03) * size))
     cover = np.asarray(mask, np.float32)[..., None] / 255
     green = np.float32((rng.uniform(0.2, 0.45), rng.uniform(0.35, 0.55), 0.15))
-    return picture + cover * (green - picture)
+    return canvas + cover * (green - canvas)
 
 
-def develop(picture, rng, light) -> Image.Image:
+def develop(canvas, rng, light) -> Image.Image:
     """Light, white balance, contrast, focus and grain: the camera's part."""
-    size = len(picture)
+    size = len(canvas)
     small = 48  # light changes slowly, so a small grid will do, enlarged
     line = np.linspace(-1, 1, small, dtype=np.float32)
     slope = rng.uniform(0, 0.3)
@@ -163,14 +169,14 @@ def develop(picture, rng, light) -> Image.Image:
     lit = Image.fromarray(lit.astype(np.float32)).resize((size, size), Image.BICUBIC)
     warm, tint = rng.uniform(-0.22, 0.22), rng.normal(0, 0.04)  # evening, blue shade
     balance = np.array([1 + warm, 1 + tint, 1 - warm]) * rng.uniform(0.75, 1.5)
-    picture = picture * np.asarray(lit)[..., None]
-    picture *= balance.astype(np.float32)
+    canvas = canvas * np.asarray(lit)[..., None]
+    canvas *= balance.astype(np.float32)
     contrast = rng.uniform(0.95, 1.3)
-    picture = np.maximum(contrast * (picture - 0.42) + 0.42, 0)
+    canvas = np.maximum(contrast * (canvas - 0.42) + 0.42, 0)
     # Film: bright colours run softly into white instead of being cut off.
-    picture = 1.08 * (1 - np.exp(-1.65 * picture))
-    picture += 0.011 * rng.standard_normal((size, size, 1), dtype=np.float32)
-    image = to_image(picture)
+    canvas = 1.08 * (1 - np.exp(-1.65 * canvas))
+    canvas += 0.011 * rng.standard_normal((size, size, 1), dtype=np.float32)
+    image = to_image(canvas)
     if rng.random() < 0.3:
         blur = rng.uniform(0.4, 1.3) * size / 160
         image = image.filter(ImageFilter.GaussianBlur(blur))

@@ -1,6 +1,6 @@
-"""The genes of a species: petal outline, whorls, markings, centre, leaves.
+"""The traits of a species: petal outline, whorls, markings, centre, leaves.
 
-Four neighbouring species are sisters: they form a genus, share all genes of shape and
+Four neighbouring species are sisters: they form a genus, share all traits of shape and
 differ only in petal colour, markings, petal count and the colour of the centre, so that
 about half of a good classifier's mistakes are between sisters.
 """
@@ -57,7 +57,7 @@ EPITHETS = """minor borealis gracilis montana silvatica pratensis vernalis elega
 
 @dataclass(frozen=True)
 class Species:
-    """Genes of one species. Lengths are fractions of the flower's radius."""
+    """Traits of one species. Lengths are fractions of the flower's radius."""
 
     name: str
     petals: int  # per whorl
@@ -86,30 +86,22 @@ class Species:
     bands: float
 
 
-def species_name(k: int, seed: int = 0) -> str:
-    """Invented Latin name of species `k`, such as 'Belonia minor'.
+def species_name(number: int, seed: int = 0) -> str:
+    """Invented Latin name of a species, such as 'Belonia minor'.
 
-    Names differ for all k < 1000; the first word is the genus, shared by four sisters.
-    Raises ValueError if k is negative.
+    The first 1,000 names differ; the first word is the genus, shared by four sisters.
     """
-    if k < 0:
-        raise ValueError(f"species are numbered from 0: k must be >= 0, not {k}")
-    genus, sister = divmod(k, SISTERS)
-    # Every pair of stem and ending once, in an order of this garden's own.
+    genus, sister = divmod(number, SISTERS)
+    # Every pair of stem and ending once, in an order that depends on the seed.
     genera = [stem + ending for stem in STEMS.split() for ending in ENDINGS.split()]
     order = np.random.default_rng([seed, 1]).permutation(len(genera))
     epithets = np.random.default_rng([seed, 2, genus]).permutation(EPITHETS.split())
     return f"{genera[order[genus % len(genera)]]} {epithets[sister]}"
 
 
-def species(k: int, seed: int = 0) -> Species:
-    """Genes of species `k` (0, 1, ...) of the garden `seed`; always the same.
-
-    Raises ValueError if k is negative.
-    """
-    if k < 0:
-        raise ValueError(f"species are numbered from 0: k must be >= 0, not {k}")
-    genus, sister = divmod(k, SISTERS)
+def species(number: int, seed: int = 0) -> Species:
+    """Traits of species number 0, 1, …; the same for the same seed."""
+    genus, sister = divmod(number, SISTERS)
     rng = np.random.default_rng([seed, 3, genus])  # shared by the sisters
     centre = str(rng.choice(list(CENTRES), p=[odds for odds, _, _ in CENTRES.values()]))
     many = centre == "disc"  # daisies have many narrow petals
@@ -119,12 +111,12 @@ def species(k: int, seed: int = 0) -> Species:
     colours = list(PALETTE)
     pair = rng.permutation(colours)[:2]  # a genus flowers in two colours
     markings = rng.permutation(len(MARKINGS))
-    own = np.random.default_rng([seed, 4, k])  # a sister's own
+    own = np.random.default_rng([seed, 4, number])  # a sister's own
     eye, tips, veins, spots, bands = MARKINGS[markings[sister]]
     others = [colour for colour in colours if colour != pair[sister % 2]]
     tip_colour, eye_colour = own.permutation(others)[:2]
     return Species(
-        name=species_name(k, seed),
+        name=species_name(number, seed),
         petals=petals + (int(own.integers(-3, 4)) if many else sister % 2),
         whorls=whorls,
         breadth=float(min(crowding * rng.uniform(0.75, 1.5), 0.62)),

@@ -1,4 +1,4 @@
-"""A small synthetic voice reads the course's sentences, once, into files.
+"""Synthetic speech: a small text-to-speech model reads the course's sentences.
 
 The sentences in ``texts/`` were written for this course. The voice is hibari-tts's own
 (Apache-2.0, a distilled model itself), run on this machine.
@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from ....core import settings
-from ....core.files import atomic_path
 
 TEXTS = Path(__file__).with_name("texts")
 MANIFEST = "manifest.json"
@@ -35,14 +34,14 @@ def generate_speech(
     folder: str | Path,
     seed: int = 0,
     limit: int | None = None,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> None:
     """Write every passage as a 16 kHz FLAC file, and the manifest last.
 
     Args:
         seed: of the voice's noise and its pace, passage by passage.
         limit: passages of each set, for a quick look.
-        progress: called with (passages done, all).
+        progress: called with (passages done, passages in all).
     """
     import soundfile
     import soxr
@@ -52,33 +51,30 @@ def generate_speech(
     jobs = [
         (name, i, text) for name in SETS for i, text in enumerate(texts(name)[:limit])
     ]
-    own = threading.local()  # a voice for each thread: it leaves Python to compute
+    # One voice a thread: its network computes outside Python's interpreter lock.
+    own = threading.local()
 
     def speak(job: tuple[str, int, str]) -> dict:
         if not hasattr(own, "voice"):
             own.voice = Hibari()
         name, i, text = job
-        pace = np.random.default_rng([seed, list(SETS).index(name), i]).uniform(
-            0.85, 1.2
-        )
-        spoken = own.voice(text, seed=seed + i, speed=round(float(pace), 2))
+        rng = np.random.default_rng([seed, list(SETS).index(name), i])
+        pace = round(float(rng.uniform(0.85, 1.2)), 2)
+        spoken = own.voice(text, seed=seed + i, speed=pace)
         samples = soxr.resample(spoken, 24_000, RATE)
         path = folder / name / f"{i:04d}.flac"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as draft:
-            soundfile.write(draft, samples, RATE, format="FLAC")
+        soundfile.write(path, samples, RATE)
         return {"file": f"{name}/{path.name}", "text": text, "set": name,
                 "seconds": round(len(samples) / RATE, 3)}  # fmt: skip
 
     entries = []
-    with ThreadPoolExecutor(settings.load().threads) as pool:
-        try:
-            for entry in pool.map(speak, jobs):
-                entries.append(entry)
-                if progress:
-                    progress(len(entries), len(jobs))
-        except BaseException:  # an interrupt too: do not read the rest first
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    with atomic_path(folder / MANIFEST) as draft:
-        draft.write_text(json.dumps(entries, indent=0), encoding="utf-8")
+    pool = ThreadPoolExecutor(settings.load().threads)
+    try:
+        for entry in pool.map(speak, jobs):
+            entries.append(entry)
+            progress(len(entries), len(jobs))
+    finally:  # after an interrupt, too: what is left isn't read first
+        pool.shutdown(cancel_futures=True)
+    manifest = json.dumps(entries, indent=0)
+    (folder / MANIFEST).write_text(manifest, encoding="utf-8")
