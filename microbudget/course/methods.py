@@ -70,7 +70,7 @@ METHODS = (
     Method(
         "int8", "int8, our own, static", "05", "MobileNetV2, int8",
         "MobileNetV2, float", "unlabelled pictures",
-        ("MobileNetV2, static int8, simulated",),
+        ("MobileNetV2, static int8, fake-quantized",),
     ),
     Method(
         "distil", "distillation: two layers of six", "06",

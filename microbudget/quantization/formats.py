@@ -1,4 +1,4 @@
-"""What a number is in memory: the bits of floats and of whole numbers.
+"""What a number is in memory: the bits of floats and of integers.
 
 IEEE 754-2019, section 3.4; bfloat16 (Kalamkar et al. 2019, arXiv:1905.12322); float8
 (Micikevicius et al. 2022, arXiv:2209.05433, table 1).
@@ -10,7 +10,7 @@ import torch
 
 from ..core.errors import QuantizationError
 
-# name -> (dtype, bits of the exponent, bits of the mantissa); whole numbers have none
+# name -> (dtype, bits of the exponent, bits of the mantissa); integers have no exponent
 FORMATS = {
     "float32": (torch.float32, 8, 23),
     "float16": (torch.float16, 5, 10),
@@ -19,17 +19,17 @@ FORMATS = {
     "float8 e5m2": (torch.float8_e5m2, 5, 2),
     "int8": (torch.int8, 0, 7),
 }
-_SAME_WIDTH = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
+_INTEGER_OF_WIDTH = {8: torch.uint8, 16: torch.int16, 32: torch.int32}
 
 
 @dataclass(frozen=True)
-class Layout:
+class NumberBits:
     """One number as it is stored.
 
     Attributes:
-        value: what the bits mean: the nearest that the format has.
-        sign, exponent, mantissa: "0" and "1", most significant first; a whole number
-            has its seven other bits as mantissa (two's complement).
+        value: what the bits mean: the nearest number that the format has.
+        sign, exponent, mantissa: "0" and "1", most significant first; an integer has
+            its seven other bits as mantissa (two's complement).
     """
 
     format: str
@@ -43,29 +43,31 @@ class Layout:
         return self.sign + self.exponent + self.mantissa
 
 
-def layout(value: float, format: str) -> Layout:
+def to_bits(value: float, format: str) -> NumberBits:
     """Round ``value`` to a format and take its bits apart.
 
     Raises:
-        QuantizationError: an unknown format, or a value that int8 has no place for.
+        QuantizationError: an unknown format, or a value outside of int8.
     """
     if format not in FORMATS:
         raise QuantizationError(f"format={format!r}: use one of {list(FORMATS)}.")
     dtype, exponent, mantissa = FORMATS[format]
-    if format == "int8" and not -128.5 <= value <= 127.5:  # and so no NaN
-        raise QuantizationError(f"{value} is outside of int8's −128 … 127: scale it.")
-    whole = format == "int8"
-    number = torch.tensor(max(-128, min(127, round(value))) if whole else value)
-    number = number.to(dtype)
+    if format == "int8":
+        if not -128.5 <= value <= 127.5:  # and so no NaN
+            raise QuantizationError(
+                f"{value} is outside of int8's −128 … 127: scale it."
+            )
+        value = max(-128, min(127, round(value)))
+    number = torch.tensor(value).to(dtype)
     width = 1 + exponent + mantissa
-    whole = int(number.view(_SAME_WIDTH[width // 8])) % 2**width
-    bits = f"{whole:0{width}b}"
-    return Layout(
-        format, float(number), bits[0], bits[1 : 1 + exponent], bits[1 + exponent :]
-    )
+    # The same bytes read as an integer; modulo 2^width, because it may be negative.
+    integer = int(number.view(_INTEGER_OF_WIDTH[width])) % 2**width
+    bits = f"{integer:0{width}b}"
+    end = 1 + exponent
+    return NumberBits(format, float(number), bits[0], bits[1:end], bits[end:])
 
 
-def meaning(bits: Layout) -> float:
+def from_bits(bits: NumberBits) -> float:
     """The number from its bits alone: (−1)^s · 2^(e − bias) · 1.m, or its exceptions.
 
     With e = 0 there is no hidden 1 (subnormal); the largest e is infinity or NaN,
@@ -87,14 +89,14 @@ def meaning(bits: Layout) -> float:
     return sign * 2.0 ** (e - bias) * (1 + m / steps)
 
 
-def neighbours(low: float, high: float, format: str) -> torch.Tensor:
+def representable_numbers(low: float, high: float, format: str) -> torch.Tensor:
     """Every number that an 8-bit format has between two bounds, sorted.
 
     Raises:
         QuantizationError: a format of more than eight bits: there are too many.
     """
     if format not in FORMATS or FORMATS[format][0].itemsize != 1:
-        raise QuantizationError(f"{format!r} is no format with few numbers to list.")
+        raise QuantizationError(f"format={format!r}: use one of eight bits.")
     dtype = FORMATS[format][0]
-    every = torch.arange(256, dtype=torch.uint8).view(dtype).float()
-    return every[(every >= low) & (every <= high)].unique()
+    numbers = torch.arange(256, dtype=torch.uint8).view(dtype).float()
+    return numbers[(numbers >= low) & (numbers <= high)].unique()

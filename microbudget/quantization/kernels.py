@@ -1,11 +1,15 @@
-"""Simulated int8 becomes real: oneDNN's int8 kernels, as torch has them for CPUs.
+"""Fake-quantized becomes real: oneDNN's int8 kernels, as torch has them for CPUs.
 
-The operators are those that ``torchao``'s PT2E road lowers to; called directly they
-need no compiler. In a chain convolution → ReLU → convolution the first writes the codes
-that the second reads: rounding to [0, high] is the ReLU, and no float is stored.
+A layer takes uint8 codes of its inputs, multiplies them by int8 codes of its weights
+and adds up in int32 (``core.onednn``). What it gives is either float32, or already the
+uint8 codes that the next layer wants. In a chain convolution → ReLU → convolution the
+first one writes the codes that the second one reads: no activation is stored in floats,
+a quarter of the bytes moves through memory, and clipping to the second one's range,
+from 0 up, *is* the ReLU, so the ReLU disappears.
 """
 
 import copy
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -14,68 +18,66 @@ from torch.nn import functional as F
 from ..core import onednn
 from ..core.errors import QuantizationError
 from ..models.mobilenet import SamePadConv2d
-from .fake_quant import Simulated
+from .fake_quant import FakeQuantize
 
-_PASSED = (nn.ReLU, nn.ReLU6, nn.Identity, nn.Dropout)
+# What may stand between two layers of a chain: clipping to a range does its work.
+_ABSORBED = (nn.ReLU, nn.ReLU6, nn.Identity, nn.Dropout)
 
 
-class Int8Map(nn.Module):
-    """A convolution (or linear map) on codes: uint8 in, uint8 or float32 out.
+class Int8Layer(nn.Module):
+    """A convolution or linear layer on codes: uint8 in, uint8 or float32 out.
 
     Args:
-        simulated: calibrated, 8-bit inputs, a scale a channel or one in all.
-        following: the map that reads this one's output; None: floats come out.
+        layer: calibrated, with 8-bit inputs.
+        following: the layer that reads this one's output; None: floats come out.
     """
 
-    def __init__(self, simulated: Simulated, following: Simulated | None):
+    def __init__(self, layer: FakeQuantize, following: FakeQuantize | None = None):
         super().__init__()
-        if simulated.dynamic or simulated.input_bits != 8 or simulated.bits > 8:
+        if layer.dynamic or layer.input_bits != 8 or layer.bits > 8:
             raise QuantizationError(
                 "Int8 kernels want calibrated 8-bit inputs and 8-bit weights at most."
             )
-        inner = simulated.inner
-        self.linear = isinstance(inner, nn.Linear)
-        conv = _as_convolution(inner) if self.linear else inner
+        self.is_linear = isinstance(layer.layer, nn.Linear)
+        # oneDNN's int8 operator is a convolution; a linear layer is one of 1 × 1.
+        conv = _as_convolution(layer.layer) if self.is_linear else layer.layer
         if isinstance(conv.padding, str) or conv.padding_mode != "zeros":
             raise QuantizationError(
                 f"The int8 kernel pads with zeros, by numbers: not {conv.padding!r}, "
                 f"{conv.padding_mode!r}."
             )
-        self.pads = isinstance(conv, SamePadConv2d)
-        x = simulated.input_mapping()
-        self.scale, self.zero = float(x.scale), int(x.zero)
-        weight = simulated.weight_mapping()
+        self.pads_same = isinstance(conv, SamePadConv2d)
+        weight = layer.weight_mapping()
+        codes = weight.quantize(layer.layer.weight.detach())
         scales = weight.scale.flatten().expand(conv.out_channels).contiguous()
-        codes = weight.quantize(inner.weight.detach()).reshape(conv.weight.shape)
-        padding = (0, 0) if self.pads else conv.padding
-        self.packed = onednn.pack(
-            codes.float(), scales, conv, self.scale, self.zero, conv.bias, padding
-        )
-        self.writes = None
-        if following is not None:
-            y = following.input_mapping()
-            self.writes = float(y.scale), int(y.zero)
+        self.scale, self.zero_point = _grid(layer)
+        self.output_grid = None if following is None else _grid(following)
+        self.convolution = onednn.Int8Convolution(
+            codes.reshape(conv.weight.shape), scales, conv,
+            (self.scale, self.zero_point), conv.bias, self.output_grid,
+        )  # fmt: skip
 
     def quantize(self, x: torch.Tensor) -> torch.Tensor:
         """float32 -> uint8 codes."""
-        codes = (x / self.scale).round_().add_(self.zero)
+        codes = (x / self.scale).round_().add_(self.zero_point)
         return codes.clamp_(0, 255).to(torch.uint8)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         codes = x if x.dtype == torch.uint8 else self.quantize(x)
-        before = codes.shape[:-1]
-        if self.linear:
+        leading = codes.shape[:-1]
+        if self.is_linear:  # (…, in) -> (positions, in, 1, 1)
             codes = codes.reshape(-1, codes.shape[-1])[:, :, None, None]
-        elif self.pads:  # 'same' padding, with the code of 0.0
+        elif self.pads_same:  # the padding stands for 0.0, whose code is the zero point
             height, width = codes.shape[-2:]
-            codes = F.pad(codes, (width % 2, 1, height % 2, 1), value=self.zero)
+            padding = (width % 2, 1, height % 2, 1)
+            codes = F.pad(codes, padding, value=self.zero_point)
         codes = codes.contiguous(memory_format=torch.channels_last)
-        y = onednn.convolve(codes, *self.packed, writes=self.writes)
-        return y.reshape(*before, -1) if self.linear else y
+        y = self.convolution(codes)
+        return y.reshape(*leading, -1) if self.is_linear else y
 
 
-def convert(model: nn.Module) -> nn.Module:
-    """A copy of a calibrated simulated model that computes in int8.
+def to_int8(model: nn.Module) -> nn.Module:
+    """A copy of a calibrated fake-quantized model that computes in int8.
 
     Raises:
         QuantizationError: not calibrated, other than 8-bit inputs, no kernel here.
@@ -83,73 +85,81 @@ def convert(model: nn.Module) -> nn.Module:
     if not onednn.available():
         raise QuantizationError(
             "This torch has no int8 convolution for this processor (it comes with "
-            "oneDNN, on x86). The simulated model has the same accuracy."
+            "oneDNN, on x86). The fake-quantized model has the same accuracy."
         )
-    holder = nn.ModuleDict({"model": copy.deepcopy(model).cpu().eval()})
-    _convert_children(holder)
-    return holder["model"]
+    # As a child of another module, the model itself may be replaced, too.
+    parent = nn.ModuleDict({"model": copy.deepcopy(model).cpu().eval()})
+    _convert_children_(parent)
+    return parent["model"]
 
 
-def _convert_children(parent: nn.Module) -> None:
+def _convert_children_(parent: nn.Module) -> None:
     for name, child in list(parent.named_children()):
-        if isinstance(child, Simulated):
-            setattr(parent, name, Int8Map(child, None))
-        elif _is_plain(child):
-            setattr(parent, name, _chain(child))
+        if isinstance(child, FakeQuantize):
+            setattr(parent, name, Int8Layer(child))
+        elif _is_plain_sequence(child):
+            setattr(parent, name, _convert_sequence(child))
         else:
-            _convert_children(child)
+            _convert_children_(child)
 
 
-def _chain(sequence: nn.Sequential) -> nn.Sequential:
-    """Maps that follow each other, with nothing but activations between, joined."""
-    flat, out, i = list(_flat(sequence)), [], 0
-    while i < len(flat):
-        module = flat[i]
-        if not isinstance(module, Simulated):
-            _convert_children(module)
-            out.append(module)
-            i += 1
+def _convert_sequence(sequence: nn.Sequential) -> nn.Sequential:
+    """Layers with nothing but activations between them are joined to chains."""
+    modules, converted, i = list(_flatten(sequence)), [], 0
+    while i < len(modules):
+        module = modules[i]
+        i += 1
+        if not isinstance(module, FakeQuantize):
+            _convert_children_(module)
+            converted.append(module)
             continue
-        after = i + 1
-        while after < len(flat) and isinstance(flat[after], _PASSED):
-            after += 1
-        follows = after < len(flat) and isinstance(flat[after], Simulated)
-        if follows and _is_in_the_range(flat[i + 1 : after], flat[after]):
-            out.append(Int8Map(module, flat[after]))
-            i = after
+        end = i
+        while end < len(modules) and isinstance(modules[end], _ABSORBED):
+            end += 1
+        following = modules[end] if end < len(modules) else None
+        if isinstance(following, FakeQuantize) and _clips_alike(
+            modules[i:end], following
+        ):
+            converted.append(Int8Layer(module, following))
+            i = end  # the activations between are left out
         else:
-            out.append(Int8Map(module, None))
-            i += 1
-    return nn.Sequential(*out)
+            converted.append(Int8Layer(module))
+    return nn.Sequential(*converted)
 
 
-def _is_in_the_range(between: list[nn.Module], following: Simulated) -> bool:
-    """Whether clipping to the following map's range does what the activations do."""
-    low, high = following.input_mapping().range
-    if any(isinstance(m, nn.ReLU6) for m in between):
-        return float(low) == 0 and float(high) <= 6.001
-    if any(isinstance(m, nn.ReLU) for m in between):
-        return float(low) == 0
+def _clips_alike(activations: list[nn.Module], following: FakeQuantize) -> bool:
+    """Whether clipping to the following layer's range does what the activations do."""
+    low, high = (float(end) for end in following.input_mapping().range)
+    if any(isinstance(module, nn.ReLU6) for module in activations):
+        return low == 0 and high <= 6.001
+    if any(isinstance(module, nn.ReLU) for module in activations):
+        return low == 0
     return True
 
 
-def _flat(sequence: nn.Sequential):
+def _flatten(sequence: nn.Sequential) -> Iterator[nn.Module]:
     for child in sequence:
-        if _is_plain(child):
-            yield from _flat(child)
+        if _is_plain_sequence(child):
+            yield from _flatten(child)
         else:
             yield child
 
 
-def _is_plain(module: nn.Module) -> bool:
+def _is_plain_sequence(module: nn.Module) -> bool:
     """Whether a module calls its children one after the other, and does no more."""
     return isinstance(module, nn.Sequential) and (
         type(module).forward is nn.Sequential.forward
     )
 
 
+def _grid(layer: FakeQuantize) -> onednn.Grid:
+    """Scale and zero point of a layer's inputs."""
+    mapping = layer.input_mapping()
+    return float(mapping.scale), int(mapping.zero_point)
+
+
 def _as_convolution(linear: nn.Linear) -> nn.Conv2d:
-    conv = nn.Conv2d(linear.in_features, linear.out_features, 1)
+    conv = nn.Conv2d(linear.in_features, linear.out_features, 1, device="meta")
     conv.weight = nn.Parameter(linear.weight.detach()[:, :, None, None])
     conv.bias = linear.bias
     return conv

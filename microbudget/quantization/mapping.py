@@ -1,8 +1,8 @@
-"""From floats to whole numbers and back: affine and symmetric, at any granularity.
+"""The affine mapping between real numbers and integer codes, at any granularity.
 
-x ≈ S·(q − Z) with q = clip(round(x/S) + Z, lowest, highest) (Jacob et al. 2018,
-arXiv:1712.05877, equations 1 and 12). ``affine.Scheme`` is the same for the weights of
-language models, with the scales stored as checkpoints want them.
+x ≈ S·(q − Z) with q = clip(round(x/S) + Z, quant_min, quant_max) (Jacob et al. 2018,
+arXiv:1712.05877, equations 1 and 12). S is the scale; Z, the zero point, is the code of
+0.0.
 """
 
 from collections.abc import Sequence
@@ -12,58 +12,62 @@ import torch
 
 from ..core.errors import QuantizationError
 
-_TINY = 1e-12
+_SMALLEST_SCALE = 1e-12  # where all values are equal, their range has no width
 
 
 @dataclass(frozen=True)
-class Mapping:
-    """A grid of whole numbers on the line of real ones.
+class AffineMapping:
+    """A grid of evenly spaced real numbers, each with an integer code.
 
     Attributes:
-        scale: float32 S, a step; of a shape that broadcasts against what is mapped.
-        zero: int32 Z, the code of 0.0, of the same shape.
-        lowest, highest: of the codes.
+        scale: float32 S, the step of the grid; broadcasts against what is quantized.
+        zero_point: int32 Z, the code of 0.0, of the same shape.
+        quant_min, quant_max: smallest and largest code.
     """
 
     scale: torch.Tensor
-    zero: torch.Tensor
-    lowest: int
-    highest: int
+    zero_point: torch.Tensor
+    quant_min: int
+    quant_max: int
 
     @property
     def range(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The smallest and the largest real number that isn't clipped."""
         return (
-            self.scale * (self.lowest - self.zero),
-            self.scale * (self.highest - self.zero),
+            self.scale * (self.quant_min - self.zero_point),
+            self.scale * (self.quant_max - self.zero_point),
         )
 
     def quantize(self, x: torch.Tensor) -> torch.Tensor:
         """Floats -> int32 codes: clip(round(x/S) + Z). Ties go to the even number."""
-        codes = torch.round(x / self.scale) + self.zero
-        return codes.clamp(self.lowest, self.highest).int()
+        codes = torch.round(x / self.scale) + self.zero_point
+        return codes.clamp(self.quant_min, self.quant_max).int()
 
     def dequantize(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes -> float32: S·(q − Z)."""
-        return self.scale * (codes - self.zero)
+        return self.scale * (codes - self.zero_point)
 
-    def simulate(self, x: torch.Tensor) -> torch.Tensor:
+    def fake_quantize(self, x: torch.Tensor) -> torch.Tensor:
         """Quantize and dequantize; the gradient goes straight through the rounding.
 
         Straight-through estimator (Bengio, Léonard and Courville 2013,
         arXiv:1308.3432): 1 inside the range, 0 where ``x`` was clipped.
         """
-        low, high = self.range
-        clipped = torch.clamp(x, low, high)
-        with torch.no_grad():  # the ends are codes: rounding can't leave the range
+        clipped = torch.clamp(x, *self.range)
+        # Both ends of the range have a code, so rounding can't leave it, and since
+        # 0.0 has one, too, Z isn't needed: round(x/S)·S is on the grid.
+        with torch.no_grad():
             rounded = (clipped / self.scale).round_().mul_(self.scale)
             if not clipped.requires_grad:
                 return rounded
-            rounded -= clipped
-        return clipped + rounded
+            rounding_error = rounded.sub_(clipped)
+        # A constant is added, so the gradient is that of the clipping alone.
+        return clipped + rounding_error
 
 
-def affine(low: torch.Tensor, high: torch.Tensor, bits: int = 8) -> Mapping:
+def affine_mapping(
+    low: torch.Tensor, high: torch.Tensor, bits: int = 8
+) -> AffineMapping:
     """2^b codes from 0 for the range [low, high], widened so that 0.0 is in it.
 
     S = (high − low) / (2^b − 1): 256 codes have 255 steps between them. Z =
@@ -76,37 +80,56 @@ def affine(low: torch.Tensor, high: torch.Tensor, bits: int = 8) -> Mapping:
         QuantizationError: bits below 1 or above 16, a range that isn't finite or is
             the wrong way round.
     """
-    low, high = _checked(low, high, bits)
+    low, high = _checked_range(low, high, bits)
     low, high = low.clamp(max=0), high.clamp(min=0)
-    top = 2**bits - 1
-    scale = ((high - low) / top).clamp(min=_TINY)
-    zero = torch.round(-low / scale).clamp(0, top).int()
-    return Mapping(scale, zero, 0, top)
+    quant_max = 2**bits - 1
+    scale = ((high - low) / quant_max).clamp(min=_SMALLEST_SCALE)
+    zero_point = torch.round(-low / scale).clamp(0, quant_max).int()
+    return AffineMapping(scale, zero_point, 0, quant_max)
 
 
-def symmetric(largest: torch.Tensor, bits: int = 8) -> Mapping:
+def symmetric_mapping(largest: torch.Tensor, bits: int = 8) -> AffineMapping:
     """Codes from −(2^(b−1) − 1) to 2^(b−1) − 1 for [−largest, largest]; Z = 0.
 
     One code is given up, so that −x is always the code −q.
 
     Raises:
-        QuantizationError: as ``affine``; bits below 2.
+        QuantizationError: as ``affine_mapping``; bits below 2.
     """
-    largest, _ = _checked(largest, largest, bits)
     if bits < 2:
         raise QuantizationError(f"bits={bits}: a sign and a number need two.")
-    top = 2 ** (bits - 1) - 1
-    scale = (largest.abs() / top).clamp(min=_TINY)
-    return Mapping(scale, torch.zeros_like(scale, dtype=torch.int32), -top, top)
+    largest, _ = _checked_range(largest, largest, bits)
+    quant_max = 2 ** (bits - 1) - 1
+    scale = (largest.abs() / quant_max).clamp(min=_SMALLEST_SCALE)
+    zero_point = torch.zeros_like(scale, dtype=torch.int32)
+    return AffineMapping(scale, zero_point, -quant_max, quant_max)
 
 
-def extent(
-    x: torch.Tensor, keep: Sequence[int] = ()
+def weight_mapping(
+    weight: torch.Tensor,
+    bits: int = 8,
+    axes: Sequence[int] = (0,),
+    symmetric: bool = True,
+) -> AffineMapping:
+    """The mapping of a weight from its own range.
+
+    Args:
+        axes: as for ``value_range``; by default a scale for each output channel.
+    """
+    low, high = value_range(weight.detach(), axes)
+    if symmetric:
+        return symmetric_mapping(torch.maximum(high, -low), bits)
+    return affine_mapping(low, high, bits)
+
+
+def value_range(
+    x: torch.Tensor, axes: Sequence[int] = ()
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Smallest and largest of ``x`` over all dimensions but those to keep.
+    """Smallest and largest value, for each index along ``axes``.
 
-    ``keep=()``: one range for the tensor; ``keep=(0,)``: one a channel (row, filter);
-    groups of n weights in a row: ``extent(grouped(w, n), keep=(0, 1))``.
+    ``axes=()``: one range for the tensor. ``axes=(0,)``: one for each channel (row,
+    filter). Groups of n weights in a row:
+    ``value_range(split_into_groups(w, n), axes=(0, 1))``.
 
     Returns:
         Two tensors that broadcast against ``x``.
@@ -118,45 +141,35 @@ def extent(
         raise QuantizationError("There is nothing to quantize: the tensor is empty.")
     if not torch.isfinite(x).all():
         raise QuantizationError(
-            "NaN or infinity among the numbers: a range can't be made of them. Look at "
-            "what computed them."
+            "The tensor to quantize holds NaN or infinity, which have no range: check "
+            "the layer or the data that it comes from."
         )
-    over = [d for d in range(x.ndim) if d not in keep]
-    if not over:
+    reduced = [dim for dim in range(x.ndim) if dim not in axes]
+    if not reduced:
         return x, x
-    return x.amin(over, keepdim=True), x.amax(over, keepdim=True)
+    return x.amin(reduced, keepdim=True), x.amax(reduced, keepdim=True)
 
 
-def of_weight(
-    w: torch.Tensor, bits: int = 8, keep: Sequence[int] = (0,), affinely: bool = False
-) -> Mapping:
-    """The mapping for a weight from its own extent; by default symmetric, a channel."""
-    low, high = extent(w.detach(), keep)
-    if affinely:
-        return affine(low, high, bits)
-    return symmetric(torch.maximum(high, -low), bits)
-
-
-def grouped(w: torch.Tensor, group: int) -> torch.Tensor:
-    """View (out, in) -> (out, in / group, group).
+def split_into_groups(weight: torch.Tensor, group_size: int) -> torch.Tensor:
+    """View (out, in) -> (out, in / group_size, group_size).
 
     Raises:
-        QuantizationError: no matrix, or rows that aren't a multiple of the group.
+        QuantizationError: no matrix, or rows that aren't a multiple of the group size.
     """
-    if w.ndim != 2 or group < 1 or w.shape[1] % group:
+    if weight.ndim != 2 or group_size < 1 or weight.shape[1] % group_size:
         raise QuantizationError(
-            f"{tuple(w.shape)} can't be cut into groups of {group}: a matrix is needed "
-            "whose rows are a multiple of the group."
+            f"A weight of shape {tuple(weight.shape)} can't be split into groups of "
+            f"{group_size}: use a matrix whose rows are a multiple of the group size."
         )
-    return w.unflatten(1, (-1, group))
+    return weight.unflatten(1, (-1, group_size))
 
 
-def _checked(low, high, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _checked_range(low, high, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
     if not 1 <= bits <= 16:
         raise QuantizationError(f"bits={bits}: use 1 to 16.")
     low, high = torch.as_tensor(low).float(), torch.as_tensor(high).float()
-    if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
-        raise QuantizationError("A range with NaN or infinity can't be quantized.")
-    if (low > high).any():
-        raise QuantizationError("low is above high: the two are exchanged.")
+    if not ((low <= high) & torch.isfinite(high - low)).all():  # false for NaN, too
+        raise QuantizationError(
+            "A range must be finite, with low ≤ high: check the two ends."
+        )
     return low, high

@@ -1,7 +1,7 @@
 """Calibration: which range of the activations gets the codes, and what is clipped.
 
-A wide range clips nothing and rounds coarsely, a narrow one the other way round. All
-methods look at numbers that calibration data gave, never at data that will be judged.
+A wide range clips nothing and rounds coarsely, a narrow one the other way round. Every
+observer looks at values from calibration data, never at test data.
 """
 
 from collections.abc import Callable
@@ -9,8 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from ..core.errors import QuantizationError
-from .mapping import affine, extent
+from .mapping import affine_mapping, value_range
 
 Range = tuple[float, float]
 _BINS, _STEPS = 2048, 60
@@ -18,38 +17,34 @@ _BINS, _STEPS = 2048, 60
 
 def min_max(x: torch.Tensor, bits: int = 8) -> Range:
     """Everything that was seen."""
-    low, high = extent(x)
+    low, high = value_range(x)
     return float(low), float(high)
 
 
 def percentile(x: torch.Tensor, bits: int = 8, outside: float = 1e-4) -> Range:
-    """All but a share at either end (each ``outside`` of the numbers).
-
-    Raises:
-        QuantizationError: a share that isn't from 0 to below a half.
-    """
-    if not 0 <= outside < 0.5:
-        raise QuantizationError(f"outside={outside}: use a small share, such as 1e-4.")
-    extent(x)
+    """All but a small fraction (``outside``) of the values at either end."""
+    value_range(x)  # refuses NaN and empty tensors, as the other observers do
     ends = np.quantile(x.detach().cpu().numpy(), [outside, 1 - outside])
     return float(ends[0]), float(ends[1])
 
 
-def least_squares(x: torch.Tensor, bits: int = 8) -> Range:
+def mse(x: torch.Tensor, bits: int = 8) -> Range:
     """The range with the smallest mean squared error, among shrunken ones.
 
     Both ends are drawn in together, in sixty steps (Banner, Nahshan and Soudry 2019,
     arXiv:1810.05723, minimise the same error with a formula instead).
     """
-    low, high = extent(x)
-    x, best, found = x.detach().flatten(), np.inf, (float(low), float(high))
+    low, high = value_range(x)
+    x = x.detach().flatten()
+    smallest_error, best = np.inf, (float(low), float(high))
     for step in range(_STEPS):
-        share = 1 - step / _STEPS
-        mapping = affine(low * share, high * share, bits)
-        error = float((mapping.simulate(x.view_as(x)) - x).square().mean())
-        if error < best:
-            best, found = error, (float(low) * share, float(high) * share)
-    return found
+        fraction = 1 - step / _STEPS
+        mapping = affine_mapping(low * fraction, high * fraction, bits)
+        error = float((mapping.fake_quantize(x) - x).square().mean())
+        if error < smallest_error:
+            smallest_error = error
+            best = float(low) * fraction, float(high) * fraction
+    return best
 
 
 def entropy(x: torch.Tensor, bits: int = 8) -> Range:
@@ -61,24 +56,26 @@ def entropy(x: torch.Tensor, bits: int = 8) -> Range:
     Returns:
         (−T, T), or (0, T) when no number is negative.
     """
-    low, _ = extent(x)
+    low, _ = value_range(x)
     counts, edges = np.histogram(x.detach().abs().cpu().numpy(), bins=_BINS)
-    counts[0] = counts[1]  # a ReLU's zeros are exact anyway, and would outvote the rest
-    levels, best, threshold = 2 ** (bits - 1), np.inf, float(edges[-1])
+    # A ReLU's many zeros are represented exactly anyway, and would outweigh the rest.
+    counts[0] = counts[1]
+    levels, smallest, threshold = 2 ** (bits - 1), np.inf, float(edges[-1])
     beyond = counts[::-1].cumsum()[::-1]  # in a bin or after it
     for bins in range(max(levels, 16), _BINS + 1, 8):
         clipped = counts[:bins].astype(float)
         clipped[-1] += beyond[bins] if bins < _BINS else 0
-        divergence = _kl(clipped, _in_levels(counts[:bins].astype(float), levels))
-        if divergence < best:
-            best, threshold = divergence, float(edges[bins])
+        coarse = _in_levels(counts[:bins].astype(float), levels)
+        divergence = _kl_divergence(clipped, coarse)
+        if divergence < smallest:
+            smallest, threshold = divergence, float(edges[bins])
     return (0.0 if float(low) >= 0 else -threshold), threshold
 
 
-METHODS: dict[str, Callable[..., Range]] = {
-    "min-max": min_max,
+OBSERVERS: dict[str, Callable[..., Range]] = {
+    "min_max": min_max,
     "percentile": percentile,
-    "mean squared error": least_squares,
+    "mse": mse,
     "entropy": entropy,
 }
 
@@ -88,14 +85,13 @@ def _in_levels(counts: np.ndarray, levels: int) -> np.ndarray:
     level = (np.arange(len(counts)) * levels) // len(counts)
     filled = (counts > 0).astype(float)
     total = np.bincount(level, counts, levels)
-    share = np.bincount(level, filled, levels)
-    return filled * (total / np.maximum(share, 1))[level]
+    filled_bins = np.bincount(level, filled, levels)
+    return filled * (total / np.maximum(filled_bins, 1))[level]
 
 
-def _kl(p: np.ndarray, q: np.ndarray) -> float:
-    """Σ p·log(p/q) of two histograms; infinite where p is and q isn't."""
+def _kl_divergence(p: np.ndarray, q: np.ndarray) -> float:
+    """Σ p·log(p/q) of two histograms; a bin that only p fills counts as 1e-9 in q."""
     p, q = p / max(p.sum(), 1), q / max(q.sum(), 1)
-    here = p > 0
-    if (q[here] == 0).any():
-        q = np.where(here & (q == 0), 1e-9, q)
-    return float((p[here] * np.log(p[here] / q[here])).sum())
+    filled = p > 0
+    q = np.where(filled & (q == 0), 1e-9, q)
+    return float((p[filled] * np.log(p[filled] / q[filled])).sum())

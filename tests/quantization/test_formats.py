@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from microbudget.core.errors import QuantizationError
-from microbudget.quantization import formats as formats
+from microbudget.quantization import formats
 
 FLOATS = [name for name in formats.FORMATS if name != "int8"]
 
@@ -16,17 +16,17 @@ FLOATS = [name for name in formats.FORMATS if name != "int8"]
 @pytest.mark.parametrize("name", FLOATS)
 @given(value=st.floats(-400, 400, width=32))
 def test_the_bits_mean_the_value_that_torch_stores(name, value):
-    bits = formats.layout(value, name)
+    bits = formats.to_bits(value, name)
     stored = float(torch.tensor(value).to(formats.FORMATS[name][0]))
     assert bits.value == stored
-    assert formats.meaning(bits) == stored
+    assert formats.from_bits(bits) == stored
     assert len(bits.bits) == torch.tensor([]).to(formats.FORMATS[name][0]).itemsize * 8
 
 
 @given(value=st.integers(-128, 127))
 def test_whole_numbers_are_twos_complement(value):
-    bits = formats.layout(value, "int8")
-    assert formats.meaning(bits) == value == bits.value
+    bits = formats.to_bits(value, "int8")
+    assert formats.from_bits(bits) == value == bits.value
     assert int(bits.bits, 2) == value % 256
 
 
@@ -38,28 +38,29 @@ def test_whole_numbers_are_twos_complement(value):
      (-1, "int8", "1" * 8)],
 )  # fmt: skip
 def test_known_bits(value, name, bits):
-    assert formats.layout(value, name).bits == bits
+    assert formats.to_bits(value, name).bits == bits
 
 
 @pytest.mark.parametrize("name", ["float32", "float16", "bfloat16", "float8 e5m2"])
 def test_infinity_and_nan(name):
-    assert formats.meaning(formats.layout(math.inf, name)) == math.inf
-    assert math.isnan(formats.meaning(formats.layout(math.nan, name)))
+    assert formats.from_bits(formats.to_bits(math.inf, name)) == math.inf
+    assert math.isnan(formats.from_bits(formats.to_bits(math.nan, name)))
 
 
 def test_every_float8_is_listed_once_and_means_itself():
-    listed = formats.neighbours(-1000, 1000, "float8 e4m3")
+    listed = formats.representable_numbers(-1000, 1000, "float8 e4m3")
     assert len(listed) == 253  # 256 less two NaN and the second zero
     for value in listed.tolist():
-        assert formats.layout(value, "float8 e4m3").value == value
+        assert formats.to_bits(value, "float8 e4m3").value == value
 
 
 @pytest.mark.parametrize(
-    "wrong", [lambda: formats.layout(1, "float7"), lambda: formats.layout(300, "int8"),
-              lambda: formats.layout(math.nan, "int8"),
-              lambda: formats.layout(math.inf, "int8"),
-              lambda: formats.neighbours(0, 1, "float7"),
-              lambda: formats.neighbours(0, 1, "float16")],
+    "wrong", [lambda: formats.to_bits(1, "float7"),
+              lambda: formats.to_bits(300, "int8"),
+              lambda: formats.to_bits(math.nan, "int8"),
+              lambda: formats.to_bits(math.inf, "int8"),
+              lambda: formats.representable_numbers(0, 1, "float7"),
+              lambda: formats.representable_numbers(0, 1, "float16")],
 )  # fmt: skip
 def test_what_cant_be_is_said(wrong):
     with pytest.raises(QuantizationError):

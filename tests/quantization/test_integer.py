@@ -1,4 +1,4 @@
-"""A linear map in whole numbers equals its simulation in floats."""
+"""A linear layer in integers equals its fake quantization in floats."""
 
 import pytest
 import torch
@@ -13,26 +13,30 @@ from microbudget.quantization import integer, mapping
 @given(
     seed=st.integers(0, 10_000),
     shape=st.tuples(st.integers(1, 9), st.integers(1, 40), st.integers(1, 5)),
-    affinely=st.booleans(),
-    keep=st.sampled_from([(), (0,)]),
+    symmetric=st.booleans(),
+    axes=st.sampled_from([(), (0,)]),
 )
 @settings(max_examples=60)
-def test_it_is_the_float_simulation(seed, shape, affinely, keep):
+def test_it_equals_fake_quantization(seed, shape, symmetric, axes):
     out, n, batch = shape
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(out, n, generator=generator)
     bias = torch.randn(out, generator=generator)
     x = 3 * torch.randn(batch, n, generator=generator) + 1
-    of_x = mapping.affine(*mapping.extent(x), 8)
-    of_x = mapping.Mapping(of_x.scale.flatten(), of_x.zero.flatten(), 0, 255)
-    of_w = mapping.of_weight(weight, 8, keep, affinely)
-    whole = integer.linear(weight, bias, of_x, of_w)
+    of_x = mapping.affine_mapping(*mapping.value_range(x), 8)
+    of_x = mapping.AffineMapping(
+        of_x.scale.flatten(), of_x.zero_point.flatten(), 0, 255
+    )
+    of_w = mapping.weight_mapping(weight, 8, axes, symmetric)
+    whole = integer.integer_linear(weight, bias, of_x, of_w)
     sums = whole.accumulate(of_x.quantize(x))
     assert sums.dtype == torch.int64  # no float on the way
     step = of_x.scale * of_w.scale.flatten()
     rounded_bias = torch.round(bias / step) * step  # half a step at most
     wanted = F.linear(
-        of_x.simulate(x).double(), of_w.simulate(weight).double(), rounded_bias.double()
+        of_x.fake_quantize(x).double(),
+        of_w.fake_quantize(weight).double(),
+        rounded_bias.double(),
     )
     torch.testing.assert_close(whole(x).double(), wanted, rtol=1e-4, atol=1e-4)
 
@@ -41,15 +45,15 @@ def test_the_zero_points_are_needed():
     """What the source material leaves out: without them the answer is another."""
     torch.manual_seed(0)
     weight, x = torch.randn(4, 16), torch.rand(2, 16)
-    of_x = mapping.affine(torch.tensor([-0.5]), torch.tensor([1.0]))
-    of_w = mapping.of_weight(weight, 8, (0,), affinely=True)
-    whole = integer.linear(weight, None, of_x, of_w)
-    naive = of_x.quantize(x).long() @ whole.weight.long().T
+    of_x = mapping.affine_mapping(torch.tensor([-0.5]), torch.tensor([1.0]))
+    of_w = mapping.weight_mapping(weight, 8, (0,), symmetric=False)
+    whole = integer.integer_linear(weight, None, of_x, of_w)
+    naive = of_x.quantize(x).long() @ whole.codes.long().T
     assert (naive - whole.accumulate(of_x.quantize(x))).abs().min() > 100
 
 
 @pytest.mark.parametrize(
-    ("weight", "x", "keep"),
+    ("weight", "x", "axes"),
     [
         (torch.randn(3), torch.tensor([1.0]), ()),
         (torch.randn(3, 4), torch.ones(2), (0,)),
@@ -58,7 +62,7 @@ def test_the_zero_points_are_needed():
         (torch.ones(1, 140_000), torch.tensor([1.0]), ()),
     ],
 )
-def test_what_cant_be_computed_is_said(weight, x, keep):
-    of_x, of_w = mapping.affine(-x, x), mapping.of_weight(weight, 8, keep)
+def test_what_cant_be_computed_is_said(weight, x, axes):
+    of_x, of_w = mapping.affine_mapping(-x, x), mapping.weight_mapping(weight, 8, axes)
     with pytest.raises(QuantizationError):
-        integer.linear(weight, None, of_x, of_w)
+        integer.integer_linear(weight, None, of_x, of_w)

@@ -19,7 +19,7 @@ def points(mapped, n=200):
 
 @given(ends=ranges, bits=bits_of)
 def test_within_the_range_no_number_moves_more_than_half_a_step(ends, bits):
-    mapped = mapping.affine(*ends, bits)
+    mapped = mapping.affine_mapping(*ends, bits)
     x = points(mapped)
     moved = (mapped.dequantize(mapped.quantize(x)) - x).abs().max()
     assert moved <= float(mapped.scale) * 0.5001 + 1e-6
@@ -28,25 +28,25 @@ def test_within_the_range_no_number_moves_more_than_half_a_step(ends, bits):
 @given(ends=ranges, bits=bits_of)
 def test_zero_is_represented_exactly_and_quantizing_twice_changes_nothing(ends, bits):
     for mapped in (
-        mapping.affine(*ends, bits),
-        mapping.symmetric(max(map(abs, ends)), bits),
+        mapping.affine_mapping(*ends, bits),
+        mapping.symmetric_mapping(max(map(abs, ends)), bits),
     ):
         zero = torch.zeros(1)
         assert torch.equal(mapped.dequantize(mapped.quantize(zero)), zero)
         once = mapped.dequantize(mapped.quantize(points(mapped)))
         codes = mapped.quantize(once)
         torch.testing.assert_close(mapped.dequantize(codes), once)
-        assert int(codes.min()) >= mapped.lowest
-        assert int(codes.max()) <= mapped.highest
+        assert int(codes.min()) >= mapped.quant_min
+        assert int(codes.max()) <= mapped.quant_max
 
 
 @given(ends=ranges)
 def test_it_is_torchs_affine_quantization(ends):
     low, high = min(ends[0], 0.0), max(ends[1], 0.0)
-    mapped = mapping.affine(*ends)
+    mapped = mapping.affine_mapping(*ends)
     x = torch.linspace(low - 1, high + 1, 301)
     theirs = torch.fake_quantize_per_tensor_affine(
-        x, float(mapped.scale), int(mapped.zero), 0, 255
+        x, float(mapped.scale), int(mapped.zero_point), 0, 255
     )
     # torch multiplies by 1/S where this divides by S: a tie may fall the other way
     off = (mapped.dequantize(mapped.quantize(x)) - theirs).abs()
@@ -56,20 +56,20 @@ def test_it_is_torchs_affine_quantization(ends):
 
 def test_a_scale_a_channel_is_torchs():
     w = torch.randn(5, 7, 3, 3)
-    mapped = mapping.of_weight(w)
+    mapped = mapping.weight_mapping(w)
     theirs = torch.fake_quantize_per_channel_affine(
-        w, mapped.scale.flatten(), mapped.zero.flatten(), 0, -127, 127
+        w, mapped.scale.flatten(), mapped.zero_point.flatten(), 0, -127, 127
     )
-    torch.testing.assert_close(mapped.simulate(w), theirs)
+    torch.testing.assert_close(mapped.fake_quantize(w), theirs)
 
 
 def test_the_gradient_goes_straight_through_as_torchs_does():
     x = torch.linspace(-3, 3, 101, requires_grad=True)
-    mapped = mapping.affine(-1.0, 2.0)
-    mapped.simulate(x).square().sum().backward()
+    mapped = mapping.affine_mapping(-1.0, 2.0)
+    mapped.fake_quantize(x).square().sum().backward()
     ours, x.grad = x.grad, None
     theirs = torch.fake_quantize_per_tensor_affine(
-        x, float(mapped.scale), int(mapped.zero), 0, 255
+        x, float(mapped.scale), int(mapped.zero_point), 0, 255
     )
     theirs.square().sum().backward()
     torch.testing.assert_close(ours, x.grad)
@@ -82,25 +82,27 @@ def test_finer_granularity_never_hurts(rows, groups, seed):
     w = torch.randn(rows, groups * 8, generator=torch.Generator().manual_seed(seed))
     w = w * torch.logspace(-1, 1, rows)[:, None]
     errors = []
-    for view, keep in ((w, ()), (w, (0,)), (mapping.grouped(w, 8), (0, 1))):
-        mapped = mapping.of_weight(view, 4, keep)
+    for view, axes in ((w, ()), (w, (0,)), (mapping.split_into_groups(w, 8), (0, 1))):
+        mapped = mapping.weight_mapping(view, 4, axes)
         # the largest step, and with it the largest possible error
         errors.append(float(mapped.scale.max()))
-        assert (mapped.simulate(view) - view).abs().max() <= mapped.scale.max() / 1.99
+        assert (
+            mapped.fake_quantize(view) - view
+        ).abs().max() <= mapped.scale.max() / 1.99
     assert errors[0] >= errors[1] >= errors[2]
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda: mapping.affine(1.0, -1.0),
-        lambda: mapping.affine(float("nan"), 1.0),
-        lambda: mapping.affine(0.0, 1.0, bits=0),
-        lambda: mapping.symmetric(1.0, bits=1),
-        lambda: mapping.extent(torch.empty(0)),
-        lambda: mapping.extent(torch.tensor([1.0, float("inf")])),
-        lambda: mapping.grouped(torch.zeros(2, 7), 4),
-        lambda: mapping.grouped(torch.zeros(8), 4),
+        lambda: mapping.affine_mapping(1.0, -1.0),
+        lambda: mapping.affine_mapping(float("nan"), 1.0),
+        lambda: mapping.affine_mapping(0.0, 1.0, bits=0),
+        lambda: mapping.symmetric_mapping(1.0, bits=1),
+        lambda: mapping.value_range(torch.empty(0)),
+        lambda: mapping.value_range(torch.tensor([1.0, float("inf")])),
+        lambda: mapping.split_into_groups(torch.zeros(2, 7), 4),
+        lambda: mapping.split_into_groups(torch.zeros(8), 4),
     ],
 )
 def test_what_cant_be_mapped_is_said(wrong):
@@ -109,5 +111,5 @@ def test_what_cant_be_mapped_is_said(wrong):
 
 
 def test_weights_that_are_all_zero_stay_zero():
-    mapped = mapping.of_weight(torch.zeros(3, 4))
-    assert torch.equal(mapped.simulate(torch.zeros(3, 4)), torch.zeros(3, 4))
+    mapped = mapping.weight_mapping(torch.zeros(3, 4))
+    assert torch.equal(mapped.fake_quantize(torch.zeros(3, 4)), torch.zeros(3, 4))

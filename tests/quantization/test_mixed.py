@@ -1,4 +1,6 @@
-"""Mixed precision: the budget is kept, and what minds gets more."""
+"""Mixed precision: the budget is kept, and what is sensitive gets more bits."""
+
+import itertools
 
 import pytest
 from hypothesis import given
@@ -8,36 +10,58 @@ from microbudget.core.errors import QuantizationError
 from microbudget.quantization import mixed
 
 BITS = (8, 6, 4, 2)
-harms = st.dictionaries(
-    st.text("abcdef", min_size=1, max_size=3),
+tables = st.lists(
     st.lists(st.floats(0, 5), min_size=4, max_size=4).map(sorted),
     min_size=1,
-    max_size=8,
+    max_size=3,
+).map(
+    lambda rows: {
+        f"part {i}": dict(zip(BITS, losses, strict=True))
+        for i, losses in enumerate(rows)
+    }
 )
 
 
-@given(harms, st.floats(2, 8), st.randoms())
-def test_the_budget_is_kept(found, budget, random):
-    harm = {name: dict(zip(BITS, own, strict=True)) for name, own in found.items()}
-    weights = {name: random.randint(1, 1000) for name in harm}
-    chosen = mixed.choose(harm, weights, budget)
-    assert set(chosen) == set(harm)
+@given(tables, st.floats(2, 8), st.randoms())
+def test_the_budget_is_kept(table, budget, random):
+    weights = {name: random.randint(1, 1000) for name in table}
+    chosen = mixed.choose_bits(table, weights, budget)
+    assert set(chosen) == set(table)
     assert mixed.mean_bits(chosen, weights) <= budget + 1e-9
 
 
+@given(tables)
+def test_of_equal_parts_greedy_finds_the_best_single_step(table):
+    """With one step to save, it must be the cheapest one per saved bit."""
+    weights = dict.fromkeys(table, 10)
+    chosen = mixed.choose_bits(table, weights, 8 - 1e-6)
+    (stepped,) = [name for name, bits in chosen.items() if bits < 8]
+    cost = {
+        (name, bits): (table[name][bits] - table[name][8]) / (8 - bits)
+        for name, bits in itertools.product(table, BITS[1:])
+    }
+    assert cost[stepped, chosen[stepped]] == min(cost.values())
+
+
 def test_the_sensitive_part_keeps_its_bits():
-    harm = {"minds": {8: 0, 4: 5.0}, "doesn't": {8: 0, 4: 0.1}}
-    weights = {"minds": 100, "doesn't": 100}
-    assert mixed.choose(harm, weights, 6) == {"minds": 8, "doesn't": 4}
-    assert mixed.choose(harm, weights, 8) == {"minds": 8, "doesn't": 8}
-    assert mixed.choose(harm, weights, 4) == {"minds": 4, "doesn't": 4}
+    table = {"sensitive": {8: 0, 4: 5.0}, "robust": {8: 0, 4: 0.1}}
+    weights = {"sensitive": 100, "robust": 100}
+    for budget, expected in ((8, (8, 8)), (6, (8, 4)), (4, (4, 4))):
+        chosen = mixed.choose_bits(table, weights, budget)
+        assert (chosen["sensitive"], chosen["robust"]) == expected
+    # losses are counted per saved bit: of a part with many weights a step is cheap
+    chosen = mixed.choose_bits(table, {"sensitive": 10_000, "robust": 100}, 7.9)
+    assert (chosen["sensitive"], chosen["robust"]) == (4, 8)
 
 
 @pytest.mark.parametrize(
-    ("harm", "weights", "budget"),
-    [({}, {}, 4), ({"a": {8: 0}}, {"b": 1}, 4), ({"a": {8: 0}}, {"a": 1}, 4),
-     ({"a": {}}, {"a": 1}, 4), ({"a": {8: 0, 2: 1}}, {"a": 0}, 4)],
-)  # fmt: skip
-def test_what_cant_be_chosen_is_said(harm, weights, budget):
-    with pytest.raises(QuantizationError):
-        mixed.choose(harm, weights, budget)
+    ("table", "weights", "budget", "message"),
+    [
+        ({}, {}, 4, "same parts"),
+        ({"a": {8: 0}}, {"b": 1}, 4, "same parts"),
+        ({"a": {8: 0, 6: 1}}, {"a": 1}, 4, "below 6.00"),
+    ],
+)
+def test_what_cant_be_chosen_is_said(table, weights, budget, message):
+    with pytest.raises(QuantizationError, match=message):
+        mixed.choose_bits(table, weights, budget)
