@@ -1,8 +1,8 @@
 """What a run cost and what it achieved: one JSON a notebook.
 
-``run = mb.start("01_transfer_learning")`` opens the book,
+``run = mb.start("01_transfer_learning")`` begins the run record,
 ``with run.measure("frozen backbone + linear head") as row: row.quality(accuracy=…)``
-writes a row, ``run.finish()`` adds it up, prints the budget and saves it.
+adds a row, ``run.finish()`` adds them up, prints the budget and saves the record.
 """
 
 import atexit
@@ -11,7 +11,7 @@ import os
 import platform
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -21,11 +21,10 @@ from .. import __version__, assets
 from ..core import settings
 from ..core.errors import MicrobudgetError
 from ..core.files import atomic_path
-from ..evaluation.energy import EnergyMeter
 from ..evaluation.memory import peak_memory
 from . import sizes
 
-SCHEMA = 1
+SCHEMA = 2
 FAILED = "It does NOT hold here:"  # a claim
 _PACKAGES = ("torchvision", "transformers", "accelerate", "peft", "bitsandbytes",
              "torchao", "gguf", "cyllama", "timm", "numpy", "scikit-learn", "onnx",
@@ -42,7 +41,6 @@ class Row:
         bytes_written: what the row's author says was saved (``row.saved(path)``).
         scores: metric -> value; those in ``settings.LOWER_IS_BETTER`` (latency_ms,
             megabytes, loss, wer …) are better when lower, all others when higher.
-        energy_j: joules, or None: not measured.
         cost: ``wall_s`` at the stated price per hour.
     """
 
@@ -55,7 +53,6 @@ class Row:
     parameters: int | None = None
     trainable: int | None = None
     scores: dict[str, float] = field(default_factory=dict)
-    energy_j: float | None = None
     cost: float = 0.0
 
     def quality(self, **scores: float) -> None:
@@ -86,14 +83,9 @@ class Run:
         self.rows: list[Row] = []
         self.data: dict[str, str] = {}
         self._strict = True  # claims that fail stop the notebook
-        self._whole = self._measured(Row("whole notebook"))
-        self._total = self._whole.__enter__()
-
-    def close(self) -> None:
-        """Stop measuring the whole; ``finish`` does it, and the next ``start``."""
-        if self._whole is not None:
-            whole, self._whole = self._whole, None
-            whole.__exit__(None, None, None)
+        self._whole = ExitStack()
+        self._total = self._whole.enter_context(self._measured(Row("whole notebook")))
+        atexit.register(self._whole.close)  # a process may end without run.finish()
 
     @contextmanager
     def measure(self, name: str):
@@ -127,20 +119,18 @@ class Run:
         assert holds or timing or not self._strict, text
 
     def finish(self) -> dict:
-        """Close the run: print the budget, write the JSON, return what it holds."""
-        self.close()
-        total = self._total
+        """End the run: print the budget, write the record as JSON and return it."""
+        self._whole.close()
+        profile, total = self.settings.profile, self._total
         total.bytes_written = sum(row.bytes_written for row in self.rows)
-        profile = self.settings.profile
         received = sum(
             assets.bytes_received(name, profile)
             for name in assets.names(profile, self.notebook)
         )
-        book = {
+        record = {
             "schema": SCHEMA,
             "notebook": self.notebook,
             "provenance": provenance(self.settings) | {"data": self.data},
-            "energy_method": self._meter_method,
             "price_per_hour": self.settings.price_per_hour,
             "currency": settings.CURRENCY,
             "bytes_downloaded": received,
@@ -149,10 +139,7 @@ class Run:
         }
         path = self.settings.ledger / f"{self.notebook}.json"
         with atomic_path(path, MicrobudgetError) as temporary:
-            temporary.write_text(json.dumps(book, indent=1) + "\n", encoding="utf-8")
-        energy = "not measured"
-        if total.energy_j is not None:
-            energy = f"{total.energy_j:,.0f} J by {self._meter_method}"
+            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         print(
             f"budget of {self.notebook}\n"
             f"  time        {total.wall_s:,.0f} s by the clock, "
@@ -160,32 +147,20 @@ class Run:
             f"  memory      {total.peak_memory_bytes / 1e6:,.0f} MB at the peak\n"
             f"  downloaded  {received / 1e6:,.1f} MB, once\n"
             f"  written     {total.bytes_written / 1e6:,.1f} MB\n"
-            f"  energy      {energy}\n"
             f"  money       {total.cost:.4f} {settings.CURRENCY} at "
             f"{self.settings.price_per_hour:.2f} {settings.CURRENCY} an hour"
         )
-        return book
+        return record
 
     @contextmanager
     def _measured(self, row: Row):
-        meter = EnergyMeter()
-        self._meter_method = meter.method
         wall, cpu = time.perf_counter(), _cpu_seconds()
         with peak_memory() as peak:
             yield row
         row.wall_s = time.perf_counter() - wall
         row.cpu_s = _cpu_seconds() - cpu
         row.peak_memory_bytes, row.peak_device_bytes = peak.highest, peak.device
-        row.energy_j = meter.joules()
         row.cost = row.wall_s / 3600 * self.settings.price_per_hour
-
-
-_current: Run | None = None
-
-
-def _close_current() -> None:
-    if _current is not None:
-        _current.close()
 
 
 def start(notebook: str) -> Run:
@@ -203,8 +178,6 @@ def start(notebook: str) -> Run:
     from ..plotting import figures
 
     here = settings.load()
-    if not notebook or Path(notebook).name != notebook:
-        raise MicrobudgetError(f"{notebook!r} is not a notebook's name.")
     # tqdm asks for ipywidgets; the course's bars are plain text on purpose
     warnings.filterwarnings("ignore", message="IProgress not found")
     torch.set_num_threads(here.threads)
@@ -218,34 +191,28 @@ def start(notebook: str) -> Run:
         f"{device}, {here.threads} threads, fast {arithmetic} · seed {here.seed} · "
         f"torch {torch.__version__} · Python {platform.python_version()}"
     )
-    global _current
-    atexit.unregister(_close_current)
-    atexit.register(_close_current)  # a process may end without run.finish()
-    if _current is not None:
-        _current.close()  # the first cell is run again: the old run ends here
-    _current = Run(notebook, here)
-    return _current
+    return Run(notebook, here)
 
 
-def read(folder: Path) -> list[dict]:
-    """Every notebook's book in a folder, in the course's order.
+def read_records(folder: Path) -> dict[str, dict]:
+    """Notebook -> its run record, of those in a folder, in the course's order.
 
     Raises:
-        MicrobudgetError: a file that is no ledger of this version.
+        MicrobudgetError: a file that is no run record of this version.
     """
-    books = []
+    records = {}
     for path in sorted(folder.glob("*.json")):
         try:
-            book = json.loads(path.read_text(encoding="utf-8"))
-            if book["schema"] != SCHEMA:
-                raise ValueError(f"schema {book['schema']}")
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["schema"] != SCHEMA:
+                raise ValueError(f"schema {record['schema']}")
         except (ValueError, KeyError, TypeError) as error:
             raise MicrobudgetError(
-                f"{path} is not a ledger of this version ({error}). Delete it and run "
-                "its notebook again."
+                f"{path} is not a run record of this version ({error}). Delete it and "
+                "run its notebook again."
             ) from error
-        books.append(book)
-    return books
+        records[record["notebook"]] = record
+    return records
 
 
 def provenance(here: settings.Settings) -> dict:
