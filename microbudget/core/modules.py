@@ -7,11 +7,11 @@ from torch import nn
 from .errors import MicrobudgetError
 
 
-def plain_linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
-    """The plain linear maps of a model by name; those of other libraries are left out.
+def named_linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
+    """The plain linear layers of a model by name; not those of other libraries.
 
-    Left out, too, is a map whose weight another module shares (a tied embedding): two
-    thin matrices could not be shared.
+    Left out, too, is a layer whose weight another module shares (a tied embedding): a
+    factorized or quantized weight could not be shared.
 
     Raises:
         MicrobudgetError: there are none.
@@ -26,8 +26,8 @@ def plain_linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
     }
     if not found:
         raise MicrobudgetError(
-            "This model holds no plain linear map of its own to factorize (maps that "
-            "are quantized, tied to an embedding or factorized already don't count)."
+            "This model has no plain linear layer of its own (layers that are "
+            "quantized, factorized or tied to an embedding don't count)."
         )
     return found
 
@@ -50,5 +50,5 @@ def pick(found: Mapping, name: str):
     """``found[name]``, or a MicrobudgetError that lists what there is."""
     if name not in found:
         some = ", ".join(list(found)[:4])
-        raise MicrobudgetError(f"There is nothing called {name!r}; there are {some} …")
+        raise MicrobudgetError(f"There is no {name!r} here; there are {some} …")
     return found[name]

@@ -102,7 +102,7 @@ METHODS = (
         "low-rank", "low rank, chosen by loss", "08", "low rank, by loss, budget of 32",
         "low rank: the whole network", "a few labelled sentences",
         ("moments of all inputs", "moments of all gradients",
-         "SVD of every linear map, by loss"),
+         "SVD of every linear layer, by loss"),
     ),
     Method(
         "engine", "another engine, in floats: OpenVINO", "09", "classifier, openvino",

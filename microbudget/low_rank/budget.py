@@ -1,127 +1,116 @@
-"""Ranks by a budget: how many directions each map may keep, for a sum of numbers.
+"""Ranks by a budget: how many directions each layer may keep, for a sum of weights.
 
-A direction costs as many numbers as its row and its column have, and keeps its energy.
-Buying the direction with the most energy per number first is the best that can be done
+A direction costs as many weights as its row and its column have, and keeps its energy.
+Buying the direction with the most energy per weight first is the best that can be done
 with what has been spent (marginal returns, Everett 1963), if returns only diminish.
-They do, direction by direction; but above break-even a map is better left whole, which
-keeps all its energy at once. So each map's offers are the corners of the upper convex
-hull of its points (numbers, energy), as in bit allocation (Shoham and Gersho 1988).
+They do, direction by direction; but above break-even a layer is better left whole,
+which keeps all its energy at once. So each layer offers the corners of the upper convex
+hull of its points (weights, energy), as in bit allocation (Shoham and Gersho 1988).
 """
 
 import heapq
-from collections.abc import Mapping
-
-import torch
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from ..core.errors import MicrobudgetError
-from .factorize import Decomposition, break_even
-
-WHOLE = None
+from .decomposition import Decomposition, break_even
 
 
-def by_budget(
-    found: Mapping[str, Decomposition],
-    numbers: int,
+class Offer(NamedTuple):
+    """One state that a layer can be in; ``rank`` is None where it is left whole."""
+
+    weights: int
+    energy: float
+    rank: int | None
+
+
+def ranks_by_budget(
+    decompositions: Mapping[str, Decomposition],
+    weights: int,
     *,
-    weights: Mapping[str, float] | None = None,
-    shares: bool = True,
+    normalize: bool = True,
 ) -> dict[str, int]:
-    """Ranks whose matrices hold at most ``numbers`` numbers together.
+    """Ranks whose matrices hold at most ``weights`` weights together.
+
+    Every layer starts at rank 1. A heap then gives, again and again, the purchase with
+    the most energy per weight, until nothing affordable is left.
 
     Args:
-        numbers: for the matrices of all maps in ``found``, biases aside.
-        weights: name -> what a map's energy is worth; default 1.
-        shares: count energy as a share of the map's own; else as it is.
+        weights: of the matrices of all layers in ``decompositions``, biases aside.
+        normalize: count energy as a fraction of the layer's own; else as it is.
 
     Returns:
-        name -> rank, for ``factorization.factorize``; none for maps to be left whole.
+        name -> rank, for ``factorize``; none for layers to be left whole.
 
     Raises:
-        MicrobudgetError: no maps, too small a budget even for rank 1 everywhere.
+        MicrobudgetError: a budget too small even for rank 1 everywhere.
     """
-    if not found:
-        raise MicrobudgetError("There are no maps to share a budget among.")
-    single = {
-        name: _points(d, (weights or {}).get(name, 1.0), shares)
-        for name, d in found.items()
-    }
-    offers = {name: _hull(points) for name, points in single.items()}
-    at = dict.fromkeys(offers, 0)
-    left = numbers - sum(points[0][0] for points in offers.values())
+    every = {n: every_offer(d, normalize) for n, d in decompositions.items()}
+    offers = {name: hull(points) for name, points in every.items()}
+    bought = dict.fromkeys(offers, 0)  # name -> which of its offers it has
+    left = weights - sum(points[0].weights for points in offers.values())
     if left < 0:
         raise MicrobudgetError(
-            f"{numbers:,} numbers are too few: rank 1 everywhere takes "
-            f"{numbers - left:,}."
+            f"A budget of {weights:,} weights is too small: rank 1 everywhere takes "
+            f"{weights - left:,}."
         )
-    queue = [(-_slope(points, 0), name) for name, points in offers.items()]
+    # heapq gives the smallest first, hence the minus
+    queue = [(-_next_slope(points, 0), name) for name, points in offers.items()]
     heapq.heapify(queue)
     while queue:
         slope, name = heapq.heappop(queue)
-        if slope >= 0:  # no further corner, or nothing to be gained
+        if slope >= 0:  # no further offer, or nothing to be gained by it
             continue
-        points, i = offers[name], at[name]
-        price = points[i + 1][0] - points[i][0]
+        now, following = offers[name][bought[name] : bought[name] + 2]
+        price = following.weights - now.weights
         if price <= left:
             left -= price
-            at[name] = i + 1
-        elif points[i + 1][2] is WHOLE:
-            # too dear at once: from here on direction by direction
-            offers[name], at[name] = single[name][points[i][2] - 1 : -1], 0
+            bought[name] += 1
+        elif following.rank is None:
+            # Too expensive to be left whole: from here on direction by direction.
+            offers[name], bought[name] = every[name][now.rank - 1 : -1], 0
         else:
             continue
-        heapq.heappush(queue, (-_slope(offers[name], at[name]), name))
-    ranks = {name: offers[name][i][2] for name, i in at.items()}
-    return {name: rank for name, rank in ranks.items() if rank is not WHOLE}
+        heapq.heappush(queue, (-_next_slope(offers[name], bought[name]), name))
+    ranks = {name: offers[name][i].rank for name, i in bought.items()}
+    return {name: rank for name, rank in ranks.items() if rank is not None}
 
 
-def corners(
-    decomposition: Decomposition, weight: float = 1.0, shares: bool = True
-) -> list[tuple[int, float, int | None]]:
-    """(numbers, energy, rank) of the states worth buying, from rank 1 to whole.
-
-    Raises:
-        MicrobudgetError: a weight that isn't positive and finite.
-    """
-    return _hull(_points(decomposition, weight, shares))
-
-
-def _points(decomposition: Decomposition, weight: float, shares: bool) -> list:
-    """(numbers, energy, rank) of every rank that gains, and of the whole map last."""
-    if not 0 < weight < float("inf"):
-        raise MicrobudgetError(f"weight={weight}: it must be positive.")
-    out, into = decomposition.shape
-    kept = decomposition.values.square().cumsum(0)
-    total = float(kept[-1]) or 1.0
-    kept = (kept * (weight / total if shares else weight)).tolist()
-    most = min(break_even(out, into), len(kept))
-    points = [
-        (rank * (out + into), kept[rank - 1], rank) for rank in range(1, most + 1)
+def every_offer(decomposition: Decomposition, normalize: bool = True) -> list[Offer]:
+    """Every rank up to break-even, and the whole layer last."""
+    outputs, inputs = decomposition.shape
+    energy = decomposition.values.square().cumsum(0)
+    unit = (float(energy[-1]) or 1.0) if normalize else 1.0
+    energy = (energy * (1.0 / unit)).tolist()
+    highest = min(break_even(outputs, inputs), len(energy))
+    thin = [
+        Offer(rank * (outputs + inputs), energy[rank - 1], rank)
+        for rank in range(1, highest + 1)
     ]
-    return [*points, (out * into, kept[-1], WHOLE)]
+    return [*thin, Offer(outputs * inputs, energy[-1], None)]
 
 
-def _hull(points: list) -> list:
-    """The corners of the upper convex hull."""
-    hull: list = []
+def hull(points: Sequence[Offer]) -> list[Offer]:
+    """The corners of the points' upper convex hull, from left to right."""
+    corners: list[Offer] = []
     for point in points:
         # the last corner goes when it lies below the line from the one before to here
-        while len(hull) > 1 and not _above(hull[-2], hull[-1], point):
-            hull.pop()
-        hull.append(point)
-    return hull
+        while len(corners) > 1 and not _is_above(corners[-1], corners[-2], point):
+            corners.pop()
+        corners.append(point)
+    return corners
 
 
-def kept(found: Mapping[str, Decomposition], ranks: Mapping[str, int]) -> torch.Tensor:
-    """Every map's share of energy that these ranks keep, in the order of ``found``."""
-    shares = [d.energy[ranks.get(name, -1)] for name, d in found.items()]
-    return torch.stack(shares)
-
-
-def _slope(points: list, i: int) -> float:
+def _next_slope(points: Sequence[Offer], i: int) -> float:
+    """Energy per weight of the purchase that follows the ``i``-th; 0 after the last."""
     if i + 1 >= len(points):
         return 0.0
-    return (points[i + 1][1] - points[i][1]) / (points[i + 1][0] - points[i][0])
+    now, following = points[i : i + 2]
+    return (following.energy - now.energy) / (following.weights - now.weights)
 
 
-def _above(a: tuple, b: tuple, c: tuple) -> bool:
-    return (b[1] - a[1]) * (c[0] - a[0]) >= (c[1] - a[1]) * (b[0] - a[0])
+def _is_above(point: Offer, left: Offer, right: Offer) -> bool:
+    """Whether ``point`` lies on or above the line through the other two."""
+    rise, run = point.energy - left.energy, point.weights - left.weights
+    whole_rise, whole_run = right.energy - left.energy, right.weights - left.weights
+    return rise * whole_run >= whole_rise * run

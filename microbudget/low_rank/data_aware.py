@@ -1,18 +1,18 @@
-"""Low rank where it matters: the error of a map's outputs on real inputs, not of W.
+"""Low rank where it matters: the error of a layer's outputs on real inputs, not of W.
 
-Inputs x lean to some directions. With their second moment S = E[x xᵀ] = L Lᵀ the mean
-squared error of outputs is E‖(W − W')x‖² = ‖(W − W')L‖²_F, so the best W' of rank k
-is the truncated SVD of W L, un-whitened: W' = U_k Σ_k V_kᵀ L⁻¹ (SVD-LLM, Wang et al.
-2024, section 3.1; ASVD, Yuan et al. 2023, scales by a diagonal instead). Since
-Σ_k V_kᵀ L⁻¹ = U_kᵀ W, it is also W' = U_k U_kᵀ W: outputs projected on their own
-principal components (Zhang et al. 2016, section 3.1, who did so to convolutions), and
+Inputs x are larger in some directions than in others. With their second moment
+S = E[x xᵀ] = L Lᵀ the mean squared error of outputs is E‖(W − W')x‖² = ‖(W − W')L‖²_F,
+so the best W' of rank k is the truncated SVD of W L, un-whitened: W' = U_k Σ_k V_kᵀ L⁻¹
+(SVD-LLM, Wang et al. 2024, section 3.1; ASVD, Yuan et al. 2023, scales by a diagonal
+instead). Since Σ_k V_kᵀ L⁻¹ = U_kᵀ W, it is also W' = U_k U_kᵀ W: outputs projected on
+their own principal components (Zhang et al. 2016, section 3.1, for convolutions), and
 no matrix has to be inverted. ``centred`` leaves the inputs' mean to the bias.
 
-Outputs matter unequally, too. With the loss's gradients g for a map's outputs and their
-second moment G = R Rᵀ, the loss moves by E[(gᵀ(W − W')x)²] ≈ ‖Rᵀ(W − W')L‖²_F, if g
-and x are taken as independent (as K-FAC does, Martens and Grosse 2015; FWSVD, Hsu et
-al. 2022, weighs rows of W by a diagonal). The best W' then is R⁻ᵀ U_k U_kᵀ Rᵀ W, and
-what two maps lose is in one unit: that of the loss.
+Outputs matter unequally, too. With the loss's gradients g for a layer's outputs and
+their second moment G = R Rᵀ, the loss changes by E[(gᵀ(W − W')x)²] ≈ ‖Rᵀ(W − W')L‖²_F,
+if g and x are taken as independent (as K-FAC does, Martens and Grosse 2015; FWSVD, Hsu
+et al. 2022, weighs rows of W by a diagonal). The best W' then is R⁻ᵀ U_k U_kᵀ Rᵀ W, and
+what two layers lose is in one unit: that of the loss.
 """
 
 from collections.abc import Mapping
@@ -20,15 +20,18 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from ..core.errors import DataError, MicrobudgetError
-from ..core.modules import pick, plain_linear_layers
+from ..core.errors import DataError
+from ..core.modules import named_linear_layers, pick
 from ..evaluation.moments import Moments
-from .factorize import Decomposition, checked
+from .decomposition import Decomposition, finite_float64
 
-DAMPING = 1e-4  # of the mean variance, given to every direction: none counts nothing
+# A fraction of the mean variance, added to every direction, so that those that no
+# sample showed are kept last and not lost. Gradients, which are noisier, get ten times
+# as much.
+DAMPING = 1e-4
 
 
-def svd(
+def data_aware_svd(
     weight: torch.Tensor,
     moments: Moments,
     gradients: Moments | None = None,
@@ -36,97 +39,73 @@ def svd(
     centred: bool = False,
     damping: float = DAMPING,
 ) -> Decomposition:
-    """Directions of a matrix (out, in) by what they carry on real inputs.
+    """Directions of a matrix W (out, in) by what they carry on real inputs.
 
     Args:
-        gradients: of the loss for the outputs: directions then count by what the loss
-            feels of them.
+        moments: of the layer's inputs.
+        gradients: moments of the loss's gradients for the layer's outputs: directions
+            then count by how much they change the loss.
         centred: measure deviations from the inputs' mean, and let the bias (a new one,
             where there is none) keep what the mean contributes. Never a larger error.
-        damping: a share of the inputs' mean variance that is added to every direction,
-            so that those no sample showed are kept last and not lost; likewise, ten
-            times as much, to the gradients, which are noisier.
+        damping: a fraction of the inputs' mean variance; 0 for plain PCA.
 
     Raises:
-        MicrobudgetError: no matrix, NaN, damping that is negative.
-        DataError: moments of another size, fewer samples than inputs without damping,
-            gradients that are all zero.
+        MicrobudgetError: NaN in the weight.
+        DataError: moments of another layer, or of no samples.
     """
-    matrix = checked(weight)
-    sides = [(moments, matrix.shape[1], "inputs")]
-    sides += [(gradients, matrix.shape[0], "outputs")] if gradients else []
-    if not damping >= 0:
-        raise MicrobudgetError(f"damping={damping}: it must not be negative.")
-    for own, size, what in sides:
-        if len(own.total) != size:
-            raise DataError(
-                f"Moments of {len(own.total)} numbers for a map with {size} {what}: "
-                "they were collected on another map."
-            )
-        if own.count < size and damping == 0:
-            raise DataError(
-                f"{own.count} samples can't show {size} directions: take more, or "
-                "give damping (such as 1e-4)."
-            )
-    felt = matrix  # Rᵀ W, or W
-    if gradients:
-        g = gradients.matrix(damping=10 * damping).to(matrix.device)
-        if not float(g.trace()) > 0:
-            raise DataError("All gradients are zero: the loss doesn't feel this map.")
-        # in units of their mean, so that nothing is lost to rounding below
-        r, failed = torch.linalg.cholesky_ex(g / g.diagonal().mean())
-        if failed:
-            raise DataError(
-                "The loss doesn't feel some directions of the outputs at all: give "
-                "damping (such as 1e-4)."
-            )
-        r = r * g.diagonal().mean().sqrt()
-        felt = r.T @ matrix
-    s = moments.matrix(centred, damping).to(matrix.device)
-    up, values, _ = torch.linalg.svd(felt @ root(s), full_matrices=False)
-    down = up.T @ felt  # = Σ Vᵀ L⁻¹, without an inverse
-    if gradients:
-        up = torch.linalg.solve_triangular(r.T, up, upper=True)
+    w = finite_float64(weight)
+    require_size(moments, w.shape[1], "inputs")
+    factor = None  # R of G = R Rᵀ
+    if gradients is not None:
+        require_size(gradients, w.shape[0], "outputs")
+        g = gradients.matrix(damping=10 * damping).to(w.device)
+        unit = g.diagonal().mean()  # gradients can be so small that squares underflow
+        factor = torch.linalg.cholesky(g / unit) * unit.sqrt()
+    weighted = w if factor is None else factor.T @ w  # Rᵀ W
+    inputs = matrix_root(moments.matrix(centred, damping).to(w.device))  # L
+    up, values, _ = torch.linalg.svd(weighted @ inputs, full_matrices=False)
+    down = up.T @ weighted  # = Σ Vᵀ L⁻¹, without an inverse
+    if factor is not None:
+        up = torch.linalg.solve_triangular(factor.T, up, upper=True)  # R⁻ᵀ U
     means = None
     if centred:
-        mean = moments.mean.to(matrix.device)
-        means = matrix @ mean, down @ mean
+        mean = moments.mean.to(w.device)
+        means = w @ mean, down @ mean
     return Decomposition(down=down, up=up, values=values, means=means)
 
 
-def root(s: torch.Tensor) -> torch.Tensor:
+def data_aware_decompose(
+    model: nn.Module,
+    moments: Mapping[str, Moments],
+    gradients: Mapping[str, Moments] | None = None,
+    *,
+    centred: bool = False,
+) -> dict[str, Decomposition]:
+    """``data_aware_svd`` of every linear layer that moments were collected for.
+
+    Raises:
+        MicrobudgetError, DataError: as there; a name that isn't a linear layer, or that
+            gradients are missing for.
+    """
+    layers = named_linear_layers(model)
+    return {
+        name: data_aware_svd(
+            pick(layers, name).weight,
+            own,
+            pick(gradients, name) if gradients else None,
+            centred=centred,
+        )
+        for name, own in moments.items()
+    }
+
+
+def matrix_root(s: torch.Tensor) -> torch.Tensor:
     """L with L Lᵀ = s: Cholesky's, or from eigenvectors where s is singular."""
     factor, failed = torch.linalg.cholesky_ex(s)
     if not failed:
         return factor
     values, vectors = torch.linalg.eigh(s)
     return vectors * values.clamp(min=0).sqrt()
-
-
-def decompose(
-    model: nn.Module,
-    moments: Mapping[str, Moments],
-    gradients: Mapping[str, Moments] | None = None,
-    *,
-    centred: bool = False,
-    damping: float = DAMPING,
-) -> dict[str, Decomposition]:
-    """``svd`` of every linear map that moments were collected for.
-
-    Raises:
-        MicrobudgetError, DataError: as ``svd``; a name that isn't a linear map, or that
-            gradients are missing for.
-    """
-    maps, options = plain_linear_layers(model), {"centred": centred, "damping": damping}
-    return {
-        name: svd(
-            pick(maps, name).weight,
-            own,
-            pick(gradients, name) if gradients else None,
-            **options,
-        )
-        for name, own in moments.items()
-    }
 
 
 def output_error(
@@ -137,7 +116,14 @@ def output_error(
     Args:
         centred: about the inputs' mean, that is with the best bias.
     """
-    gap = checked(weight) - checked(other)
-    return float(
-        ((gap @ moments.matrix(centred).to(gap.device)) * gap).sum().clamp(min=0).sqrt()
-    )
+    gap = weight.detach().double() - other.detach().double()  # (out, in)
+    squares = (gap @ moments.matrix(centred).to(gap.device)) * gap
+    return float(squares.sum().clamp(min=0).sqrt())
+
+
+def require_size(moments: Moments, size: int, side: str) -> None:
+    if len(moments.total) != size:
+        raise DataError(
+            f"Moments of {len(moments.total)} numbers for a layer with {size} {side}: "
+            "they were collected on another layer."
+        )

@@ -18,7 +18,7 @@ from torch import nn
 
 from microbudget.core import onednn
 from microbudget.core.errors import EngineError, QuantizationError
-from microbudget.core.modules import plain_linear_layers
+from microbudget.core.modules import named_linear_layers
 from microbudget.detection import quantize as detector_int8
 from microbudget.distillation import students
 from microbudget.export import footprint, inspect, loaders, packages, quantize
@@ -72,7 +72,7 @@ def flowers(tmp_path_factory):
 def classifier(tmp_path_factory):
     """With fewer layers and of low rank, as other chapters make them."""
     model = students.truncated(tiny.classifier(), [1])
-    names = [n for n in plain_linear_layers(model) if not n.startswith("heads.")]
+    names = [n for n in named_linear_layers(model) if not n.startswith("heads.")]
     parts = factorize.decompose(model, names)
     ranks = dict.fromkeys(names, 20)
     model = factorize.factorize(model, parts, ranks).eval()
