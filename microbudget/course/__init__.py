@@ -1,16 +1,17 @@
-"""The course itself: runs and their claims, sizes, tables, notebooks, the command."""
+"""The course itself: run records and claims, sizes, tables, notebooks, the command."""
 
 from ..core.lazy import attach
 
 __getattr__, __dir__ = attach(
     __name__,
     {
-        "run": "run",
-        "sizes": "sizes",
-        "summary": "summary",
-        "report": "report",
-        "methods": "methods",
+        "diagnose": "doctor",
+        "start": "run",
+        "METHODS": "methods",
+        "run_records": "report",
+        "at_a_glance": "report",
+        "method_result": "report",
+        "decision_chart": "report",
         "notebooks": "notebooks",
-        "doctor": "doctor",
     },
 )

@@ -27,17 +27,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _doctor(options) -> int:
-    from . import doctor
+    from .doctor import diagnose
 
-    findings = doctor.examine()
-    report = [f"microbudget {__version__}", *map(str, findings)]
-    print(doctor.shorten_home("\n".join(report)))
-    if doctor.healthy(findings):
-        waiting = any("microbudget fetch" in finding.remedy for finding in findings)
-        print(f"The course can run here{', after `microbudget fetch`' * waiting}.")
-        return 0
-    print("The course can't run here yet: see PROBLEM above.")
-    return 1
+    diagnosis = diagnose()
+    print(f"microbudget {__version__}\n{diagnosis}")
+    if not diagnosis.healthy:
+        print("The course can't run here yet: see PROBLEM above.")
+        return 1
+    waiting = any("microbudget fetch" in found.remedy for found in diagnosis.findings)
+    print(f"The course can run here{', after `microbudget fetch`' * waiting}.")
+    return 0
 
 
 def _fetch(options) -> int:
@@ -107,7 +106,7 @@ def _table(options) -> int:
         print(f"{report.write_readme()} is up to date")
     else:
         shown = report.every_row if options.rows else report.at_a_glance
-        print(shown(report.books(settings.load())))
+        print(shown(report.run_records(settings.load())))
     return 0
 
 

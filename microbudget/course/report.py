@@ -1,152 +1,261 @@
-"""The tables, from the ledger; and the generated parts of the README."""
+"""The course's tables, from the run records; and their copies in the README."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..core import settings
 from ..core.errors import MicrobudgetError
 from ..core.files import atomic_path
-from . import notebooks, run, summary
+from . import notebooks
+from .methods import CHART, METHODS, Method
+from .run import read_records
 
-START, END = "<!-- generated: microbudget table --write -->", "<!-- end generated -->"
+Records = dict[str, dict]  # notebook -> its run record
+COURSE = "<!-- generated: microbudget table --write -->"
 GLANCE = "<!-- generated: at a glance, microbudget table --write -->"
+END = "<!-- end generated -->"
+_METRICS = ("accuracy", "map", "wer", "perplexity")  # a row's quality is the first
+_EMPTY = "There are no run records yet: run `make notebooks` first."
 
 
-def books(here: settings.Settings) -> list[tuple[dict, str]]:
-    """Every notebook's book with whose run it is: yours, or else the reference's."""
-    reference = {book["notebook"]: book for book in run.read(_reference_folder())}
-    own = {book["notebook"]: book for book in run.read(here.ledger)}
-    same = here.ledger.resolve() == _reference_folder().resolve()
-    return [
-        (own[name], "reference" if same else "yours")
-        if name in own
-        else (reference[name], "reference")
-        for name in sorted(reference | own)
-    ]
+@dataclass(frozen=True)
+class Result:
+    """What was measured of a method, before and after it.
+
+    Attributes:
+        metric: of ``quality``, such as accuracy.
+        latency_ms, size: milliseconds, bytes; None where it wasn't measured.
+        adds: the size is of what was trained alone, and comes on top of the base.
+        seconds, cost: of all the work that the method took.
+    """
+
+    notebook: str
+    metric: str
+    quality: tuple[float, float]
+    latency_ms: tuple[float | None, float | None]
+    size: tuple[float | None, float | None]
+    adds: bool
+    seconds: float
+    cost: float
+    currency: str
+
+    @property
+    def quality_text(self) -> str:
+        """Such as ``accuracy 0.811 → 0.740 ↑``; the arrow points to what is better."""
+        before, after = self.quality
+        better = "↓" if self.metric in settings.LOWER_IS_BETTER else "↑"
+        return f"{self.metric} {before:.3f} → {after:.3f} {better}"
+
+    @property
+    def size_text(self) -> str:
+        megabytes = [size and size / 1e6 for size in self.size]
+        return _change(megabytes, "MB", "+" if self.adds else "→")
+
+    @property
+    def time_text(self) -> str:
+        before, after = self.latency_ms
+        ratio = f" ({before / after:.2f}×)" if before and after else ""
+        return _change(self.latency_ms, "ms") + ratio
+
+    def __str__(self) -> str:
+        texts = (self.quality_text, self.size_text, self.time_text)
+        return ", ".join(filter(None, texts))
 
 
-def reference() -> list[tuple[dict, str]]:
-    """The books of the runs that are committed with the course."""
-    return [(book, "reference") for book in run.read(_reference_folder())]
+def run_records(here: settings.Settings) -> Records:
+    """Every notebook's run record: yours, or else the one committed with the course.
+
+    ``record["whose"]`` says which.
+    """
+    own = read_records(here.ledger)
+    committed = reference_records()
+    if here.ledger.resolve() == _reference_folder().resolve():
+        own = {}
+    yours = {name: record | {"whose": "yours"} for name, record in own.items()}
+    return dict(sorted((committed | yours).items()))
 
 
-def at_a_glance(chosen: list[tuple[dict, str]], *, for_readme: bool = False) -> str:
-    """Markdown: a line of measured numbers a method; with links, and the chart."""
-    head, lines = summary.table(chosen, anchors=for_readme)
-    if not lines:
-        return "The ledger is empty: run `make notebooks` first."
-    found = _markdown(head, lines)
-    return f"{found}\n\n{summary.chart(chosen)}" if for_readme else found
+def reference_records() -> Records:
+    """The records of the runs that are committed with the course."""
+    found = read_records(_reference_folder())
+    return {name: record | {"whose": "reference"} for name, record in found.items()}
 
 
-def every_row(chosen: list[tuple[dict, str]]) -> str:
-    """A Markdown table, a line for every measured piece of work."""
-    if not chosen:
-        return "The ledger is empty: run `make notebooks` first."
-    head = (
-        "notebook", "what", "quality", "trainable", "wall s", "CPU s", "peak MB",
-        "energy", "cost", "whose run",
+def method_result(method: Method, records: Records) -> Result | None:
+    """What was measured of a method; None where its rows are not in the records."""
+    own, every = {}, {}
+    for name, record in records.items():
+        rows = {row["name"]: row for row in record["rows"]}
+        every |= {f"{name[:2]}:{row}": values for row, values in rows.items()}
+        if name[:2] == method.notebook:
+            own, notebook, currency = rows, name, record["currency"]
+    rows = every | own
+    if not {method.row, method.base, *method.made} <= set(rows):
+        return None  # not run yet, or an older run of the notebook
+    before, after = rows[method.base], rows[method.row]
+    carrier = rows[method.carrier or method.row]
+    metric = next(m for m in _METRICS if m in before["scores"] and m in after["scores"])
+    return Result(
+        notebook, metric,
+        quality=(before["scores"][metric], after["scores"][metric]),
+        latency_ms=(_latency(before), _latency(carrier)),
+        size=(_bytes(before), _bytes(carrier)),
+        adds=method.part,
+        seconds=sum(rows[name]["wall_s"] for name in method.made),
+        cost=sum(rows[name]["cost"] for name in method.made),
+        currency=currency,
     )  # fmt: skip
+
+
+def at_a_glance(records: Records, *, link: bool = False) -> str:
+    """A Markdown table, a line of measured numbers for every method that has a run.
+
+    Args:
+        link: begin a line with an anchor for the chart, and link to the notebook.
+    """
+    head = ("method", "quality", "bytes", "time", "learns from", "made in",
+            "lines of its notebook")  # fmt: skip
     lines = []
-    for book, whose in chosen:
-        for row in [*book["rows"], book["total"]]:
-            lines.append(_line(book, row, whose))
-    return _markdown(head, lines)
+    for method in METHODS:
+        found = method_result(method, records)
+        if found is None:
+            continue
+        name = method.name
+        if link:
+            target = f"notebooks/{found.notebook}.ipynb"
+            name = f'<a id="{method.key}"></a>[{name}]({target})'
+        made = f"{found.seconds:.0f} s, {found.cost:.4f} {found.currency}"
+        code = str(notebooks.lines_of_code(found.notebook))
+        lines.append((name, found.quality_text, found.size_text, found.time_text,
+                      method.needs, made, code))  # fmt: skip
+    return _markdown(head, lines) if lines else _EMPTY
+
+
+def decision_chart(records: Records, link: str = "#{key}") -> str:
+    """The decision chart as a Markdown list; every end quotes and links its method.
+
+    Args:
+        link: address of a method, with {key} and {notebook}.
+    """
+    methods = {method.key: method for method in METHODS}
+    lines: list[str] = []
+
+    def walk(node: dict | tuple, indent: str) -> None:
+        if isinstance(node, tuple):  # keys of methods
+            for key in node:
+                if found := method_result(methods[key], records):
+                    address = link.format(key=key, notebook=found.notebook)
+                    lines.append(f"{indent}- [{methods[key].name}]({address}): {found}")
+            return
+        for question, answers in node.items():
+            lines.append(f"{indent}- **{question}**")
+            for answer, rest in answers.items():
+                lines.append(f"{indent}  - {answer}")
+                walk(rest, indent + "    ")
+
+    walk(CHART, "")
+    return "\n".join(lines)
+
+
+def every_row(records: Records) -> str:
+    """A Markdown table, a line for every measured piece of work."""
+    head = ("notebook", "what", "quality", "trainable", "wall s", "CPU s", "peak MB",
+            "cost", "whose run")  # fmt: skip
+    lines = [
+        (
+            notebook,
+            row["name"],
+            ", ".join(f"{name} {score:.3f}" for name, score in row["scores"].items()),
+            "" if row["trainable"] is None else f"{row['trainable']:,}",
+            f"{row['wall_s']:.1f}",
+            f"{row['cpu_s']:.1f}",
+            f"{row['peak_memory_bytes'] / 1e6:,.0f}",
+            f"{row['cost']:.5f} {record['currency']}",
+            record["whose"],
+        )
+        for notebook, record in records.items()
+        for row in [*record["rows"], record["total"]]
+    ]
+    return _markdown(head, lines) if lines else _EMPTY
 
 
 def course_table() -> str:
     """A Markdown table of notebooks with their question, minutes and memory."""
-    reference = {book["notebook"]: book for book in run.read(_reference_folder())}
+    records = reference_records()
     head = ("notebook", "question", "minutes", "peak memory", "downloads once")
     lines = []
     for path in notebooks.find():
-        book = reference.get(path.stem)
-        link = f"[{path.stem}](notebooks/{path.name})"
-        if book is None:
-            lines.append((link, notebooks.question(path), "–", "–", "–"))
-            continue
-        total = book["total"]
-        lines.append(
-            (
-                link,
-                notebooks.question(path),
+        figures = ("–", "–", "–")
+        if path.stem in records:
+            total = records[path.stem]["total"]
+            figures = (
                 f"{total['wall_s'] / 60:.1f}",
                 f"{total['peak_memory_bytes'] / 1e9:.1f} GB",
-                f"{book['bytes_downloaded'] / 1e6:.0f} MB",
+                f"{records[path.stem]['bytes_downloaded'] / 1e6:.0f} MB",
             )
-        )
-    where = ""
-    if reference:
-        made = next(iter(reference.values()))["provenance"]
-        where = (
-            f"\n\nMeasured {made['date']} in profile {made['profile']} on "
-            f"{made['threads']} cores ({made['processor']})."
-        )
-    return _markdown(head, lines) + where
+        link = f"[{path.stem}](notebooks/{path.name})"
+        lines.append((link, notebooks.question(path), *figures))
+    table = _markdown(head, lines)
+    if not records:
+        return table
+    made = next(iter(records.values()))["provenance"]
+    return (
+        f"{table}\n\nMeasured {made['date']} in profile {made['profile']} on "
+        f"{made['threads']} cores ({made['processor']})."
+    )
 
 
-def readme_with_table(text: str, table: str, start: str = START) -> str:
-    """The README's text with what stands between two markers replaced.
+def write_readme() -> Path:
+    """Bring the README's generated parts up to date, from the committed records."""
+    root = settings.project_root()
+    if root is None:
+        raise MicrobudgetError("There is no README here: run this in a checkout.")
+    records, path = reference_records(), root / "README.md"
+    glance = f"{at_a_glance(records, link=True)}\n\n{decision_chart(records)}"
+    text = replace_generated(path.read_text(encoding="utf-8"), COURSE, course_table())
+    with atomic_path(path) as temporary:
+        temporary.write_text(replace_generated(text, GLANCE, glance), encoding="utf-8")
+    return path
 
-    Raises:
-        MicrobudgetError: the markers are missing.
-    """
+
+def replace_generated(text: str, start: str, new: str) -> str:
+    """The README's text with ``new`` between a start marker and the end after it."""
     before, found, rest = text.partition(start)
     _, end, after = rest.partition(END)
     if not found or not end:
         raise MicrobudgetError(f"README.md lacks the lines {start!r} and {END!r}.")
-    return f"{before}{start}\n{table}\n{END}{after}"
+    return f"{before}{start}\n{new}\n{END}{after}"
 
 
-def between_markers(text: str, start: str) -> str:
-    """What stands between ``start`` and the next end marker."""
-    return text.partition(start)[2].partition(END)[0]
+def _latency(row: dict) -> float | None:
+    return row["scores"].get("latency_ms")
 
 
-def write_readme() -> Path:
-    """Bring the README's generated tables up to date, from the reference ledger."""
-    path = _root() / "README.md"
-    text = readme_with_table(path.read_text(encoding="utf-8"), course_table())
-    text = readme_with_table(text, at_a_glance(reference(), for_readme=True), GLANCE)
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return path
+def _bytes(row: dict) -> float | None:
+    size = row["scores"].get("megabytes")
+    return 1e6 * size if size else row["bytes_written"] or None
 
 
-def _line(book: dict, row: dict, whose: str) -> tuple[str, ...]:
-    energy = "not measured" if row["energy_j"] is None else f"{row['energy_j']:.0f} J"
-    trainable = "" if row["trainable"] is None else f"{row['trainable']:,}"
-    return (
-        book["notebook"],
-        row["name"],
-        ", ".join(f"{name} {value:.3f}" for name, value in row["scores"].items()),
-        trainable,
-        f"{row['wall_s']:.1f}",
-        f"{row['cpu_s']:.1f}",
-        f"{row['peak_memory_bytes'] / 1e6:,.0f}",
-        energy,
-        f"{row['cost']:.5f} {book['currency']}",
-        whose,
-    )
+def _change(pair, unit: str, sign: str = "→") -> str:
+    """Such as ``2.0 → 1.0 MB``; what wasn't measured is left out."""
+    before, after = pair
+    if after is None:
+        return ""
+    start = "" if before is None else f"{before:.1f} {sign} "
+    return f"{start}{after:.1f} {unit}"
 
 
 def _markdown(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
-    widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
+    widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
 
     def row(cells) -> str:
         padded = (cell.ljust(w) for cell, w in zip(cells, widths, strict=True))
         return "| " + " | ".join(padded) + " |"
 
-    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     return "\n".join([row(head), rule, *map(row, lines)])
 
 
 def _reference_folder() -> Path:
     root = settings.project_root()
     return root / "data" / "ledger" if root else settings.load().home / "ledger"
-
-
-def _root() -> Path:
-    root = settings.project_root()
-    if root is None:
-        raise MicrobudgetError("There is no README here: run this in a checkout.")
-    return root

@@ -27,7 +27,7 @@ from . import sizes
 SCHEMA = 2
 FAILED = "It does NOT hold here:"  # a claim
 _PACKAGES = ("torchvision", "transformers", "accelerate", "peft", "bitsandbytes",
-             "torchao", "gguf", "cyllama", "timm", "numpy", "scikit-learn", "onnx",
+             "torchao", "gguf", "cyllama", "numpy", "scikit-learn", "onnx",
              "onnxruntime", "openvino", "nncf")  # fmt: skip
 
 
