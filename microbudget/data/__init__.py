@@ -1,4 +1,4 @@
-"""Data sets and their loaders: real ones where there are any, else the embedded ones."""
+"""Data sets and their loaders: real ones where there are any, else embedded ones."""
 
 from ..core.lazy import attach
 

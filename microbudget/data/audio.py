@@ -20,21 +20,18 @@ def read(path: str | Path) -> np.ndarray:
     Channels are averaged; rates are converted by soxr.
 
     Raises:
-        DataError: missing, unreadable, empty, too short, silent, or not finite.
+        DataError: missing, unreadable, too short, silent, or not finite.
     """
     import soundfile
 
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"There is no recording {path}.")
     try:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError, ValueError) as error:
         raise DataError(
-            f"{path.name} can't be read as sound ({error}). Convert it to wav, flac "
-            "or ogg, or copy it again if it may be damaged."
+            f"{path} can't be read as sound ({error}). Convert it to wav, flac or ogg, "
+            "or copy it again if it may be damaged."
         ) from error
-    return prepare(samples, rate, path.name)
+    return prepare(samples, rate, Path(path).name)
 
 
 def prepare(samples: np.ndarray, rate: int, name: str = "the recording") -> np.ndarray:
@@ -45,41 +42,33 @@ def prepare(samples: np.ndarray, rate: int, name: str = "the recording") -> np.n
         rate: samples a second.
 
     Raises:
-        DataError: empty, of a wrong shape, not finite, too short, or silent.
+        DataError: of a wrong shape, not finite, too short, or silent.
     """
     import soxr
 
     samples = np.asarray(samples)
-    if samples.ndim not in (1, 2):
-        raise DataError(
-            f"{name} has the shape {samples.shape}; expected (samples,) or "
-            "(samples, channels)."
-        )
     if samples.ndim == 2 and samples.shape[1] > samples.shape[0] > 0:
         raise DataError(
             f"{name} has the shape {samples.shape}: that would be {samples.shape[1]:,} "
             "channels. Transpose it to (samples, channels)."
         )
-    if rate <= 0:
-        raise DataError(f"{name} has {rate} samples a second.")
-    if samples.size == 0:
-        raise DataError(f"{name} is empty: it has no samples.")
-    if np.issubdtype(samples.dtype, np.integer):
-        half = 2.0 ** (8 * samples.dtype.itemsize - 1)
-        unsigned = np.issubdtype(samples.dtype, np.unsignedinteger)
-        samples = samples / half - (1.0 if unsigned else 0.0)
-    mono = samples.astype(np.float32).reshape(len(samples), -1).mean(axis=1)
-    if not np.isfinite(mono).all():
-        bad = int((~np.isfinite(mono)).sum())
-        raise DataError(
-            f"{name} has {bad:,} samples that are not numbers (NaN or infinite). "
-            "Export it again; a division by zero in an earlier step makes such files."
-        )
-    seconds = len(mono) / rate
+    seconds = len(samples) / rate
     if seconds < SHORTEST:
         raise DataError(
             f"{name} lasts {seconds:.3f} s; at least {SHORTEST} s are needed to hold "
             "a word."
+        )
+    if np.issubdtype(samples.dtype, np.integer):
+        half = 2.0 ** (8 * samples.dtype.itemsize - 1)
+        unsigned = np.issubdtype(samples.dtype, np.unsignedinteger)
+        samples = samples / half - (1.0 if unsigned else 0.0)
+    # (samples,) or (samples, channels) -> (samples,)
+    mono = samples.astype(np.float32).reshape(len(samples), -1).mean(axis=1)
+    if not np.isfinite(mono).all():
+        raise DataError(
+            f"{name} has {(~np.isfinite(mono)).sum():,} samples that are not numbers "
+            "(NaN or infinite). Export it again; a division by zero in an earlier step "
+            "makes such files."
         )
     if np.abs(mono).max() < QUIETEST:
         raise DataError(
@@ -109,7 +98,7 @@ def with_noise(samples: np.ndarray, snr_db: float, seed: int = 0) -> np.ndarray:
 def player(samples: np.ndarray) -> str:
     """An HTML audio player with the sound inside it, about 1.2 kB a second.
 
-    Opus at some 7 kbit/s: plain to the ear, light in a notebook; the models hear the
+    Opus at some 7 kbit/s: plain to the ear, light in a notebook; the models get the
     full recording.
     """
     import soundfile

@@ -1,6 +1,5 @@
-"""Questions and answers to teach a small LLM a way of answering."""
+"""Questions and answers that teach a small LLM a style of answering."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,13 @@ from torch.utils.data import Dataset
 
 from ..core import settings
 from ..core.errors import DataError
+from . import jsonl
 from .batching import padded
 
 _OURS = Path(__file__).parent / "dialogues"
 _IGNORED = -100  # what torch's cross entropy leaves out
-_SHAPE = re.compile(r"Do: [^\n]+\nCost: [^\n]+\nCheck: [^\n]+")
+_MAX_TOKENS = 256  # of a question with its answer
+_FORMAT = re.compile(r"Do: [^\n]+\nCost: [^\n]+\nCheck: [^\n]+")
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class AnswerStyle:
-    """Pairs to learn from and others to be judged by."""
+    """Pairs to train on and others to test on."""
 
     train: tuple[Pair, ...]
     test: tuple[Pair, ...]
@@ -42,17 +43,17 @@ def load() -> AnswerStyle:
     Raises:
         DataError: a file is missing, or a line isn't such a pair.
     """
-    own = settings.load().data
-    folder = own / "dialogue" if own and (own / "dialogue").is_dir() else _OURS
+    data = settings.load().data
+    if data and (own := data / "dialogue").is_dir():
+        card = f"pairs from the folder {own}"
+        return AnswerStyle(
+            read(own / "train.jsonl"), read(own / "test.jsonl"), card, False
+        )
     card = (
         "Everyday questions, each answered in three lines (Do, Cost, Check)\n"
         "  source   written for this course\n  licence  MIT"
     )
-    ours = folder == _OURS
-    return AnswerStyle(
-        read(folder / "train.jsonl"), read(folder / "test.jsonl"),
-        card if ours else "pairs from a folder of yours", ours,
-    )  # fmt: skip
+    return AnswerStyle(read(_OURS / "train.jsonl"), read(_OURS / "test.jsonl"), card)
 
 
 def read(path: str | Path) -> tuple[Pair, ...]:
@@ -61,41 +62,25 @@ def read(path: str | Path) -> tuple[Pair, ...]:
     Raises:
         DataError: missing, empty, or a line that is no pair of texts.
     """
-    path, pairs = Path(path), []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} can't be read ({error}).") from error
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            pair = Pair(row["question"].strip(), row["answer"].strip())
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f'{path}, line {number}: expected {{"question": …, "answer": …}} '
-                f"({type(error).__name__}: {error})."
-            ) from error
-        if not pair.question or not pair.answer:
-            raise DataError(f"{path}, line {number}: an empty question or answer.")
-        pairs.append(pair)
-    if not pairs:
-        raise DataError(f"{path} is empty.")
-    return tuple(pairs)
+    return tuple(Pair(*row) for row in jsonl.read(path, "question", "answer"))
 
 
 def follows_format(answer: str) -> bool:
     """Whether an answer is the course's three lines: Do, Cost, Check."""
-    return _SHAPE.fullmatch(answer.strip()) is not None
+    return _FORMAT.fullmatch(answer.strip()) is not None
 
 
 class Dialogues(Dataset):
-    """Tokenised dialogues; only the answer's tokens (and its end) are to be learnt.
+    """Tokenised dialogues; only the answer's tokens (and its end) have labels.
 
     Attributes:
         lengths: tokens of every dialogue.
     """
 
-    def __init__(self, tokenizer, pairs: tuple[Pair, ...], max_tokens: int = 256):
+    def __init__(self, tokenizer, pairs: tuple[Pair, ...]):
+        """Raises DataError where a question leaves no room for its answer."""
+        if not pairs:
+            raise DataError("There are no dialogues to train on.")
         self.rows, self.pad = [], tokenizer.pad_token_id
         if self.pad is None:  # many Llamas have none; padding is masked anyway
             self.pad = tokenizer.eos_token_id
@@ -103,15 +88,13 @@ class Dialogues(Dataset):
             asked = prompt(tokenizer, pair.question)
             answer = tokenizer(pair.answer, add_special_tokens=False)["input_ids"]
             ids = [*asked, *answer, tokenizer.eos_token_id]
-            if len(asked) >= max_tokens:
+            if len(asked) >= _MAX_TOKENS:
                 raise DataError(
                     f"{pair.question[:40]!r}… has {len(asked)} tokens: no room for an "
-                    f"answer within max_tokens={max_tokens}."
+                    f"answer within {_MAX_TOKENS}. Shorten the question."
                 )
             labels = [_IGNORED] * len(asked) + ids[len(asked) :]
-            self.rows.append((ids[:max_tokens], labels[:max_tokens]))
-        if not self.rows:
-            raise DataError("There are no dialogues to learn from.")
+            self.rows.append((ids[:_MAX_TOKENS], labels[:_MAX_TOKENS]))
         self.lengths = [len(ids) for ids, _ in self.rows]
 
     def __len__(self) -> int:

@@ -1,9 +1,8 @@
-"""English text for a language model: to calibrate on, and held out to be judged by.
+"""English text for a language model: to calibrate on, and held out to test on.
 
 WikiText-2 and LAMBADA where they are; else the documentation that every Python ships.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from .. import assets
 from ..core import settings
 from ..core.errors import DataError
+from . import jsonl
 
 _SENTENCE_END = re.compile(r"\b([a-z]{4,})\.(?= [A-Z]|$)")
 _PARAGRAPHS = re.compile(r"\n\s*\n")
@@ -26,7 +26,7 @@ class Prose:
 
     Attributes:
         calibration: what quantization may look at.
-        held_out: what models are judged by.
+        held_out: what models are evaluated on.
     """
 
     name: str
@@ -51,9 +51,9 @@ class Passage:
 def load() -> Prose:
     """``MICROBUDGET_DATA/text/wikitext2`` (valid.txt, test.txt), or Python's topics.
 
-    Of WikiText-2 the validation text calibrates and the test text judges; so it is in
-    profile ``full``. Of Python's documentation (``pydoc_data.topics``) the first half
-    calibrates and the second judges.
+    Of WikiText-2 the validation text is for calibration and the test text is held out;
+    so it is in profile ``full``. Of Python's documentation (``pydoc_data.topics``) the
+    first half is for calibration and the second is held out.
 
     Raises:
         AssetError: profile full, and nothing can be fetched. DataError: an empty file,
@@ -94,7 +94,7 @@ def _flat(paragraph: str) -> str:
 
 
 def last_words(n: int | None = None) -> tuple[str, list[Passage]]:
-    """Passages whose last word is to be guessed, and where they are from.
+    """Where passages are from, and the passages, whose last word is to be predicted.
 
     LAMBADA (Paperno et al. 2016, arXiv:1606.06031) where it is and in profile ``full``;
     else sentences of the held-out half of Python's documentation, each with what stands
@@ -121,12 +121,7 @@ def calibration_ids(tokenizer, text: str, sequences: int, tokens: int) -> torch.
     Raises:
         DataError: the text is too short for it.
     """
-    ids = token_ids(tokenizer, text)
-    if len(ids) < sequences * tokens:
-        raise DataError(
-            f"{sequences} × {tokens} calibration tokens wanted, but the text has "
-            f"{len(ids)}: use fewer, or a longer text."
-        )
+    ids = _enough_ids(tokenizer, text, sequences, tokens)
     last = len(ids) - tokens
     starts = torch.linspace(0, last, sequences, dtype=torch.float64).long()
     return torch.stack([ids[start : start + tokens] for start in starts])
@@ -138,24 +133,24 @@ def windows(tokenizer, text: str, n: int, tokens: int) -> torch.Tensor:
     Raises:
         DataError: the text is too short for it.
     """
-    ids = token_ids(tokenizer, text)
-    if len(ids) < n * tokens:
-        raise DataError(
-            f"{n} windows of {tokens} tokens wanted, but the text has {len(ids)}."
-        )
+    ids = _enough_ids(tokenizer, text, n, tokens)
     return ids[: n * tokens].view(n, tokens)
 
 
 def token_ids(tokenizer, text: str) -> torch.Tensor:
-    """int64 (tokens,), without special tokens.
-
-    Raises:
-        DataError: empty text.
-    """
-    if not text.strip():
-        raise DataError("The text is empty: there is nothing to read.")
+    """int64 (tokens,), without special tokens."""
     found = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return torch.tensor(found)
+
+
+def _enough_ids(tokenizer, text: str, rows: int, tokens: int) -> torch.Tensor:
+    ids = token_ids(tokenizer, text)
+    if len(ids) < rows * tokens:
+        raise DataError(
+            f"{rows} × {tokens} tokens wanted, but the text has {len(ids)}: use fewer, "
+            "or a longer text."
+        )
+    return ids
 
 
 def read(path: Path) -> str:
@@ -204,26 +199,13 @@ def _python_topics() -> str:
 
 
 def _lambada(folder: Path) -> list[Passage]:
-    files, found = sorted(folder.rglob("*.jsonl")), []
-    if not files:
-        raise DataError(f"{folder} holds no .jsonl file with LAMBADA's passages.")
-    if len(files) > 1:
-        raise DataError(f"{folder} holds {len(files)} .jsonl files: leave one there.")
-    try:
-        lines = files[0].read_text("utf-8").strip("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{files[0]} isn't UTF-8 ({error}).") from error
-    if lines == [""]:
-        raise DataError(f"{files[0]} is empty.")
-    for number, line in enumerate(lines, 1):
-        try:
-            context, _, word = json.loads(line)["text"].strip().rpartition(" ")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f'{files[0]}, line {number}: expected {{"text": …}} '
-                f"({type(error).__name__})."
-            ) from error
-        if not context or not word:
+    files = sorted(folder.rglob("*.jsonl"))
+    if len(files) != 1:
+        raise DataError(f"{folder} holds {len(files)} .jsonl files: put one there.")
+    found = []
+    for number, (text,) in enumerate(jsonl.read(files[0], "text"), 1):
+        context, _, word = text.rpartition(" ")
+        if not context:
             raise DataError(f"{files[0]}, line {number}: a passage needs two words.")
         found.append(Passage(context, word))
     return found

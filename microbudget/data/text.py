@@ -3,9 +3,11 @@
 A table is UTF-8, tab-separated, without a heading: a sentence, or two, and the label.
 """
 
+import csv
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import torch
@@ -19,7 +21,7 @@ from .batching import padded
 Text = str | tuple[str, str]
 _NEUTRAL = 0.5  # rated sentences nearer to 0 are left out
 _HELD_OUT = 872  # for validation, and for the test where there is none: as SST-2's dev
-_NAMES = {"sst2": ("negative", "positive"), "mrpc": ("different", "same")}
+_CLASSES = {"sst2": ("negative", "positive"), "mrpc": ("different", "same")}
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Task:
-    """A classification task: what to learn from, to choose by, and to be judged by."""
+    """A classification task with its three sets."""
 
     name: str
     classes: tuple[str, ...]
@@ -51,8 +53,8 @@ class Task:
 
     def describe(self) -> str:
         return (
-            f"{' / '.join(self.classes)}: {len(self.train)} to learn from, "
-            f"{len(self.val)} to choose by, {len(self.test)} to be judged by"
+            f"{' / '.join(self.classes)}: {len(self.train)} train, "
+            f"{len(self.val)} validation, {len(self.test)} test"
         )
 
 
@@ -60,20 +62,18 @@ def sentiment() -> Task:
     """Is the sentence positive or negative?
 
     ``MICROBUDGET_DATA/text/sst2`` where it is (train.tsv, dev.tsv), in profile ``full``
-    GLUE's SST-2, judged by dev; else sentences of film reviews, rated by people.
+    GLUE's SST-2, tested on dev; else sentences of film reviews, rated by people.
 
     Raises:
         AssetError: nothing here and nothing can be fetched. DataError: a bad table.
     """
     if settings.load().profile == "full" or assets.locate("sst2"):
         return _published("sst2")
-    folder = assets.fetch("rated-snippets")
-    rows = [(t, float(r)) for _, t, r in _rows(folder / "movies.tsv", 3)]
-    rows = [(t, int(r > 0)) for t, r in dict(rows).items() if abs(r) >= _NEUTRAL]
-    random.Random(0).shuffle(rows)
-    train, val, test = _cut(rows)
-    return Task("film snippets", _NAMES["sst2"], train, val, test,
-                assets.get("rated-snippets").card())  # fmt: skip
+    ratings = {text: float(mean) for _, text, mean in _rated("movies")}
+    rows = [(t, int(r > 0)) for t, r in ratings.items() if abs(r) >= _NEUTRAL]
+    val, test, train = _cut(_shuffled(rows), [_HELD_OUT, 2 * _HELD_OUT])
+    return Task("film snippets", _CLASSES["sst2"], _labelled(train), _labelled(val),
+                _labelled(test), assets.get("rated-snippets").card())  # fmt: skip
 
 
 def second_task() -> Task:
@@ -88,21 +88,18 @@ def second_task() -> Task:
     """
     if settings.load().profile == "full" or assets.locate("mrpc"):
         return _published("mrpc")
-    folder = assets.fetch("rated-snippets")
-    names = ("movies", "products", "editorials")
-    sources = [_by_origin(folder / f"{name}.tsv") for name in names]
+    sources = [_by_origin(name) for name in ("movies", "products", "editorials")]
     size = min(sum(map(len, groups)) for groups in sources)  # as many of each
-    sets: list[list] = [[], [], []]
+    sets: list[list] = [[], [], []]  # validation, test, train
     for label, groups in enumerate(sources):
         texts = [text for group in groups for text in group][:size]
+        # A set ends where a review or an article does.
+        ends = list(accumulate(map(len, groups)))
         third = _HELD_OUT // 3
-        bounds = [_end_of_group(groups, third), _end_of_group(groups, 2 * third)]
-        parts = [texts[bounds[1] :], texts[: bounds[0]], texts[bounds[0] : bounds[1]]]
-        for rows, part in zip(sets, parts, strict=True):
+        bounds = [next(e for e in ends if e >= n) for n in (third, 2 * third)]
+        for rows, part in zip(sets, _cut(texts, bounds), strict=True):
             rows += [(text, label) for text in part]
-    for rows in sets:
-        random.Random(0).shuffle(rows)
-    train, val, test = (Labelled(*zip(*rows, strict=True)) for rows in sets)
+    val, test, train = (_labelled(_shuffled(rows)) for rows in sets)
     return Task("origins", ("film review", "product review", "editorial"),
                 train, val, test, assets.get("rated-snippets").card())  # fmt: skip
 
@@ -110,7 +107,7 @@ def second_task() -> Task:
 def load(folder: str | Path, classes: Sequence[str] = ()) -> Task:
     """A task of your own: train.tsv and dev.tsv, and val.tsv if you have one.
 
-    Without val.tsv a part of train.tsv is held out to choose by. Labels are 0, 1, … A
+    Without val.tsv a part of train.tsv is held out for validation. Labels are 0, 1, … A
     sentence of train.tsv that also stands in another table is left out.
 
     Args:
@@ -121,35 +118,32 @@ def load(folder: str | Path, classes: Sequence[str] = ()) -> Task:
             0 … n-1, or that differ from one table to the other.
     """
     folder = Path(folder)
-    train, test = read(folder / "train.tsv"), read(folder / "dev.tsv")
-    known = set(train.labels)
+    train, test = _shuffled(_rows(folder / "train.tsv")), _rows(folder / "dev.tsv")
+    known = {label for _, label in train}
+    if (folder / "val.tsv").is_file():
+        val = _rows(folder / "val.tsv")
+    else:
+        val, train = _cut(train, [min(_HELD_OUT, len(train) // 5)])
     if known != set(range(len(known))) or len(known) < 2:
         raise DataError(
             f"{folder / 'train.tsv'} has the labels {sorted(known)[:9]}: they must be "
             "0, 1, … without gaps, and at least two."
         )
-    if (folder / "val.tsv").is_file():
-        val, train = read(folder / "val.tsv"), _shuffled(train)
-    else:
-        rows, held_out = _shuffled(train), min(_HELD_OUT, len(train) // 5)
-        if not held_out:
-            raise DataError(f"{folder / 'train.tsv'} is too small to hold a part out.")
-        val = rows.first(held_out)
-        train = Labelled(rows.texts[held_out:], rows.labels[held_out:])
-    judged = {*val.texts, *test.texts}  # what is learnt by heart says nothing
-    train = _only(train, lambda text: text not in judged)
-    for name, labelled in (("val", val), ("dev", test)):
-        if strange := set(labelled.labels) - known:
-            raise DataError(
-                f"{name}.tsv has labels that train.tsv hasn't: {sorted(strange)[:9]}. "
-                "All tables of a task must have the same classes."
-            )
-    names = tuple(classes) or tuple(str(label) for label in sorted(known))
-    if len(names) != len(known):
-        raise DataError(f"{len(names)} names for {len(known)} classes.")
-    card = f"tables from the folder {folder.name}"
-    return Task(folder.name, names, train, _shuffled(val), _shuffled(test), card,
-                is_course_data=False)  # fmt: skip
+    if strange := {label for _, label in (*val, *test)} - known:
+        raise DataError(
+            f"{folder} has labels that train.tsv hasn't: {sorted(strange)[:9]}. All "
+            "tables of a task must have the same classes."
+        )
+    # A sentence learnt by heart would say nothing about the model.
+    evaluated = {text for text, _ in (*val, *test)}
+    train = [row for row in train if row[0] not in evaluated]
+    if not train or not val:
+        raise DataError(f"{folder / 'train.tsv'} is too small to hold a part out.")
+    return Task(
+        folder.name, tuple(classes) or tuple(map(str, sorted(known))),
+        _labelled(train), _labelled(_shuffled(val)), _labelled(_shuffled(test)),
+        f"tables from the folder {folder.name}", is_course_data=False,
+    )  # fmt: skip
 
 
 def read(path: str | Path) -> Labelled:
@@ -158,19 +152,7 @@ def read(path: str | Path) -> Labelled:
     Raises:
         DataError: missing, not UTF-8, empty, a line without a label, an empty sentence.
     """
-    path = Path(path)
-    texts, labels = [], []
-    for number, (*sentences, label) in _numbered(path):
-        if not sentences or not all(s.strip() for s in sentences):
-            raise DataError(f"{path}, line {number}: an empty sentence. Remove it.")
-        if len(sentences) > 2 or not label.strip().isdecimal():
-            raise DataError(
-                f"{path}, line {number}: expected SENTENCE<TAB>LABEL (or two sentences "
-                f"and a label) with a whole number as label, found {label[:20]!r} last."
-            )
-        texts.append(sentences[0] if len(sentences) == 1 else tuple(sentences))
-        labels.append(int(label))
-    return Labelled(tuple(texts), tuple(labels))
+    return _labelled(_rows(path))
 
 
 def without_vowels(text: str) -> str:
@@ -192,20 +174,15 @@ class Sentences(Dataset):
         """Pairs are told apart by separators only, as RoBERTa does: no segment ids.
 
         Raises:
-            DataError: no sentences, an empty one, labels that don't fit, no room.
+            DataError: no sentences, or an empty one.
         """
-        if max_tokens < 4:
-            raise DataError(f"max_tokens={max_tokens}: no room for a sentence.")
         texts = labelled.texts
-        if not texts or len(texts) != len(labelled.labels):
-            raise DataError(f"{len(texts)} sentences, {len(labelled.labels)} labels.")
-        pairs = isinstance(texts[0], tuple)
-        if any(isinstance(t, tuple) != pairs for t in texts):
-            raise DataError("Single sentences and pairs can't be in one set.")
+        if not texts:
+            raise DataError("There are no sentences.")
         empty = [i for i, t in enumerate(texts) if not "".join(t).strip()]
         if empty:
             raise DataError(f"Sentence {empty[0]} is empty: there is nothing to read.")
-        both = zip(*texts, strict=True) if pairs else [texts]
+        both = zip(*texts, strict=True) if isinstance(texts[0], tuple) else [texts]
         self.ids = tokenizer(
             *map(list, both), truncation=True, max_length=max_tokens,
             return_attention_mask=False, return_token_type_ids=False,
@@ -225,70 +202,64 @@ class Sentences(Dataset):
         return *padded(ids, self.pad), torch.tensor(labels)
 
 
-def _shuffled(labelled: Labelled) -> Labelled:
-    rows = list(zip(labelled.texts, labelled.labels, strict=True))
-    random.Random(0).shuffle(rows)
-    return Labelled(*zip(*rows, strict=True))
-
-
-def _only(labelled: Labelled, wanted: Callable[[Text], bool]) -> Labelled:
-    rows = zip(labelled.texts, labelled.labels, strict=True)
-    kept = [row for row in rows if wanted(row[0])]
-    if not kept:
-        raise DataError("Every sentence to learn from is one to be judged by as well.")
-    return Labelled(*zip(*kept, strict=True))
-
-
 def _published(name: str) -> Task:
-    folder = assets.fetch(name)
-    task = load(folder, _NAMES[name])
-    card = assets.get(name).card()
-    return Task(name, task.classes, task.train, task.val, task.test, card, False)
+    task = load(assets.fetch(name), _CLASSES[name])
+    return replace(task, name=name, card=assets.get(name).card())
 
 
-def _rows(path: Path, columns: int) -> list[list[str]]:
-    return [row for _, row in _numbered(path, columns)]
-
-
-def _numbered(path: Path, columns: int = 0) -> list[tuple[int, list[str]]]:
-    """(line number, columns) of every line that isn't blank."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except FileNotFoundError as error:
-        raise DataError(f"There is no {path}.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error}).") from error
-    rows = [(n, line.split("\t")) for n, line in enumerate(lines, 1) if line.strip()]
-    if not rows:
-        raise DataError(f"{path} is empty.")
-    wanted = columns or max(2, len(rows[0][1]))
-    for number, row in rows:
-        if len(row) != wanted or wanted < 2:
-            raise DataError(f"{path}, line {number}: {len(row)} columns, not {wanted}.")
+def _rows(path: str | Path) -> list[tuple[Text, int]]:
+    """(sentence or pair, label) of every line that isn't blank."""
+    rows = []
+    for number, (*sentences, label) in _table(path):
+        is_text = len(sentences) in (1, 2) and all(map(str.strip, sentences))
+        if not is_text or not label.strip().isdecimal():
+            raise DataError(
+                f"{path}, line {number}: expected SENTENCE<TAB>LABEL (or two sentences "
+                f"and a label), no sentence empty, the label a whole number; found "
+                f"{len(sentences)} sentences and the label {label[:20]!r}."
+            )
+        text = sentences[0] if len(sentences) == 1 else tuple(sentences)
+        rows.append((text, int(label)))
+    if len({type(text) for text, _ in rows}) != 1:
+        raise DataError(f"{path} is empty, or has one sentence here and two there.")
     return rows
 
 
-def _by_origin(path: Path) -> list[list[str]]:
+def _table(path: str | Path) -> Iterable[tuple[int, list[str]]]:
+    """(line number, columns) of every line of a table that isn't blank."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="\n") as file:
+            lines = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+            for columns in lines:
+                if any(map(str.strip, columns)):
+                    yield lines.line_num, columns
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} can't be read ({error}).") from error
+
+
+def _rated(name: str) -> list[list[str]]:
+    """(id, sentence, mean rating) of the rated sentences of one source."""
+    path = assets.fetch("rated-snippets") / f"{name}.tsv"
+    return [columns for _, columns in _table(path)]
+
+
+def _by_origin(name: str) -> list[list[str]]:
     """Sentences, grouped by the review or article they stand in, in random order."""
     groups: dict[str, list[str]] = {}
-    for number, text, _ in _rows(path, 3):
+    for number, text, _ in _rated(name):
         groups.setdefault(number.split("_")[0], []).append(text)
-    shuffled = list(groups.values())
-    random.Random(0).shuffle(shuffled)
-    return shuffled
+    return _shuffled(groups.values())
 
 
-def _end_of_group(groups: list[list[str]], n: int) -> int:
-    """The first end of a group at or after ``n`` sentences."""
-    total = 0
-    for group in groups:
-        if total >= n:
-            break
-        total += len(group)
-    return total
+def _shuffled(rows: Iterable) -> list:
+    rows = list(rows)
+    random.Random(0).shuffle(rows)
+    return rows
 
 
-def _cut(rows: list) -> list[Labelled]:
-    n = _HELD_OUT
-    parts = rows[2 * n :], rows[:n], rows[n : 2 * n]
-    return [Labelled(*zip(*part, strict=True)) for part in parts]
+def _cut(rows: list, bounds: list[int]) -> list[list]:
+    return [rows[a:b] for a, b in pairwise([0, *bounds, len(rows)])]
+
+
+def _labelled(rows: Iterable[tuple[Text, int]]) -> Labelled:
+    return Labelled(*zip(*rows, strict=True))
