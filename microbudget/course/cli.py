@@ -89,7 +89,7 @@ def _train_starting_points() -> None:
     done("sentence classifier")
     net = baselines.flowers()
     done("flower network, its head")
-    flower_baselines.whole(net)
+    flower_baselines.fine_tuned(net)
     done("flower network, its last stages")
 
 

@@ -48,7 +48,7 @@ def train(
     Raises:
         TrainingError: as ``training.fit``.
     """
-    bitsandbytes.keep_trainable(llm.model)
+    bitsandbytes.keep_trainable_(llm.model)
     return fit(
         llm.model,
         data,

@@ -18,7 +18,7 @@ from ..assets.folders import (
 )
 from ..core import settings
 from ..core.errors import AssetError
-from .bitsandbytes import keep_trainable, nf4
+from .bitsandbytes import keep_trainable_, nf4_options
 
 MINI, FULL = "minilm-l6", "roberta-base"
 
@@ -85,7 +85,7 @@ class Encoder:
                 a step, and a few hundred steps overfit little.
         """
         if four_bit:  # packed weights aren't made to be copied
-            encoder = keep_trainable(_weights(self.folder, dropout, four_bit=True))
+            encoder = keep_trainable_(_weights(self.folder, dropout, four_bit=True))
         else:
             encoder = copy.deepcopy(_pristine(self.folder, self.base_id, dropout))
         encoder.to(settings.device())
@@ -129,7 +129,7 @@ def _weights(folder: Path, dropout: float, four_bit: bool = False) -> nn.Module:
             add_pooling_layer=False,
             hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
             # fused attention is slow for short sentences in bfloat16 on a CPU
-            attn_implementation="eager", **(nf4() if four_bit else {}),
+            attn_implementation="eager", **(nf4_options() if four_bit else {}),
         )  # fmt: skip
     require_finite(encoder, folder.name)
     return encoder

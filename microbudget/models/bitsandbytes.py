@@ -9,7 +9,7 @@ from ..core.errors import TrainingError
 from ..core.precision import fast_bf16
 
 
-def nf4(double: bool = True) -> dict:
+def nf4_options(double: bool = True) -> dict:
     """Arguments of ``from_pretrained`` for NF4.
 
     Args:
@@ -24,7 +24,7 @@ def nf4(double: bool = True) -> dict:
     )
 
 
-def int8() -> dict:
+def int8_options() -> dict:
     """Arguments of ``from_pretrained`` for LLM.int8 (Dettmers et al. 2022).
 
     Weights and inputs in eight bits a number, rows and columns with a scale each; the
@@ -40,13 +40,18 @@ def _with_bitsandbytes(**options) -> dict:
     }
 
 
-def layers(model: nn.Module) -> list[nn.Module]:
-    """bitsandbytes' linear maps in four bits."""
+def four_bit_layers(model: nn.Module) -> list[nn.Module]:
+    """bitsandbytes' linear layers in four bits."""
     return [m for m in model.modules() if type(m).__name__ == "Linear4bit"]
 
 
-def keep_trainable(model: nn.Module) -> nn.Module:
-    """Forbid bitsandbytes to rearrange the weights for inference.
+def is_four_bit(model: nn.Module) -> bool:
+    """Whether any linear layer is stored in four bits."""
+    return bool(four_bit_layers(model))
+
+
+def keep_trainable_(model: nn.Module) -> nn.Module:
+    """Forbid bitsandbytes to rearrange the weights for inference, in place.
 
     On a CPU with bfloat16 it does so at the first evaluation, and gradients through
     that layout are silently wrong (version 0.50.2; torch only warns).
@@ -54,7 +59,7 @@ def keep_trainable(model: nn.Module) -> nn.Module:
     Raises:
         TrainingError: they are rearranged already.
     """
-    for layer in layers(model):
+    for layer in four_bit_layers(model):
         if getattr(layer.weight.quant_state, "packing_format_for_cpu", False):
             raise TrainingError(
                 "These four-bit weights were rearranged for inference and can't be "
@@ -64,11 +69,11 @@ def keep_trainable(model: nn.Module) -> nn.Module:
     return model
 
 
-def for_inference(model: nn.Module) -> nn.Module:
+def allow_fast_inference_(model: nn.Module) -> nn.Module:
     """Allow the rearrangement where a CPU is faster in bfloat16; then no training."""
     fast = fast_bf16("cpu") and settings.device() == "cpu"
-    # its kernel needs the instructions, also where bfloat16 was asked for
+    # bitsandbytes' kernel needs the instructions, also where the user forced bfloat16
     fast = fast and torch.cpu._is_avx512_bf16_supported()
-    for layer in layers(model):
+    for layer in four_bit_layers(model):
         layer.support_avx512bf16_for_cpu = fast
     return model

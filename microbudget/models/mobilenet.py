@@ -5,15 +5,8 @@ import torchvision
 from torch import nn
 
 from .. import assets
+from ..core.modules import replace_layer
 from .vision import Preprocess
-
-__all__ = [
-    "Preprocess",
-    "SamePadConv2d",
-    "compute_like_pretrained",
-    "mobilenet_v2",
-    "preprocess",
-]
 
 NAME = "mobilenet-v2"
 
@@ -21,7 +14,7 @@ NAME = "mobilenet-v2"
 class SamePadConv2d(nn.Conv2d):
     """A stride-2 convolution with TensorFlow's 'same' padding.
 
-    TensorFlow pads an even-sized picture by (0, 1) and an odd-sized one by (1, 1),
+    TensorFlow pads an even-sized image by (0, 1) and an odd-sized one by (1, 1),
     where torch always pads by (1, 1): every feature map would be shifted by a pixel
     against the one the weights were trained on.
     """
@@ -43,19 +36,16 @@ def mobilenet_v2(classes: int, pretrained: bool = True) -> nn.Module:
             settings, fit for training from scratch.
 
     Returns:
-        A module from pictures (batch, 3, height, width), preprocessed by
+        A module from images (batch, 3, height, width), preprocessed by
         ``preprocess()``, to logits (batch, classes).
 
     Raises:
         AssetError: the weights are not here and can't be fetched.
-        ValueError: fewer than one class.
     """
-    if classes < 1:
-        raise ValueError(f"classes must be at least 1, got {classes}")
     model = torchvision.models.mobilenet_v2(num_classes=classes)
     if not pretrained:
         return model
-    compute_like_pretrained(model)
+    compute_like_pretrained_(model)
     state = assets.load(NAME)
     head = {f"classifier.{k}": v for k, v in model.classifier.state_dict().items()}
     model.load_state_dict({**state, **head})
@@ -68,28 +58,28 @@ def preprocess(size: int | None = None) -> Preprocess:
     return Preprocess(config["mean"], config["std"], size or config["size"])
 
 
-def compute_like_pretrained(model: nn.Module) -> nn.Module:
+def compute_like_pretrained_(model: nn.Module) -> nn.Module:
     """Give a MobileNetV2 the padding and batch-norm epsilon of this profile's weights.
 
-    In place. Keras' weights want TensorFlow's padding: every stride-2 convolution
-    becomes a ``SamePadConv2d``.
+    In place. Keras' weights want TensorFlow's padding.
     """
     config = assets.config(NAME)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps = config["bn_eps"]
     if config["padding"] == "tensorflow":
-        for parent in list(model.modules()):
-            for name, child in parent.named_children():
-                if type(child) is nn.Conv2d and child.stride == (2, 2):
-                    setattr(parent, name, _same_pad(child))
+        use_same_padding_(model)
     return model
 
 
-def _same_pad(conv: nn.Conv2d) -> SamePadConv2d:
-    new = SamePadConv2d(
-        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride,
-        groups=conv.groups, bias=conv.bias is not None,
-    )  # fmt: skip
-    new.load_state_dict(conv.state_dict())
-    return new
+def use_same_padding_(model: nn.Module) -> nn.Module:
+    """Turn every stride-2 convolution into a ``SamePadConv2d``, in place."""
+    for name, conv in list(model.named_modules()):
+        if type(conv) is nn.Conv2d and conv.stride == (2, 2):
+            new = SamePadConv2d(
+                conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride,
+                groups=conv.groups, bias=conv.bias is not None,
+            )  # fmt: skip
+            new.load_state_dict(conv.state_dict())
+            replace_layer(model, name, new)
+    return model

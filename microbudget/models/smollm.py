@@ -17,7 +17,7 @@ from ..assets.folders import (
 from ..core import settings
 from ..core.errors import AssetError, SettingsError
 from ..core.precision import fast_bf16
-from .bitsandbytes import int8, keep_trainable, nf4
+from .bitsandbytes import int8_options, keep_trainable_, nf4_options
 
 DEFAULT = "smollm2-135m-instruct"
 
@@ -68,6 +68,8 @@ def load(
         dtype = torch.bfloat16 if fast_bf16(device) else torch.float32
     # torch's fused attention is many times slower in bfloat16 on a CPU
     plain = device == "cpu" and dtype == torch.bfloat16
+    quantized = int8_options() if eight_bit else {}
+    quantized = nf4_options(double) if four_bit else quantized
     require_files(folder, "LLM's")
     with clear_load_errors(folder):
         config = transformers.AutoConfig.from_pretrained(folder)
@@ -76,12 +78,12 @@ def load(
         model = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True,
             attn_implementation="eager" if plain else "sdpa",
-            **(nf4(double) if four_bit else int8() if eight_bit else {}),
+            **quantized,
         )  # fmt: skip
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     require_finite(model, folder.name)
     if not (four_bit or eight_bit):
         model.to(device)
-    keep_trainable(model).eval().requires_grad_(False)
+    keep_trainable_(model).eval().requires_grad_(False)
     model.base_id = f"{name}:{weights_id(folder)}"
     return Llm(name, model, tokenizer, card)

@@ -1,4 +1,4 @@
-"""What every picture model shares: preprocessing, and folding batch-norm away."""
+"""What every image model shares: preprocessing, and folding batch-norm away."""
 
 import copy
 from dataclasses import dataclass
@@ -11,35 +11,31 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 @dataclass(frozen=True)
 class Preprocess:
-    """uint8 pictures -> the floats a network was trained on.
+    """uint8 images -> the floats a network was trained on.
 
     Attributes:
         mean, std: of the network's training input, on the [0, 1] scale; mean = std =
             0.5 gives Keras' x / 127.5 - 1.
-        size: height and width in pixels the picture is brought to.
+        size: height and width in pixels the image is brought to.
     """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     size: int
 
-    def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """(batch, 3, height, width) uint8 -> (batch, 3, size, size) float32.
 
         Raises:
-            ValueError: not a batch of RGB pictures, or not uint8: scaled floats would
-                be scaled twice, the classic near-black picture.
+            ValueError: not a batch of RGB images, or not uint8: scaled floats would
+                be scaled twice, the classic near-black image.
         """
-        if (
-            pictures.dtype != torch.uint8
-            or pictures.ndim != 4
-            or pictures.shape[1] != 3
-        ):
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(
-                "expected uint8 pictures of shape (batch, 3, height, width), got "
-                f"{pictures.dtype} {tuple(pictures.shape)}"
+                "expected uint8 images of shape (batch, 3, height, width), got "
+                f"{images.dtype} {tuple(images.shape)}"
             )
-        x = pictures.float()
+        x = images.float()
         if x.shape[-2:] != (self.size, self.size):
             x = nn.functional.interpolate(
                 x, (self.size, self.size), mode="bilinear", antialias=True
@@ -57,13 +53,12 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
     W' = W γ/√(σ²+ε),  b' = β - μ γ/√(σ²+ε). Outputs are equal up to rounding.
 
     A batch-norm is folded when it is its parent's next child after a convolution, as
-    in torchvision's and timm's mobile networks.
+    in torchvision's mobile networks.
     """
     model = copy.deepcopy(model).eval()
     for parent in list(model.modules()):
         for (name, conv), (bn_name, bn) in pairwise(list(parent.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d):
                 setattr(parent, name, fuse_conv_bn_eval(conv, bn))
-                # timm's BatchNormAct2d carries the activation that follows it
-                setattr(parent, bn_name, getattr(bn, "act", nn.Identity()))
+                setattr(parent, bn_name, nn.Identity())
     return model

@@ -1,10 +1,13 @@
 """Which hidden channels of MobileNetV2 to remove.
 
-By their filters' norms, which looks at no picture; or by how well the other channels
-could stand in for them on some pictures. ``shrinking`` removes, ``mending`` mends.
+By their filters' norms, which looks at no image; or by how well the other channels can
+replace them on some images.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -13,179 +16,178 @@ from ..core.errors import TrainingError
 from ..core.progress import bar
 from ..data.batching import batches
 from ..evaluation.moments import Moments
-from .mobilenet import blocks
-from .reconstruction import allot, eliminate
+from .mobilenet import projection_scale, prunable_blocks
+from .reconstruction import allocate_budget, elimination_order
 
-_POSITIONS = 32  # read of every picture's map: neighbours say much the same
-PER_BLOCK = 8e6  # what a block costs however narrow: calls, and waiting for threads
-_TRAFFIC = 20.0  # multiplications that writing and reading one number is worth
+_POSITIONS = 32  # sampled per image and map: neighbouring pixels hold much the same
+BLOCK_COST = 8e6  # of a block however narrow: calls, and waiting for threads
+_COST_PER_VALUE = 20.0  # multiplications that writing and reading one number is worth
 
 
-def by_norm(model: nn.Module, share: float) -> dict[str, torch.Tensor]:
-    """Keep this share of every block's channels, by the L2 norm of their filters.
+def largest_norm_channels(model: nn.Module, fraction: float) -> dict[str, torch.Tensor]:
+    """Keep this fraction of every block's channels, by the L2 norm of their filters.
 
-    The filter of the expansion, times batch-norm's scale: magnitudes, no picture is
+    The filter of the expansion, times batch-norm's scale: magnitudes, no image is
     looked at (Li et al. 2017, section 3.1; Liu et al. 2017 for the scales).
     """
-    if not 0 < share <= 1:
-        raise TrainingError(f"share={share}: keep a share above 0, 1 at most.")
     kept = {}
-    for name, block in blocks(model).items():
+    for name, block in prunable_blocks(model).items():
         conv, norm = block.conv[0][0], block.conv[0][1]
-        scale = conv.weight.detach().flatten(1).norm(dim=1)
+        scores = conv.weight.detach().flatten(1).norm(dim=1)  # (hidden,)
         if isinstance(norm, nn.BatchNorm2d):
-            scale = scale * (norm.weight / (norm.running_var + norm.eps).sqrt()).abs()
-        keep = torch.zeros(len(scale), dtype=torch.bool)
-        keep[scale.argsort(descending=True)[: max(1, round(share * len(scale)))]] = True
-        kept[name] = keep
+            scores = scores * (norm.weight / (norm.running_var + norm.eps).sqrt()).abs()
+        count = max(1, round(fraction * len(scores)))
+        kept[name] = torch.zeros(len(scores), dtype=torch.bool)
+        kept[name][scores.argsort(descending=True)[:count]] = True
     return kept
 
 
-def costs(model: nn.Module, size: int) -> dict[str, float]:
-    """What one hidden channel of every block costs for a picture of ``size`` pixels.
+def channel_costs(model: nn.Module, size: int) -> dict[str, float]:
+    """What one hidden channel of every block costs for an image of ``size`` pixels.
 
     Multiplications, plus some for each number that is written and read again: on a
     CPU the early, large maps cost more time than their multiplications say.
     """
-    shapes, handles = {}, []
-    for name, block in blocks(model).items():
+    model, costs = copy.deepcopy(model).eval(), {}
+    for name, block in prunable_blocks(model).items():
 
-        def look(module, inputs, output, name=name):
-            shapes[name] = inputs[0].shape[1:], output.shape[1:]
+        def note(module, inputs, output, name=name):
+            (_, inputs_, h, w), (_, outputs, h2, w2) = inputs[0].shape, output.shape
+            expand = h * w * (inputs_ + _COST_PER_VALUE)
+            costs[name] = expand + h2 * w2 * (9 + outputs + _COST_PER_VALUE)
 
-        handles.append(block.register_forward_hook(look))
-    x = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
-    training = model.training
-    try:
-        with torch.inference_mode():
-            model.eval()(x)  # or batch-norms would learn from a black picture
-    finally:
-        model.train(training)
-        for handle in handles:
-            handle.remove()
-    found = {}
-    for name, ((ins, h, w), (outs, hh, ww)) in shapes.items():
-        found[name] = h * w * (ins + _TRAFFIC) + hh * ww * (9 + outs + _TRAFFIC)
-    return found
+        block.register_forward_hook(note)
+    with torch.inference_mode():
+        model(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
+    return costs
 
 
-class Survey:
-    """What a pass over some pictures says about every block's channels.
+@dataclass(frozen=True)
+class ChannelImportance:
+    """In which order every block can lose its channels, and the error then.
 
     Attributes:
-        orders: block -> channels, the least missed first.
-        errors: block -> error after 0, 1, … groups of channels are gone.
-        group: channels that go together: odd widths waste vector registers.
+        orders: block -> channels, the least important first.
+        errors: block -> error of its output after 0, 1, … groups are removed and the
+            projection is refitted, as a fraction of the output's variance.
+        group_size: channels that are removed together: odd widths waste vector
+            registers.
+        removable: blocks with a residual, which can lose all channels.
     """
 
-    def __init__(self, model, pictures, preprocess, group: int = 8, seed: int = 0):
-        """Run ``model`` once over uint8 ``pictures`` (n, 3, h, w).
+    orders: dict[str, torch.Tensor]
+    errors: dict[str, torch.Tensor]
+    group_size: int
+    removable: set[str]
 
-        Raises:
-            TrainingError: no pictures, or NaN in the activations.
-        """
-        self.group, self.orders, self.errors = group, {}, {}
-        self.residual = {n for n, b in blocks(model).items() if b.use_res_connect}
-        moments = {
-            name: Moments.zeros(block.conv[2].in_channels)
-            for name, block in blocks(model).items()
-        }
-        pick, handles = picker(seed), []
-        outputs = {  # their variance is the scale of a block's error
-            name: Moments.zeros(block.conv[2].out_channels)
-            for name, block in blocks(model).items()
-        }
-        for name, block in blocks(model).items():
-
-            def look(module, inputs, name=name):
-                moments[name].add(pick(inputs[0]))
-
-            def outcome(module, inputs, output, name=name):
-                outputs[name].add(pick(output))
-
-            handles.append(block.conv[2].register_forward_pre_hook(look))
-            handles.append(block.register_forward_hook(outcome))
-        try:
-            with torch.inference_mode():
-                for x in batches_of(model, pictures, preprocess, "survey"):
-                    model(x)
-        finally:
-            for handle in handles:
-                handle.remove()
-        for name, block in blocks(model).items():
-            weight = (
-                output_scale(block).view(-1, 1) * block.conv[2].weight.flatten(1).cpu()
-            )
-            weight, covariance = (
-                weight.detach().double(),
-                moments[name].matrix(centred=True),
-            )
-            self.orders[name], errors = eliminate(covariance, weight, group)
-            own = torch.einsum("oi,ij,oj->", weight, covariance, weight)
-            spread = outputs[name].matrix(centred=True).trace()
-            self.errors[name] = errors * own / spread.clamp_min(1e-12)
-
-    def keep(
-        self, prices: Mapping[str, float], budget: float, fixed: float | None = None
+    def channels_to_keep(
+        self, costs: Mapping[str, float], budget: float, block_cost: float | None = None
     ) -> dict[str, torch.Tensor]:
-        """Channels to keep so that blocks cost ``budget`` of what they did.
+        """Channels to keep so that all blocks cost ``budget`` of what they did.
 
         Args:
-            prices: ``costs``, or any other cost of a channel of each block.
-            fixed: what a block costs on top, however narrow, in the same unit; with it
-                blocks with a residual may lose all channels, and save it.
+            costs: ``channel_costs``, or any other cost of a channel of each block.
+            block_cost: what a block costs in addition, however narrow, in the same
+                unit; with it, blocks with a residual may lose all channels and save it.
+
+        Raises:
+            TrainingError: a budget that can't be met.
         """
-        errors = {name: curve.tolist() for name, curve in self.errors.items()}
-        extra = fixed or 0.0
-        left = {}  # block -> cost after 0, 1, … groups are gone
-        for name, curve in errors.items():
-            groups = range(len(curve) - 1, -1, -1)
-            left[name] = [
-                self.group * prices[name] * n + extra * (n > 0) for n in groups
+        costs_left, min_groups = {}, {}
+        for name, curve in self.errors.items():
+            costs_left[name] = [  # after 0, 1, … groups are removed
+                self.group_size * costs[name] * groups
+                + (block_cost or 0) * (groups > 0)
+                for groups in range(len(curve) - 1, -1, -1)
             ]
-        keeps = set(errors) if fixed is None else set(errors) - self.residual
-        least = {name: int(name in keeps) for name in errors}
-        gone = allot(errors, left, budget, least)
+            min_groups[name] = int(block_cost is None or name not in self.removable)
+        errors = {name: curve.tolist() for name, curve in self.errors.items()}
+        removed = allocate_budget(errors, costs_left, budget, min_groups)
         kept = {}
         for name, order in self.orders.items():
             kept[name] = torch.ones(len(order), dtype=torch.bool)
-            kept[name][order[: gone[name] * self.group]] = False
+            kept[name][order[: removed[name] * self.group_size]] = False
         return kept
 
 
-def batches_of(model, pictures, preprocess, what: str) -> Iterator[torch.Tensor]:
-    """Preprocessed batches on the model's device, channels last; model in eval mode."""
-    if len(pictures) < 2:
-        raise TrainingError(f"{len(pictures)} pictures: give some hundreds.")
+def channel_importance(
+    model: nn.Module,
+    images: torch.Tensor,
+    preprocess: Callable[[torch.Tensor], torch.Tensor],
+    group_size: int = 8,
+    seed: int = 0,
+) -> ChannelImportance:
+    """Run ``model`` once over some images and rank every block's channels.
+
+    The order is ``elimination_order``'s on the covariance of the hidden channels.
+
+    Args:
+        images: uint8 (n, 3, h, w).
+
+    Raises:
+        TrainingError: no images. DataError: NaN in the activations.
+    """
+    blocks = prunable_blocks(model)
+    sample = position_sampler(seed)
+    hidden = {n: Moments.zeros(b.conv[2].in_channels) for n, b in blocks.items()}
+    outputs = {n: Moments.zeros(b.conv[2].out_channels) for n, b in blocks.items()}
+    with ExitStack() as hooks, torch.inference_mode():
+        for name, block in blocks.items():
+
+            def add_hidden(module, inputs, name=name):
+                hidden[name].add(sample(inputs[0])[0])
+
+            def add_output(module, inputs, output, name=name):
+                outputs[name].add(sample(output)[0])
+
+            project = block.conv[2]
+            hooks.enter_context(project.register_forward_pre_hook(add_hidden))
+            hooks.enter_context(block.register_forward_hook(add_output))
+        for x in preprocessed_batches(model, images, preprocess, "importance"):
+            model(x)
+    orders, errors = {}, {}
+    for name, block in blocks.items():
+        weight = block.conv[2].weight.detach().flatten(1).cpu()  # (outputs, hidden)
+        weight = (projection_scale(block).view(-1, 1) * weight).double()
+        covariance = hidden[name].matrix(centred=True)
+        orders[name], curve = elimination_order(covariance, weight, group_size)
+        # from a fraction of the projection's variance to one of the whole block's
+        own = torch.einsum("oi,ij,oj->", weight, covariance, weight)
+        spread = outputs[name].matrix(centred=True).trace()
+        errors[name] = curve * own / spread.clamp_min(1e-12)
+    residual = {name for name, block in blocks.items() if block.use_res_connect}
+    return ChannelImportance(orders, errors, group_size, residual)
+
+
+def preprocessed_batches(
+    model: nn.Module, images: torch.Tensor, preprocess: Callable, description: str
+) -> Iterator[torch.Tensor]:
+    """Batches on the model's device, channels last; puts the model in eval mode."""
+    if len(images) < 2:
+        raise TrainingError(f"{len(images)} images are too few: give some hundreds.")
     model.eval()
     device = next(model.parameters()).device
     size = 8 if device.type == "cpu" else 64  # a processor's cache holds the maps of 8
-    for rows in bar(list(batches(len(pictures), size)), what, unit="batch"):
-        x = preprocess(pictures[rows].to(device))
+    for rows in bar(list(batches(len(images), size)), description, unit="batch"):
+        x = preprocess(images[rows].to(device))
         yield x.contiguous(memory_format=torch.channels_last)
 
 
-def picker(seed: int) -> Callable:
-    """(n, c, h, w) maps -> (n·positions, c) rows, at the same random places of each."""
+def position_sampler(seed: int) -> Callable[..., list[torch.Tensor]]:
+    """A function from (n, c, h, w) maps to (n·positions, c) rows.
+
+    Several maps are read at the same random positions of each image.
+    """
     generator = torch.Generator().manual_seed(seed)
 
-    def pick(*maps: torch.Tensor):
+    def sample(*maps: torch.Tensor) -> list[torch.Tensor]:
         n, _, h, w = maps[0].shape
         draw = torch.rand(n, h * w, generator=generator).argsort(1)[:, :_POSITIONS]
-        places = draw.to(maps[0].device).unsqueeze(1)  # (n, 1, positions)
-        rows = [
-            m.flatten(2).gather(2, places.expand(-1, m.shape[1], -1)).transpose(1, 2)
+        positions = draw.to(maps[0].device).unsqueeze(1)  # (n, 1, positions)
+        rows = [  # each (n, positions, c)
+            m.flatten(2).gather(2, positions.expand(-1, m.shape[1], -1)).transpose(1, 2)
             for m in maps
         ]
-        flat = [r.flatten(0, 1) for r in rows]
-        return flat[0] if len(flat) == 1 else flat
+        return [r.flatten(0, 1) for r in rows]
 
-    return pick
-
-
-def output_scale(block: nn.Module) -> torch.Tensor:
-    """What the projection's outputs are multiplied by after it: (outputs,)."""
-    norm = block.conv[3]
-    if isinstance(norm, nn.BatchNorm2d):
-        return (norm.weight / (norm.running_var + norm.eps).sqrt()).detach().cpu()
-    return torch.ones(block.conv[2].out_channels)
+    return sample

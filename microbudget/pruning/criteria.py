@@ -1,88 +1,76 @@
-"""Which weights go: rules that make masks, and schedules that prune little by little.
+"""Which weights to prune: criteria that make masks, and a schedule that prunes slowly.
 
-A rule is a function from ``masking.weights(model)`` to boolean masks, layer by layer,
-``True`` where the weight stays:
+A criterion is a function from ``prunable_weights(model)`` to boolean masks, layer by
+layer, ``True`` where the weight stays:
 
-===============  ==========================================================
-``threshold``    magnitude below a value: zero
-``random``       a share of every layer, drawn
-``l1``           the smallest share of every layer
-``global_l1``    the smallest share of all layers together
-``structured``   the rows, or columns, of least norm, whole, in every layer
-``two_four``     the two smallest of every four neighbours in a row (2:4)
-===============  ==========================================================
+===================  ===========================================================
+``threshold_masks``  prunes magnitudes below a value
+``random_masks``     prunes a random fraction of every layer
+``l1_masks``         prunes the smallest magnitudes of every layer
+``global_l1_masks``  prunes the smallest magnitudes of all layers together
+``row_masks``        prunes whole rows or columns of least norm, in every layer
+``two_four_masks``   prunes the two smallest of every four neighbours (2:4)
+===================  ===========================================================
 
-Masks make no dense runtime faster and no file smaller: see ``shrinking``.
+The ranking is ``torch.nn.utils.prune``'s. Masks make no dense runtime faster and no
+file smaller: see ``remove_channels`` and ``remove_heads_and_neurons``.
 """
 
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from ..core.errors import TrainingError
-from . import masks as masking
-from .masks import Masks
+from .masks import Masks, mask_, prunable_weights, sparsity
+
+Weights = Mapping[str, torch.Tensor]
 
 
-def threshold(weights: Mapping[str, torch.Tensor], value: float) -> Masks:
-    """Keep what is at least ``value`` in magnitude.
-
-    Raises:
-        TrainingError: a negative threshold, or one that leaves nothing anywhere.
-    """
-    if not value >= 0:
-        raise TrainingError(f"threshold={value}: a magnitude is zero at least.")
-    masks = {name: weight.abs() >= value for name, weight in weights.items()}
-    if not any(mask.any() for mask in masks.values()):
-        raise TrainingError(f"No weight is as large as {value}: everything would go.")
-    return masks
+def threshold_masks(weights: Weights, value: float) -> Masks:
+    """Keep the weights of at least ``value`` in magnitude."""
+    return {name: weight.abs() >= value for name, weight in weights.items()}
 
 
-def random(
-    weights: Mapping[str, torch.Tensor], sparsity: float, seed: int = 0
-) -> Masks:
-    """Keep a random share 1 - ``sparsity`` of every layer: what a rule has to beat.
-
-    Raises:
-        TrainingError: a sparsity outside [0, 1).
-    """
+def random_masks(weights: Weights, sparsity: float, seed: int = 0) -> Masks:
+    """Keep a random fraction 1 - ``sparsity`` of every layer: the baseline to beat."""
     generator = torch.Generator().manual_seed(seed)
     draws = {
         name: torch.rand(weight.shape, generator=generator).to(weight.device)
         for name, weight in weights.items()
     }
-    return {name: _largest(draw, sparsity) for name, draw in draws.items()}
+    return l1_masks(draws, sparsity)
 
 
-def l1(weights: Mapping[str, torch.Tensor], sparsity: float) -> Masks:
+def l1_masks(weights: Weights, sparsity: float) -> Masks:
     """Keep the largest magnitudes of each layer (Han et al. 2015, section 3).
 
     Raises:
-        TrainingError: a sparsity outside [0, 1).
+        ValueError: a sparsity outside [0, 1].
     """
-    return {name: _largest(weight.abs(), sparsity) for name, weight in weights.items()}
+    criterion = prune.L1Unstructured(float(sparsity))
+    return {name: _mask(criterion, weight) for name, weight in weights.items()}
 
 
-def global_l1(weights: Mapping[str, torch.Tensor], sparsity: float) -> Masks:
+def global_l1_masks(weights: Weights, sparsity: float) -> Masks:
     """Keep the largest magnitudes of all layers in one ranking.
 
-    Layers of small weights lose more; one can lose all, and the network its voice.
+    Layers of small weights lose more; one can lose all, and the network its output.
 
     Raises:
-        TrainingError: a sparsity outside [0, 1).
+        ValueError: a sparsity outside [0, 1].
     """
-    every = torch.cat([weight.abs().flatten() for weight in weights.values()])
-    kept = _largest(every, sparsity).split([w.numel() for w in weights.values()])
+    every = torch.cat([weight.flatten() for weight in weights.values()])
+    kept = _mask(prune.L1Unstructured(float(sparsity)), every)
+    parts = kept.split([weight.numel() for weight in weights.values()])
     return {
-        name: mask.view(weight.shape)
-        for (name, weight), mask in zip(weights.items(), kept, strict=True)
+        name: part.view(weight.shape)
+        for (name, weight), part in zip(weights.items(), parts, strict=True)
     }
 
 
-def structured(
-    weights: Mapping[str, torch.Tensor], sparsity: float, n: float = 2, dim: int = 0
-) -> Masks:
+def row_masks(weights: Weights, sparsity: float, n: float = 2, dim: int = 0) -> Masks:
     """Keep whole slices along ``dim`` of the largest Ln norm, in each layer.
 
     Args:
@@ -90,23 +78,13 @@ def structured(
         dim: 0 prunes outputs (rows, filters), 1 inputs (columns, channels).
 
     Raises:
-        TrainingError: a sparsity outside [0, 1), a norm below 1, no such dimension.
+        ValueError: a sparsity outside [0, 1].
     """
-    if not n >= 1:
-        raise TrainingError(f"n={n}: a norm needs n of 1 or more.")
-    masks = {}
-    for name, weight in weights.items():
-        if not -weight.ndim <= dim < weight.ndim:
-            raise TrainingError(f"dim={dim}: {name}.weight has {weight.ndim}.")
-        rows = weight.movedim(dim, 0).flatten(1)  # (slices, the rest)
-        kept = _largest(torch.linalg.vector_norm(rows, n, dim=1), sparsity)
-        shape = [1] * weight.ndim
-        shape[dim] = -1
-        masks[name] = kept.view(shape).expand(weight.shape).clone()
-    return masks
+    criterion = prune.LnStructured(float(sparsity), n, dim)
+    return {name: _mask(criterion, weight) for name, weight in weights.items()}
 
 
-def two_four(weights: Mapping[str, torch.Tensor]) -> Masks:
+def two_four_masks(weights: Weights) -> Masks:
     """Keep the two largest of every four neighbours along the inputs: 2:4 sparsity.
 
     The pattern that NVIDIA's sparse tensor cores run (Mishra et al. 2021,
@@ -130,67 +108,41 @@ def two_four(weights: Mapping[str, torch.Tensor]) -> Masks:
     return masks
 
 
-def cubic(step: int, steps: int, final: float, initial: float = 0.0) -> float:
-    """Sparsity after ``step`` of ``steps``: fast at first, while much is superfluous.
+def cubic_sparsity(step: int, steps: int, final: float, initial: float = 0.0) -> float:
+    """Sparsity after ``step`` of ``steps``: grows fast at first, slowly at the end.
 
     Zhu and Gupta 2017, arXiv:1710.01878, equation 1:
     s_t = s_f + (s_i - s_f)·(1 - t/n)³.
-
-    Raises:
-        TrainingError: sparsities that aren't 0 <= initial <= final < 1, no steps.
     """
-    if not 0 <= initial <= final < 1:
-        raise TrainingError(f"{initial} to {final}: sparsities grow within [0, 1).")
-    if steps < 1 or step < 0:
-        raise TrainingError(f"step {step} of {steps}: use 0 to 1 or more steps.")
-    left = 1 - min(1.0, step / steps)
-    return final + (initial - final) * left**3
+    remaining = 1 - min(1.0, step / steps)
+    return final + (initial - final) * remaining**3
 
 
-def gradually(
+def prune_gradually_(
     model: nn.Module,
     train: Callable[[nn.Module], object],
     final: float,
     steps: int,
-    rule: Callable[[Mapping[str, torch.Tensor], float], Masks] = l1,
+    criterion: Callable[[Weights, float], Masks] = l1_masks,
 ) -> list[float]:
-    """Prune a little, train a little, ``steps`` times, in place; ``cubic`` sparsities.
+    """Prune a little, train a little, ``steps`` times; sparsities are ``cubic``'s.
 
     Args:
-        train: what repairs the model after every cut.
-        rule: of this module, from weights and sparsity to masks. Zeros are its
-            smallest weights, so that a cut keeps those before it.
+        train: trains the model in place after every cut.
+        criterion: from weights and a sparsity to masks. Weights that are zero already
+            are the smallest, so they stay pruned.
 
     Returns:
-        The share of zeros after every step.
-
-    Raises:
-        TrainingError: as ``cubic``, ``rule`` and ``apply``; training changed a zero.
+        The fraction of zeros after every step.
     """
     reached = []
     for step in range(1, steps + 1):
-        cut = rule(masking.weights(model), cubic(step, steps, final))
-        masking.apply(model, cut)
-        before = masking.sparsity(model)[""]
+        target = cubic_sparsity(step, steps, final)
+        mask_(model, criterion(prunable_weights(model), target))
         train(model)
-        reached.append(masking.sparsity(model)[""])
-        if reached[-1] < before - 1e-9:
-            raise TrainingError(
-                "Pruned weights came back: train() replaced the layers."
-            )
+        reached.append(sparsity(model))
     return reached
 
 
-def _largest(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
-    """Mask of all but the round(sparsity·n) smallest; at least one stays."""
-    if not 0 <= sparsity < 1:
-        raise TrainingError(
-            f"sparsity={sparsity}: use a share of zeros from 0 to below 1."
-        )
-    flat = scores.flatten()
-    if torch.isnan(flat).any():
-        raise TrainingError("NaN weights can't be ranked: look at the model.")
-    gone = min(round(sparsity * len(flat)), len(flat) - 1)
-    kept = torch.ones_like(flat, dtype=torch.bool)
-    kept[flat.argsort(stable=True)[:gone]] = False
-    return kept.view(scores.shape)
+def _mask(criterion: prune.BasePruningMethod, weight: torch.Tensor) -> torch.Tensor:
+    return criterion.compute_mask(weight, torch.ones_like(weight)).bool()

@@ -1,12 +1,12 @@
 """Fine-tuning the last stages of a MobileNetV2, and the smaller one cut from it.
 
-What the stages before them compute is kept, so an epoch costs only the tail.
+What the stages before them compute is cached, so an epoch costs only the last stages.
 """
 
 import copy
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import torch
@@ -14,12 +14,17 @@ from torch import nn
 
 from ..core import settings
 from ..core.errors import MicrobudgetError
+from ..models.vision import fold_batchnorm
 from ..training import features, image_classifier
 from ..training.baselines import FlowerNet
-from . import channels, mobilenet, mobilenet_reconstruct
+from .channel_reconstruction import reconstruct_channels_
+from .channels import BLOCK_COST, channel_costs, channel_importance
+from .checkpoint import load, save
+from .mobilenet import remove_channels
 
 _VERSION = 1  # of the recipes below: a new one makes old files worthless
-AT, LOW = 11, 9  # first stage that learns: of the whole network, of the smaller one
+FIRST_STAGE = 11  # from here on the whole network is fine-tuned
+FIRST_STAGE_SMALLER = 9  # from here on the smaller one is
 
 
 @dataclass(frozen=True)
@@ -27,17 +32,19 @@ class Recipe:
     """How the two networks are made.
 
     Attributes:
-        thin, mend: of so many training images one ranks the channels, one reconstructs.
+        importance_every: one of so many training images ranks the channels …
+        reconstruct_every: … and one of so many is used to refit the projections.
         budget: fraction of the blocks' cost that is left.
-        tune, retune: epochs of the flower network, and of the smaller one. The network
-            to compare that with is trained for half of the latter.
+        epochs: of fine-tuning the flower network.
+        smaller_epochs: of fine-tuning the smaller one. The network that it is compared
+            with is trained for half as many epochs more.
     """
 
-    thin: int
-    mend: int
+    importance_every: int
+    reconstruct_every: int
     budget: float
-    tune: int
-    retune: int
+    epochs: int
+    smaller_epochs: int
 
 
 _RECIPES = {"mini": Recipe(4, 2, 0.55, 2, 4), "full": Recipe(1, 1, 0.55, 8, 12)}
@@ -48,101 +55,142 @@ def recipe() -> Recipe:
     return _RECIPES[settings.load().profile]
 
 
-def maps(model: nn.Module, at: int, sets: Sequence, preprocess) -> list[torch.Tensor]:
-    """What comes into stage ``at`` of ``model.features``, for sets of pictures."""
-    frozen = model.features[:at]
-    return [features.extract(frozen, pictures, preprocess) for pictures in sets]
+def folded(model: nn.Module) -> nn.Module:
+    """A copy as one would deploy it: batch-norms folded, channels last."""
+    return fold_batchnorm(model).to(memory_format=torch.channels_last)
 
 
-def tail(model: nn.Module, at: int) -> nn.Sequential:
-    """Stages from ``at`` on, the mean over space, the head; shared with the model."""
-    stages = model.features[at:].requires_grad_(True)
+def stage_inputs(
+    model: nn.Module, first: int, sets: Sequence, preprocess: Callable
+) -> list[torch.Tensor]:
+    """What comes into stage ``first`` of ``model.features``, for sets of images."""
+    frozen = model.features[:first]
+    return [features.extract(frozen, images, preprocess) for images in sets]
+
+
+def last_stages(model: nn.Module, first: int) -> nn.Sequential:
+    """Stages from ``first`` on, the mean over space, the head: the model's own."""
+    stages = model.features[first:].requires_grad_(True)
     pooled = image_classifier.PooledDepths(stages, at=(len(stages) - 1,), unit=False)
     return nn.Sequential(pooled, model.classifier[1].requires_grad_(True))
 
 
-def fine_tune(model: nn.Module, at: int, inputs, labels, epochs: int) -> None:
-    """Train the tail in place, on ``maps`` (pictures, …) or (views, pictures, …)."""
-    end = tail(model, at)
+def fine_tune_(
+    model: nn.Module, first: int, inputs: torch.Tensor, labels, epochs: int
+) -> None:
+    """Train the last stages in place, on ``stage_inputs``.
+
+    Args:
+        inputs: (images, channels, h, w) or (views, images, channels, h, w).
+    """
+    end = last_stages(model, first)
     image_classifier.fine_tune(
         end, inputs, labels, head=end[1], lr=5e-4, epochs=epochs, batch_size=32
     )
 
 
-def folded(model: nn.Module) -> nn.Module:
-    """As one would deploy it: batch-norms in the convolutions, channels last."""
-    return features.fold_batchnorm(model).to(memory_format=torch.channels_last)
+def mirrored_crops(images: torch.Tensor, seed: int = 0) -> torch.Tensor:
+    """Each image once more: mirrored, and cut to 70 to 100 % of its width.
 
-
-def whole(net: FlowerNet) -> tuple[nn.Module, nn.Module]:
-    """The flower network, its last stages fine-tuned; and the same after more of that.
-
-    More: about as long as the smaller one of ``pair`` is fine-tuned, which is compared
-    with both. Made once on this machine (set-up does it), then loaded.
+    Args:
+        images: uint8 (n, 3, h, w); so is the result.
     """
-    paths = [path_of(net, name) for name in ("whole", "longer")]
-    try:
-        return tuple(_loaded(path) for path in paths)
-    except MicrobudgetError:  # not there, or damaged: made again
-        pass
-    plan, pictures = recipe(), net.flowers.train.images(net.size)
-    tuned = folded(net.model)
-    both = maps(
-        tuned, AT, (pictures, mobilenet_reconstruct.views(pictures)), net.preprocess
-    )
-    seen, labels = torch.stack(both), net.flowers.train.labels
-    fine_tune(tuned, AT, seen, labels, plan.tune)
-    longer = copy.deepcopy(tuned)
-    fine_tune(longer, AT, seen, labels, max(1, plan.retune // 2))
-    for path, model in zip(paths, (tuned, longer), strict=True):
-        store(net, model, path)
-    return tuned.eval(), longer.eval()
+    generator = torch.Generator().manual_seed(seed)
+    crops = torch.empty_like(images)
+    height, width = images.shape[-2:]
+    for i, (scale, *corner) in enumerate(
+        torch.rand(len(images), 3, generator=generator)
+    ):
+        h, w = (max(1, int((0.7 + 0.3 * scale) * side)) for side in (height, width))
+        top, left = int(corner[0] * (height - h + 1)), int(corner[1] * (width - w + 1))
+        cut = images[i : i + 1, :, top : top + h, left : left + w].flip(-1).float()
+        whole = nn.functional.interpolate(cut, (height, width), mode="bilinear")
+        crops[i] = whole[0].clamp(0, 255).to(torch.uint8)
+    return crops
 
 
-def pair(net: FlowerNet) -> tuple[nn.Module, nn.Module]:
-    """The fine-tuned network of ``whole``, and the same without many of its channels.
+def fine_tuned(net: FlowerNet) -> tuple[nn.Module, nn.Module]:
+    """The flower network, its last stages fine-tuned; and the same, trained longer.
 
-    The second loses channels by price, is mended by least squares and fine-tuned as the
-    first was: notebook 07 shows how. Made once on this machine, then loaded.
+    Longer by about as much as the smaller one of ``whole_and_smaller`` is fine-tuned,
+    which is compared with both. Made once on this machine (set-up does it), then
+    loaded.
     """
-    tuned, _ = whole(net)
-    try:
-        return tuned, _loaded(path_of(net, "smaller"))
-    except MicrobudgetError:
-        pass
-    plan, pictures = recipe(), net.flowers.train.images(net.size)
-    survey = channels.Survey(tuned, pictures[:: plan.thin], net.preprocess)
-    prices = channels.costs(tuned, net.size)
-    kept = survey.keep(prices, plan.budget, fixed=channels.PER_BLOCK)
-    slim = mobilenet.remove(tuned, kept)
-    mobilenet_reconstruct.reconstruct(
-        tuned, slim, pictures[:: plan.mend], net.preprocess
-    )
-    both = maps(
-        slim, LOW, (pictures, mobilenet_reconstruct.views(pictures)), net.preprocess
-    )
-    fine_tune(slim, LOW, torch.stack(both), net.flowers.train.labels, plan.retune)
-    store(net, slim, path_of(net, "smaller"))
-    return tuned, slim.eval()
+
+    def make() -> list[nn.Module]:
+        tuned = folded(net.model)
+        inputs = _training_inputs(net, tuned, FIRST_STAGE)
+        labels = net.flowers.train.labels
+        fine_tune_(tuned, FIRST_STAGE, inputs, labels, recipe().epochs)
+        longer = copy.deepcopy(tuned)
+        more = max(1, recipe().smaller_epochs // 2)
+        fine_tune_(longer, FIRST_STAGE, inputs, labels, more)
+        return [tuned, longer]
+
+    tuned, longer = _load_or_make(net, ("whole", "longer"), make)
+    return tuned, longer
 
 
-def store(net: FlowerNet, model: nn.Module, path: Path) -> Path:
+def whole_and_smaller(net: FlowerNet) -> tuple[nn.Module, nn.Module]:
+    """The fine-tuned network, and the same without many of its channels.
+
+    The second loses channels by their cost, is reconstructed by least squares and
+    fine-tuned as the first was: notebook 07 shows how. Made once on this machine, then
+    loaded.
+    """
+    tuned, _ = fine_tuned(net)
+
+    def make() -> list[nn.Module]:
+        plan, images = recipe(), net.flowers.train.images(net.size)
+        few = images[:: plan.importance_every]
+        importance = channel_importance(tuned, few, net.preprocess)
+        costs = channel_costs(tuned, net.size)
+        kept = importance.channels_to_keep(costs, plan.budget, BLOCK_COST)
+        smaller = remove_channels(tuned, kept)
+        few = images[:: plan.reconstruct_every]
+        reconstruct_channels_(tuned, smaller, few, net.preprocess)
+        inputs = _training_inputs(net, smaller, FIRST_STAGE_SMALLER)
+        labels = net.flowers.train.labels
+        fine_tune_(smaller, FIRST_STAGE_SMALLER, inputs, labels, plan.smaller_epochs)
+        return [smaller]
+
+    (smaller,) = _load_or_make(net, ("smaller",), make)
+    return tuned, smaller
+
+
+def store(net: FlowerNet, model: nn.Module, name: str) -> Path:
     """Keep one of these networks; its file."""
+    path = path_of(net, name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return mobilenet.save(model, path, classes=list(net.flowers.classes))
-
-
-def _loaded(path: Path) -> nn.Module:
-    model, _ = mobilenet.load(path)
-    return model.to(settings.device(), memory_format=torch.channels_last)
+    return save(model, path, classes=list(net.flowers.classes))
 
 
 def path_of(net: FlowerNet, name: str) -> Path:
     """Where a network is kept: "whole", "longer" or "smaller"."""
-    plan = recipe()
-    made_by = (plan.thin, plan.mend, plan.budget, plan.tune, plan.retune, AT, LOW)
-    made_from = hashlib.sha256(repr((_VERSION, *made_by)).encode())
+    made_by = (_VERSION, *astuple(recipe()), FIRST_STAGE, FIRST_STAGE_SMALLER)
+    digest = hashlib.sha256(repr(made_by).encode())
     for tensor in net.model.state_dict().values():
-        made_from.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     folder = settings.load().home / "runs" / "pruning"
-    return folder / f"{name}-{made_from.hexdigest()[:12]}.safetensors"
+    return folder / f"{name}-{digest.hexdigest()[:12]}.safetensors"
+
+
+def _load_or_make(
+    net: FlowerNet, names: Sequence[str], make: Callable[[], list[nn.Module]]
+) -> list[nn.Module]:
+    """Load networks from their files; make and store them if one can't be loaded."""
+    try:
+        models = [load(path_of(net, name)) for name in names]
+    except MicrobudgetError:  # not there yet, or damaged
+        models = make()
+        for name, model in zip(names, models, strict=True):
+            store(net, model.eval(), name)
+    device = settings.device()
+    return [m.to(device, memory_format=torch.channels_last) for m in models]
+
+
+def _training_inputs(net: FlowerNet, model: nn.Module, first: int) -> torch.Tensor:
+    """Every training image's and its crop's inputs of a stage: (2, images, …)."""
+    images = net.flowers.train.images(net.size)
+    views = (images, mirrored_crops(images))
+    return torch.stack(stage_inputs(model, first, views, net.preprocess))

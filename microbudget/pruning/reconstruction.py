@@ -1,8 +1,8 @@
-"""Least squares: which inputs of a linear map are superfluous, and what mends the loss.
+"""Least squares for pruned layers: which inputs a layer can lose, and how to refit it.
 
-A linear map reads inputs h and gives W·h + b. Without some of them, the best that the
+A linear layer reads inputs h and gives W·h + b. Without some of them, the best that the
 others can do is a least-squares problem whose data are means over examples: of h, of
-h·hᵀ, and of what the map shall give. No gradient, no epoch: one pass, one solve.
+h·hᵀ, and of what the layer should give. No gradient, no epoch: one pass, one solve.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,10 @@ import torch
 from ..core.errors import TrainingError
 from ..evaluation.moments import Moments
 
-RIDGE = 1e-3  # of the mean variance: keeps what hardly varies from being relied on
+RIDGE = 1e-3  # of the mean variance: nothing relies on inputs that hardly vary
 
 
-def solve(
+def least_squares(
     moments: Moments,
     inputs: int,
     ridge: float = RIDGE,
@@ -28,99 +28,77 @@ def solve(
 
     Args:
         moments: of examples (inputs + outputs,): x and t side by side.
-        prior: P, (outputs, inputs), what few examples leave W at: zeros by default.
+        prior: P, (outputs, inputs), which W stays close to when there are few examples:
+            zeros by default.
 
     Raises:
-        DataError: no examples. TrainingError: a ridge that isn't positive, NaN.
+        DataError: no examples. TrainingError: NaN.
     """
     covariance = moments.matrix(centred=True).cpu()
     xx, tx = covariance[:inputs, :inputs], covariance[inputs:, :inputs]
     prior = torch.zeros_like(tx) if prior is None else prior.detach().cpu().double()
     rest = tx - prior @ xx
-    weight = prior + torch.linalg.solve(damped(xx, ridge), rest.T).T
+    weight = prior + torch.linalg.solve(_add_ridge(xx, ridge), rest.T).T
     mean = moments.mean.cpu()
     return weight.float(), (mean[inputs:] - weight @ mean[:inputs]).float()
 
 
-def damped(covariance: torch.Tensor, ridge: float = RIDGE) -> torch.Tensor:
-    """Covariance + λI, λ = ``ridge`` times the mean variance.
-
-    Raises:
-        TrainingError: a ridge that isn't positive; NaN.
-    """
-    if not ridge > 0:
-        raise TrainingError(f"ridge={ridge}: it must be positive.")
-    scale = covariance.diagonal().mean().clamp_min(1e-12)
-    if not torch.isfinite(covariance).all():
-        raise TrainingError("The covariance holds NaN or infinity.")
-    return covariance + ridge * scale * torch.eye(
-        len(covariance), dtype=covariance.dtype, device=covariance.device
-    )
-
-
-def eliminate(
+def elimination_order(
     covariance: torch.Tensor,
     weight: torch.Tensor,
-    group: int = 8,
+    group_size: int = 8,
     ridge: float = RIDGE,
-    most: int | None = None,
+    stop_after: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """In which order inputs go, the least missed first, and what each step costs.
+    """In which order to remove inputs, the least important first, and the error then.
 
-    Taking input j away raises the squared error of the outputs by ‖w_j‖² / [C⁻¹]_jj
+    Removing input j raises the squared error of the outputs by ‖w_j‖² / [C⁻¹]_jj
     once the others have made up for it as well as they can (Hassibi and Stork 1993,
     Optimal Brain Surgeon, equation 5; for whole columns Kurtic et al. 2023, ZipLM,
-    section 3.1). The cheapest ``group`` go, the rest is updated, and so on.
+    section 3.1). The ``group_size`` cheapest are removed, the rest is updated, and so
+    on.
 
     Args:
         covariance: of the inputs, (inputs, inputs).
         weight: (outputs, inputs).
-        most: stop when so many are gone; those that stay follow in their own order.
+        stop_after: so many are removed; the others follow in their own order.
 
     Returns:
-        order: int64 (inputs,); what remains longest stands last.
-        errors: float64 (groups + 1,): the error, as a share of the outputs' variance,
-            after so many groups are gone; from 0 to 1, never falling.
+        order: int64 (inputs,); the most important inputs stand last.
+        errors: float64 (groups + 1,): the error, as a fraction of the outputs'
+            variance, after 0, 1, … groups are removed; from 0 to 1, never falling.
 
     Raises:
-        TrainingError: shapes that don't fit, a group below 1, NaN.
+        TrainingError: NaN.
     """
     inputs = len(covariance)
-    if covariance.shape != (inputs, inputs) or weight.shape[1:] != (inputs,):
-        raise TrainingError(
-            f"covariance {tuple(covariance.shape)} and weight {tuple(weight.shape)} "
-            "don't belong together."
-        )
-    if group < 1:
-        raise TrainingError(f"group={group}: one input at least must go at a time.")
-    covariance = damped(covariance.cpu().double(), ridge)
-    w = weight.detach().cpu().double().clone()  # (outputs, inputs), mended
+    covariance = _add_ridge(covariance.cpu().double(), ridge)
+    w = weight.detach().cpu().double().clone()  # (outputs, inputs), updated below
     total = torch.einsum("oi,ij,oj->", w, covariance, w).clamp_min(1e-30)
-    if not torch.isfinite(w).all():
-        raise TrainingError("The weights hold NaN or infinity.")
     inverse = torch.linalg.inv(covariance)
     left, order, errors = torch.ones(inputs, dtype=torch.bool), [], [0.0]
-    while int(left.sum()) > (0 if most is None else inputs - most):
+    while int(left.sum()) > (0 if stop_after is None else inputs - stop_after):
         rest = left.nonzero().flatten()
-        missed = w[:, rest].pow(2).sum(0) / inverse.diagonal()[rest]
-        gone = rest[missed.argsort(stable=True)[:group]]
-        block = torch.linalg.inv(inverse[gone][:, gone])  # (gone, gone)
-        loss = torch.einsum("og,gh,oh->", w[:, gone], block, w[:, gone])
+        added_error = w[:, rest].pow(2).sum(0) / inverse.diagonal()[rest]
+        removed = rest[added_error.argsort(stable=True)[:group_size]]
+        block = torch.linalg.inv(inverse[removed][:, removed])  # (removed, removed)
+        loss = torch.einsum("og,gh,oh->", w[:, removed], block, w[:, removed])
         errors.append(errors[-1] + max(0.0, float(loss / total)))
-        share = block @ inverse[gone]  # (gone, inputs)
-        w -= w[:, gone] @ share  # in place, here and below: what is gone becomes zero
-        inverse.addmm_(inverse[:, gone], share, alpha=-1)
-        order.append(gone)
-        left[gone] = False
+        update = block @ inverse[removed]  # (removed, inputs)
+        # both in place; the columns of removed inputs become zero
+        w -= w[:, removed] @ update
+        inverse.addmm_(inverse[:, removed], update, alpha=-1)
+        order.append(removed)
+        left[removed] = False
     order.append(left.nonzero().flatten())
     return torch.cat(order), torch.tensor(errors, dtype=torch.float64)
 
 
-def allot(
+def allocate_budget(
     errors: Mapping[str, Sequence[float]],
     costs: Mapping[str, Sequence[float]],
     budget: float,
-    least: Mapping[str, int] | int = 1,
+    min_groups: Mapping[str, int],
 ) -> dict[str, int]:
     """How many groups each layer loses, so that the rest costs at most ``budget``.
 
@@ -128,44 +106,48 @@ def allot(
     layer minimises error + λ·cost on its own (Everett 1963); λ is found by bisection.
 
     Args:
-        errors: layer -> error after 0, 1, … groups are gone.
+        errors: layer -> error after 0, 1, … groups are removed.
         costs: layer -> what the rest costs then (time, weights; any unit); falling.
-        budget: share of the whole cost, between 0 and 1.
-        least: groups that every layer keeps, or each by its name.
+        budget: fraction of the whole cost that may be spent.
+        min_groups: layer -> groups that it keeps in any case.
 
     Raises:
-        TrainingError: a budget outside (0, 1], or below what the least groups cost.
+        TrainingError: a budget below what the kept groups cost, or above 1.
     """
-    if not 0 < budget <= 1:
-        raise TrainingError(
-            f"budget={budget}: a share of the cost, above 0, 1 at most."
-        )
-    groups = {name: len(curve) - 1 for name, curve in errors.items()}
-    fewest = least if isinstance(least, Mapping) else dict.fromkeys(errors, least)
     total = sum(curve[0] for curve in costs.values())
 
-    def at(price: float) -> dict[str, int]:
+    def choose(price: float) -> dict[str, int]:
         chosen = {}
         for name, curve in errors.items():
-            most = max(0, groups[name] - fewest[name])
-            values = [curve[i] + price * costs[name][i] for i in range(most + 1)]
-            chosen[name] = min(range(most + 1), key=values.__getitem__)
+            options = range(max(1, len(curve) - min_groups[name]))
+            values = [curve[i] + price * costs[name][i] for i in options]
+            chosen[name] = min(options, key=values.__getitem__)
         return chosen
 
-    def share(chosen: Mapping[str, int]) -> float:
-        return sum(costs[n][gone] for n, gone in chosen.items()) / total
+    def fraction(chosen: Mapping[str, int]) -> float:
+        return sum(costs[name][removed] for name, removed in chosen.items()) / total
 
+    smallest = fraction(choose(1e12 / total))
+    if not smallest <= budget <= 1:
+        raise TrainingError(
+            f"budget={budget}: it must be a fraction of the cost between "
+            f"{smallest:.2f}, which the groups that stay cost, and 1."
+        )
     low, high = 0.0, 1.0 / total
-    if share(at(low)) <= budget:
-        return at(low)
-    while share(at(high)) > budget:
+    if fraction(choose(low)) <= budget:
+        return choose(low)
+    while fraction(choose(high)) > budget:
         high *= 4
-        if high > 1e12 / total:
-            raise TrainingError(
-                f"budget={budget}: what must stay already costs "
-                f"{share(at(high)):.2f} of the whole."
-            )
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if share(at(middle)) > budget else (low, middle)
-    return at(high)
+        too_expensive = fraction(choose(middle)) > budget
+        low, high = (middle, high) if too_expensive else (low, middle)
+    return choose(high)
+
+
+def _add_ridge(covariance: torch.Tensor, ridge: float) -> torch.Tensor:
+    """Covariance + λI, λ = ``ridge`` times the mean variance."""
+    if not torch.isfinite(covariance).all():
+        raise TrainingError("The covariance holds NaN or infinity.")
+    level = ridge * covariance.diagonal().mean().clamp_min(1e-12)
+    return covariance + level * torch.eye(len(covariance)).to(covariance)

@@ -21,14 +21,10 @@ SEEDS = (0, 1, 2)
 PLAIN = {"epochs": 30, "weight_decay": 0.01, "smoothing": 0.0}
 
 
-def backbone(name: str, size: int):
-    """(stages, three depths to read, preprocessing) of a backbone."""
-    if name == "mobilenet":
-        model = mb.models.mobilenet.mobilenet_v2(102)
-        return model.features, (13, 17, 18), mb.models.mobilenet.preprocess(size)
-    model = mb.models.efficientnet.efficientnet_lite0(102)
-    scale = mb.models.efficientnet.preprocess(size)
-    return mb.models.efficientnet.stages(model), (6, 8, 10), scale
+def backbone(size: int):
+    """(stages, three depths to read, preprocessing) of MobileNetV2."""
+    model = mb.models.mobilenet.mobilenet_v2(102)
+    return model.features, (13, 17, 18), mb.models.mobilenet.preprocess(size)
 
 
 def load(size: int):
@@ -48,7 +44,7 @@ def two_views(model, pictures, scale):
 def frozen(make_head, seeds=SEEDS, size=224):
     """One depth, no mirror: the lesson's first figure."""
     x, x_val, y, y_val, classes = load(size)
-    stages, _, scale = backbone("mobilenet", size)
+    stages, _, scale = backbone(size)
     describe = image_classifier.PooledDepths(stages, at=(18,), unit=False)
     train = mb.training.features.extract(describe, x, scale)
     val = mb.training.features.extract(describe, x_val, scale)
@@ -61,10 +57,10 @@ def frozen(make_head, seeds=SEEDS, size=224):
     return scores
 
 
-def three_depths(name, seeds=SEEDS, size=224):
+def three_depths(seeds=SEEDS, size=224):
     """Three depths, mirrored in training and in prediction: the recipe."""
     x, x_val, y, y_val, classes = load(size)
-    stages, at, scale = backbone(name, size)
+    stages, at, scale = backbone(size)
     describe = image_classifier.PooledDepths(stages, at=at)
     train, val = two_views(describe, x, scale), two_views(describe, x_val, scale)
     standardise = image_classifier.Standardise(train)
@@ -81,7 +77,7 @@ def three_depths(name, seeds=SEEDS, size=224):
 def fine_tuned(seeds=SEEDS, size=224, at=16):
     """Last blocks and head, from the trained head on, mirrored in training."""
     x, x_val, y, y_val, classes = load(size)
-    stages, _, scale = backbone("mobilenet", size)
+    stages, _, scale = backbone(size)
     maps = two_views(stages[:at], x, scale)
     val = mb.training.features.extract(stages[:at], x_val, scale)
     scores = []
@@ -146,11 +142,7 @@ ROWS = {
     "frozen + Dense256 + dropout": lambda seeds: frozen(
         image_classifier.dense_head, seeds
     ),
-    "three depths, mirrored": lambda seeds: three_depths("mobilenet", seeds),
-    "three depths, mirrored, Lite0 224": lambda seeds: three_depths("lite0", seeds),
-    "three depths, mirrored, Lite0 256": lambda seeds: three_depths(
-        "lite0", seeds, 256
-    ),
+    "three depths, mirrored": three_depths,
     "last blocks fine-tuned": fine_tuned,
     "from scratch, 128 px": from_scratch,
 }

@@ -124,7 +124,7 @@ def test_fetching_all_trains_what_chapters_start_from(home, monkeypatch, capsys)
     monkeypatch.setattr(baselines, "sentiment", lambda: made("sentiment"))
     monkeypatch.setattr(baselines, "flowers", lambda: made("flowers"))
     monkeypatch.setattr(
-        flower_baselines, "whole", lambda net: made("longer", "pruning")
+        flower_baselines, "fine_tuned", lambda net: made("longer", "pruning")
     )
     assert cli.main(["fetch"]) == 0
     assert trained == ["sentiment", "flowers", "longer"]

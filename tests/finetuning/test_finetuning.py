@@ -476,7 +476,7 @@ def test_gradients_in_four_bits_are_right_after_an_evaluation_too(minilm):
     logits_before = predict(model, data, precision="no")
     after = gradients()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    four_bit.for_inference(model)
+    four_bit.allow_fast_inference_(model)
     found = predict(model, data, precision="no")
     torch.testing.assert_close(found, logits_before, rtol=0.1, atol=0.05)
     if precision.fast_bf16("cpu") and settings.device() == "cpu":
@@ -496,7 +496,7 @@ def test_four_bits_are_rearranged_only_where_a_kernel_reads_them(
     monkeypatch.setenv("MICROBUDGET_BF16", str(int(faster)))  # asked for, or not
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
     model = torch.nn.Sequential(bitsandbytes.nn.Linear4bit(8, 8))
-    four_bit.for_inference(model)
+    four_bit.allow_fast_inference_(model)
     assert model[0].support_avx512bf16_for_cpu == (native and faster)
 
 

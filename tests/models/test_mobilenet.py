@@ -93,7 +93,7 @@ def test_scaling_is_keras(value):
     ],
 )
 def test_preprocessing_refuses_what_it_would_spoil(wrong):
-    with pytest.raises(ValueError, match="expected uint8 pictures"):
+    with pytest.raises(ValueError, match="expected uint8 images"):
         mobilenet.preprocess(8)(wrong)
 
 

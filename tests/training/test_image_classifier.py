@@ -11,8 +11,8 @@ from torch import nn
 from microbudget.core import settings
 from microbudget.core.errors import DataError, MicrobudgetError
 from microbudget.data import flowers, images
-from microbudget.models import efficientnet, mobilenet
-from microbudget.models.vision import Preprocess, fold_batchnorm
+from microbudget.models import mobilenet
+from microbudget.models.vision import Preprocess
 from microbudget.training import features, image_classifier
 
 SCALE = Preprocess((0.5,) * 3, (0.5,) * 3, 16)
@@ -273,26 +273,13 @@ def test_features_on_a_gpu_are_those_of_the_cpu(monkeypatch):
 
 
 @pytest.mark.full
-@torch.no_grad()
-def test_efficientnet_lite0_folds_and_fits_five_million_weights():
-    model = efficientnet.efficientnet_lite0(102)
-    assert sum(p.numel() for p in model.parameters()) <= 5_000_000
-    sequence = efficientnet.stages(model)
-    x = torch.randn(2, 3, 96, 96)
-    torch.testing.assert_close(sequence(x), model.forward_features(x))
-    folded = fold_batchnorm(sequence)
-    torch.testing.assert_close(folded(x), sequence(x), rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.full
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "least"), [("mobilenet", 0.87), ("lite0", 0.90)])
-def test_the_promised_accuracy_on_the_real_flowers(name, least):
+def test_the_promised_accuracy_on_the_real_flowers():
     """1,020 train pictures, 1,020 validation pictures; the issue's figures."""
     from benchmarks.flowers_accuracy import three_depths
 
     if flowers.load().generated:
         pytest.skip("needs MICROBUDGET_DATA with flowers-102")
     settings.seed_everything(0)
-    [accuracy] = three_depths(name, seeds=(0,))
-    assert accuracy >= least
+    [accuracy] = three_depths(seeds=(0,))
+    assert accuracy >= 0.87
