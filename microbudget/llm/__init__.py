@@ -5,16 +5,32 @@ from ..core.lazy import attach
 __getattr__, __dir__ = attach(
     __name__,
     {
-        "gptq": "gptq",
-        "calibrate": "calibrate",
-        "checkpoint": "checkpoint",
-        "packing": "packing",
-        "packed": "packed",
-        "native": "native",
-        "sensitivity": "sensitivity",
-        "flow": "flow",
-        "gguf": "gguf",
-        "gguf_blocks": "gguf_blocks",
+        # rounding weights to a grid
+        "QuantConfig": ".quantization.affine",
+        "round_to_nearest": ".quantization.affine",
+        "bits_per_weight": ".quantization.affine",
+        "sqnr": ".quantization.affine",
+        "grid": ".quantization.affine",
+        "round_model_": "calibrate",
+        # GPTQ: one layer, then the model
+        "hessian": "gptq",
+        "gptq_layer": "gptq",
+        "output_error": "gptq",
+        "quantize_": "calibrate",
+        "set_weights_": "calibrate",
+        "save": "checkpoint",
+        "load": "checkpoint",
+        # GGUF files, and the engines that run them
+        "write_gguf": "gguf",
+        "read_gguf": ".assets.gguf_file",
+        "quantize_gguf": "engines.llama_cpp",
         "engines": "engines",
+        # torchao
+        "int8_weights_": "torchao",
+        # which weights are sensitive to rounding
+        "weights_by_layer": "sensitivity",
+        "weights_by_kind": "sensitivity",
+        "measure_sensitivity": "sensitivity",
+        "weight_noise": "sensitivity",
     },
 )

@@ -1,272 +1,150 @@
-"""A whole transformer, layer by layer: calibration text flows through what is done.
+"""A whole transformer, quantized while calibration text flows through it once.
 
-Each layer sees its inputs as the layers before it, already quantized, have made them.
-One pass is enough: a linear map is quantized the moment its inputs arrive, and the
-layer goes on with the rounded weights. Maps that are given the same inputs (queries,
-keys and values; gate and up) share one Hessian and are rounded together.
+Each linear layer is quantized the moment its inputs arrive, and the model goes on with
+the rounded weights: the layers behind it are calibrated on what the rounded layers
+before them really give. Linear layers that receive the same tensor (queries, keys and
+values; gate and up) share one Hessian and are rounded together.
 """
 
-import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack
 
-import psutil
 import torch
 from torch import nn
 
 from ..core.errors import QuantizationError
 from ..core.progress import bar
-from ..quantization.affine import Quantized, Scheme, require_matrix, round_to_nearest
-from . import flow, resume
-from .gptq import gptq, hessian
+from ..quantization.affine import (
+    QuantConfig,
+    QuantizedTensor,
+    require_matrix,
+    round_to_nearest,
+)
+from .gptq import gptq_layer, hessian
 
-_ENOUGH = 2  # calibration tokens that a layer should have for every input
+_TOKENS_PER_INPUT = 2  # with fewer, the Hessian says little
 
 
-def quantize(
-    model: nn.Module,
-    calibration: torch.Tensor,
-    scheme: Scheme,
-    *,
-    folder: str | Path | None = None,
-    on_layer: Callable[[str, torch.Tensor, Quantized], None] | None = None,
-) -> dict[str, Quantized]:
-    """GPTQ for every linear map in a transformer's layers; changes ``model`` in place.
+@torch.no_grad()
+def quantize_(
+    model: nn.Module, ids: torch.Tensor, config: QuantConfig
+) -> dict[str, QuantizedTensor]:
+    """GPTQ for every linear layer of a transformer but its head; changes ``model``.
 
-    Embeddings, norms and the head are left alone. Afterwards the model computes with
-    the rounded weights, still stored in its own type; ``packed.pack_model`` makes it
-    small. A layer at a time is moved to the device that the calibration text is on, so
-    a GPU needs room for one layer and its activations.
+    Afterwards the model computes with the rounded weights, still stored in its own
+    type; ``checkpoint.save`` packs them. If it is interrupted, some layers are rounded
+    and others aren't: load the model again.
 
     Args:
-        model: any transformer whose layers stand in an ``nn.ModuleList``.
-        calibration: token ids (sequences, tokens), on the device to compute on.
-        folder: finished layers are kept there, and removed when all is done. A run
-            that was interrupted (the model is then as it was before) goes on from them.
-        on_layer: called with name, weight as it was, and result of every linear map
-            that is quantized now (not of those that an earlier run finished).
+        model: any of transformers' models that uses each linear layer once a pass.
+        ids: token ids of the calibration text (sequences, tokens).
 
     Returns:
-        The name of every linear map -> its weights in whole numbers.
+        The name of every linear layer -> its quantized weight.
 
     Raises:
-        QuantizationError: too little calibration text, too little memory for it, no
-            such layers or layers that are called with different masks or positions,
-            weights that can't be quantized, a folder of another run.
+        QuantizationError: too little calibration text, weights that can't be quantized,
+            a model that uses a linear layer twice, or not at all.
     """
-    _, layers = find_layers(model)
-    names = {id(m): n for n, m in model.named_modules() if type(m) is nn.Linear}
-    for layer in layers:
-        for linear in linears(layer):
-            require_matrix(linear.weight, scheme, names[id(linear)])
-    _require_enough(calibration, layers)
-    kept = resume.Kept(folder, _run_id(model, calibration, scheme) if folder else "")
+    layers = linear_layers(model)
+    for name, linear in layers.items():
+        require_matrix(linear.weight, config, name)
+    _require_tokens(ids, max(linear.in_features for linear in layers.values()))
+    ids, names = ids.to(model.device), {m: name for name, m in layers.items()}
     model.eval()
-    device, done = calibration.device, {}
-    with torch.no_grad(), _restored_unless_finished(layers):
-        flow.require_alike(model, layers, calibration)
-        arrived = flow.inputs_of_first(model, layers[0], calibration)
-        _require_memory(layers[0], arrived, calibration)
-        for i, layer in enumerate(bar(layers, "GPTQ", unit="layer")):
-            home = next(iter([p.device for p in layer.parameters()]), device)
-            layer.to(device)  # back home also when interrupted
-            earlier = kept.read(i, device)
-            if earlier is None:
-                shared = _who_shares_inputs(layer, arrived, names)
-                found, hooks = {}, []
-                for group in shared:
-                    hook = _quantize_when_called(group, names, scheme, found, on_layer)
-                    hooks.append(group[0].register_forward_pre_hook(hook))
-                try:
-                    arrived.hidden = flow.call(layer, arrived)
-                finally:
-                    for hook in hooks:
-                        hook.remove()
-                kept.write(i, found)
-            else:
-                found = earlier
-                for linear in linears(layer):
-                    _put(linear, found[names[id(linear)]])
-                arrived.hidden = flow.call(layer, arrived)
-            layer.to(home)
-            done |= {name: matrix.to(home) for name, matrix in found.items()}
-    kept.clear()
-    return done
+    groups = _groups_by_input(model, ids[:1], layers)
+    results: dict[str, QuantizedTensor] = {}
+    progress = bar(total=len(groups), description="GPTQ")
+
+    def quantize_group(first: nn.Linear, inputs: tuple[torch.Tensor]) -> None:
+        """Runs before the group's first layer computes."""
+        group = groups[first]
+        stacked = torch.cat([linear.weight.float() for linear in group])
+        whole = gptq_layer(stacked, hessian(inputs[0]), config)
+        parts = whole.split_rows([linear.out_features for linear in group])
+        for linear, part in zip(group, parts, strict=True):
+            linear.weight.copy_(part.dequantize())
+            results[names[linear]] = part
+        progress.update()
+
+    with ExitStack() as hooks, progress:
+        for first in groups:
+            hooks.enter_context(first.register_forward_pre_hook(quantize_group))
+        model.base_model(ids, use_cache=False)  # without the head: it costs memory
+    return results
 
 
-@contextmanager
-def _restored_unless_finished(layers: nn.ModuleList) -> Iterator[None]:
-    """Put weights and devices back if the block is interrupted or fails.
-
-    Keeps a copy of the maps' weights in main memory meanwhile.
-    """
-    homes = [[(p, p.device) for p in layer.parameters()] for layer in layers]
-    before = [(linear, linear.weight.detach().to("cpu", copy=True))
-              for linear in linears(layers)]  # fmt: skip
-    try:
-        yield
-    except BaseException:
-        for linear, weight in before:
-            linear.weight.data.copy_(weight)
-        for layer, places in zip(layers, homes, strict=True):
-            if places:
-                layer.to(places[0][1])
-        raise
+@torch.no_grad()
+def round_model_(model: nn.Module, config: QuantConfig) -> dict[str, QuantizedTensor]:
+    """The same layers rounded to nearest, without calibration; changes ``model``."""
+    results = {}
+    for name, linear in linear_layers(model).items():
+        require_matrix(linear.weight, config, name)
+        results[name] = round_to_nearest(linear.weight, config)
+    set_weights_(model, results)
+    return results
 
 
-def round_model(model: nn.Module, scheme: Scheme) -> dict[str, Quantized]:
-    """The same maps rounded to nearest, without calibration; changes ``model``."""
-    _, layers = find_layers(model)
-    done = {}
-    for name, linear in named_linears(model, layers):
-        require_matrix(linear.weight, scheme, name)
-        done[name] = round_to_nearest(linear.weight, scheme)
-        _put(linear, done[name])
-    return done
-
-
-def put(model: nn.Module, matrices: dict[str, Quantized]) -> nn.Module:
-    """Write quantized maps, by name, into a model that holds plain ones; in place."""
-    for name, matrix in matrices.items():
-        _put(model.get_submodule(name), matrix)
+@torch.no_grad()
+def set_weights_(model: nn.Module, tensors: dict[str, QuantizedTensor]) -> nn.Module:
+    """Write quantized weights, by name, into a model's plain linear layers."""
+    for name, tensor in tensors.items():
+        model.get_submodule(name).weight.copy_(tensor.dequantize())
     return model
 
 
-def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The name and list of a transformer's layers: the ModuleList that holds most.
+def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
+    """A model's plain linear layers by name, without its head.
 
     Raises:
-        QuantizationError: there is none with linear maps in it.
+        QuantizationError: there are none.
     """
-    lists = [
-        (sum(p.numel() for p in m.parameters()), n, m)
-        for n, m in model.named_modules()
-        if isinstance(m, nn.ModuleList) and len(m) and any(True for _ in linears(m))
-    ]
-    if not lists:
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    found = {
+        name: module
+        for name, module in model.named_modules()
+        if type(module) is nn.Linear and module is not head
+    }
+    if not found:
         raise QuantizationError(
-            f"No list of layers with linear maps in a {type(model).__name__}: "
-            "is it a transformer, and not quantized already?"
+            f"This {type(model).__name__} has no plain linear layers: is it quantized "
+            "already? Load it again, from the original."
         )
-    _, name, layers = max(lists, key=lambda found: found[0])
-    return name, layers
+    return found
 
 
-def linears(module: nn.Module) -> Iterator[nn.Linear]:
-    """The plain linear maps in a module; those of other libraries are not touched."""
-    return (m for m in module.modules() if type(m) is nn.Linear)
-
-
-def named_linears(
-    model: nn.Module, layers: nn.ModuleList
-) -> Iterator[tuple[str, nn.Linear]]:
-    """Those of the layers, with their names in the model."""
-    inside = {id(linear) for linear in linears(layers)}
-    return ((n, m) for n, m in model.named_modules() if id(m) in inside)
-
-
-def _who_shares_inputs(layer, arrived: flow.Arrived, names) -> list[list[nn.Linear]]:
-    """Linear maps that are called with the very same tensor, in the order of calls."""
-    seen: dict[int, list[nn.Linear]] = {}
-    alive = []  # a tensor that is gone may leave its identity to another
-
-    def note(linear, arguments):
-        alive.append(arguments[0])
-        seen.setdefault(id(arguments[0]), []).append(linear)
-
-    hooks = [m.register_forward_pre_hook(note) for m in linears(layer)]
-    try:
-        flow.call(layer, arrived, rows=1)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    called = [linear for group in seen.values() for linear in group]
-    unused = {id(linear) for linear in linears(layer)} - set(map(id, called))
-    if len(called) != len(set(map(id, called))) or unused:
-        first = next((names[i] for i in unused), names[id(called[0])])
-        raise QuantizationError(
-            f"Every linear map of a layer must be used once a pass; {first} isn't, or "
-            "another is used twice. Such layers can't be calibrated here."
-        )
-    return list(seen.values())
-
-
-def _quantize_when_called(group: list[nn.Linear], names, scheme, found, on_layer):
-    """A hook that quantizes maps with the same inputs before the first one runs."""
-
-    def hook(_, arguments):
-        h = hessian(arguments[0])
-        stacked = torch.cat([linear.weight.detach().float() for linear in group])
-        whole, start = gptq(stacked, h, scheme), 0  # rows don't influence each other
-        for linear in group:
-            matrix = whole.rows(start, start + linear.out_features)
-            start += linear.out_features
-            if on_layer:
-                on_layer(names[id(linear)], linear.weight.detach(), matrix)
-            _put(linear, matrix)
-            found[names[id(linear)]] = matrix
-
-    return hook
-
-
-def _put(linear: nn.Linear, matrix: Quantized) -> None:
-    linear.weight.data.copy_(matrix.dequantize())
-
-
-def _require_enough(calibration: torch.Tensor, layers: nn.ModuleList) -> None:
-    if calibration.ndim != 2 or calibration.is_floating_point():
+def _require_tokens(ids: torch.Tensor, widest: int) -> None:
+    if ids.ndim != 2 or ids.is_floating_point():
         raise QuantizationError(
             f"Calibration must be token ids (sequences, tokens), got "
-            f"{tuple(calibration.shape)} of {calibration.dtype}."
+            f"{tuple(ids.shape)} of {ids.dtype}."
         )
-    widest = max(linear.in_features for linear in linears(layers))
-    if not calibration.numel():
-        raise QuantizationError("There is no calibration text.")
-    if calibration.numel() < _ENOUGH * widest:
+    if ids.numel() < _TOKENS_PER_INPUT * widest:
         raise QuantizationError(
-            f"{calibration.numel()} calibration tokens for layers with {widest} "
-            f"inputs: give at least {_ENOUGH * widest}, else the Hessian says little."
+            f"{ids.numel()} calibration tokens for layers with {widest} inputs: give "
+            f"at least {_TOKENS_PER_INPUT * widest}, else the Hessian says little."
         )
 
 
-def _require_memory(layer: nn.Module, arrived: flow.Arrived, calibration) -> None:
-    """Predict what the widest moment of a layer needs, before it happens."""
-    needed = activation_bytes(layer, arrived.hidden, calibration.shape[1])
-    if calibration.is_cuda:
-        free, _ = torch.cuda.mem_get_info(calibration.device)
-        free += torch.cuda.memory_reserved(calibration.device)  # kept by torch, unused:
-        free -= torch.cuda.memory_allocated(calibration.device)
-    else:
-        free = psutil.virtual_memory().available
-    if needed > free:
+def _groups_by_input(
+    model: nn.Module, ids: torch.Tensor, layers: dict[str, nn.Linear]
+) -> dict[nn.Linear, list[nn.Linear]]:
+    """Linear layers that receive the very same tensor, by the first of them."""
+    groups: dict[int, list[nn.Linear]] = {}
+    inputs = []  # kept alive: Python gives the id of a freed tensor to the next one
+
+    def record(linear, arguments):
+        inputs.append(arguments[0])
+        groups.setdefault(id(arguments[0]), []).append(linear)
+
+    with ExitStack() as hooks:
+        for linear in layers.values():
+            hooks.enter_context(linear.register_forward_pre_hook(record))
+        model.base_model(ids, use_cache=False)
+    called = [linear for group in groups.values() for linear in group]
+    if sorted(map(id, called)) != sorted(map(id, layers.values())):
+        odd = [name for name, linear in layers.items() if called.count(linear) != 1]
         raise QuantizationError(
-            f"Calibrating on {calibration.numel():,} tokens would need about "
-            f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. Use fewer or "
-            "shorter calibration sequences."
+            f"{odd[0]} isn't used exactly once a pass. Models that choose among their "
+            "layers (mixtures of experts), or share them, can't be calibrated here."
         )
-
-
-def activation_bytes(layer: nn.Module, hidden: torch.Tensor, tokens: int) -> int:
-    """Bytes that one layer's pass over all sequences needs: an upper estimate.
-
-    Every linear map's output, the attention of each head over ``tokens``, the hidden
-    states before and after, and three matrices of the widest Hessian.
-    """
-    rows = hidden.numel() // hidden.shape[-1]
-    outputs = sum(linear.out_features for linear in linears(layer))
-    heads = getattr(getattr(layer, "self_attn", None), "config", None)
-    heads = getattr(heads, "num_attention_heads", hidden.shape[-1] // 64)
-    widest = max((linear.in_features for linear in linears(layer)), default=0)
-    activations = rows * (outputs + 4 * hidden.shape[-1] + 2 * heads * tokens)
-    return activations * hidden.element_size() + 4 * (4 * widest**2 + rows * widest)
-
-
-def _run_id(model: nn.Module, calibration: torch.Tensor, scheme: Scheme) -> str:
-    """What two runs must share for one to go on from the other's layers."""
-    digest = hashlib.sha256(f"{scheme}{scheme.damping}".encode())
-    digest.update(calibration.cpu().numpy().tobytes())
-    for name, p in model.named_parameters():
-        digest.update(f"{name}{tuple(p.shape)}{p.dtype}".encode())
-        digest.update(p.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return {group[0]: group for group in groups.values()}

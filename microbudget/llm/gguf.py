@@ -7,6 +7,7 @@ queries and keys are put into its order.
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import gguf
@@ -16,40 +17,19 @@ from ..core.errors import QuantizationError
 from ..core.files import atomic_path
 from ..models.smollm import Llm
 
-_NAMES = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-}
-_OUTER = {
-    "model.embed_tokens.weight": "token_embd.weight",
-    "model.norm.weight": "output_norm.weight",
-    "lm_head.weight": "output.weight",
-}
 _F16_LARGEST = 65504.0
 
 
-def write_f16(llm: Llm, path: str | os.PathLike) -> Path:
+def write_gguf(llm: Llm, path: str | os.PathLike) -> Path:
     """Write a model and its tokenizer; matrices in float16, vectors in float32.
 
     Raises:
-        QuantizationError: no Llama, a tokenizer that llama.cpp doesn't have, weights
-            that float16 can't hold, a full disk. Nothing half-written is left.
+        QuantizationError: no plain Llama, a tokenizer that llama.cpp doesn't have,
+            weights that float16 can't hold, a full disk. Nothing half-written is left.
     """
-    path, config = Path(path), llm.model.config
-    if config.model_type != "llama":
-        raise QuantizationError(
-            f"A {config.model_type} can't be written: only Llamas are known here. Use "
-            "llama.cpp's own convert_hf_to_gguf.py."
-        )
-    _require_plain(llm.model)
-    tokenizer = _tokenizer(llm.tokenizer, config.vocab_size)
+    path = Path(path)
+    _require_plain_llama(llm.model)
+    tokenizer = _tokenizer(llm.tokenizer, llm.model.config.vocab_size)
     with atomic_path(path, QuantizationError) as temporary:
         writer = gguf.GGUFWriter(temporary, "llama")
         _write_metadata(writer, llm, tokenizer)
@@ -62,36 +42,20 @@ def write_f16(llm: Llm, path: str | os.PathLike) -> Path:
     return path
 
 
-def _require_plain(model) -> None:
+def _require_plain_llama(model) -> None:
     """Raise for what would be written without complaint and then computed wrongly."""
     config = model.config
-    rope = (config.rope_parameters or {}).get("rope_type", "default")
-    packed = [n for n in model.state_dict() if n.endswith(".qweight")]
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     for wrong, what in (
-        (packed, "weights that are packed already: write it from the original"),
+        (config.model_type != "llama", f"the architecture {config.model_type!r}"),
         (rope != "default", f"a rotary embedding of type {rope!r}"),
         (config.hidden_act != "silu", f"the activation {config.hidden_act!r}"),
     ):
         if wrong:
             raise QuantizationError(
-                f"This model has {what}. Only Llamas of the plain kind are known here; "
-                "for others use llama.cpp's own convert_hf_to_gguf.py."
+                f"This model has {what}. Only plain Llamas can be written here; for "
+                "others use llama.cpp's own convert_hf_to_gguf.py."
             )
-
-
-def gguf_name(name: str) -> str:
-    """transformers' name of a Llama's tensor -> llama.cpp's.
-
-    Raises:
-        QuantizationError: it has no counterpart.
-    """
-    if name in _OUTER:
-        return _OUTER[name]
-    _, _, layer, rest = [*name.split(".", 3), "", "", ""][:4]
-    part, _, kind = rest.rpartition(".")
-    if part not in _NAMES:
-        raise QuantizationError(f"llama.cpp has no place for the tensor {name!r}.")
-    return f"blk.{layer}.{_NAMES[part]}.{kind}"
 
 
 def to_llama_cpp_rows(weight: np.ndarray, heads: int) -> np.ndarray:
@@ -101,12 +65,20 @@ def to_llama_cpp_rows(weight: np.ndarray, heads: int) -> np.ndarray:
     return paired.reshape(weight.shape)
 
 
-def _tensors(model):
+def _tensors(model) -> Iterator[tuple[str, np.ndarray]]:
+    """llama.cpp's name and the numbers of every tensor."""
     config = model.config
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
+        gguf_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if gguf_name is None:
+            raise QuantizationError(
+                f"llama.cpp has no name for the tensor {name!r}: write the file from "
+                "the original model, before its layers are replaced."
+            )
         array = tensor.detach().float().cpu().numpy()
         if not np.isfinite(array).all() or np.abs(array).max() > _F16_LARGEST:
             raise QuantizationError(
@@ -116,8 +88,7 @@ def _tensors(model):
         for part, n in heads.items():
             if part in name:
                 array = to_llama_cpp_rows(array, n)
-        dtype = np.float32 if array.ndim == 1 else np.float16
-        yield gguf_name(name), array.astype(dtype)
+        yield gguf_name, array.astype(np.float32 if array.ndim == 1 else np.float16)
 
 
 def _write_metadata(writer: gguf.GGUFWriter, llm: Llm, tokenizer: dict) -> None:
@@ -161,8 +132,8 @@ def _tokenizer(tokenizer, vocabulary_size: int) -> dict:
     """Tokens by id, their types, merges, and llama.cpp's name for how words are split.
 
     Raises:
-        QuantizationError: not a byte-level BPE, or one that splits words otherwise than
-            those known here: llama.cpp would read other tokens than the model learnt.
+        QuantizationError: not a byte-level BPE, or one that splits words in another
+            way: llama.cpp would read other tokens than the model was trained on.
     """
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     model, splitting = content["model"], json.dumps(content["pre_tokenizer"])
@@ -184,11 +155,7 @@ def _tokenizer(tokenizer, vocabulary_size: int) -> dict:
     tokens = sorted(vocabulary, key=vocabulary.get)
     if [vocabulary[t] for t in tokens] != list(range(len(tokens))):
         raise QuantizationError("The tokenizer's ids have gaps.")
-    unused = vocabulary_size - len(tokens)  # rows that no token uses
-    if unused < 0:
-        raise QuantizationError(
-            "The tokenizer has more tokens than the model has rows."
-        )
+    unused = vocabulary_size - len(tokens)  # rows of the embedding that no token uses
     kinds = [gguf.TokenType.NORMAL] * len(tokens) + [gguf.TokenType.UNUSED] * unused
     tokens += [f"[PAD{i}]" for i in range(len(tokens), vocabulary_size)]
     for i, token in added.items():

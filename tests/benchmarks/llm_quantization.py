@@ -2,8 +2,8 @@
 
     python tests/benchmarks/llm_quantization.py [--tokens 8192] [--seeds 0 1 2]
 
-The same calibration tokens, held-out windows, group, grid and damping for all; every
-model is judged by the same code. GPTQModel takes part where it is installed (an
+The same calibration tokens, held-out windows, groups, grid and damping for all; every
+model is evaluated by the same code. GPTQModel takes part where it is installed (an
 environment of its own: `pip install -e .[gptq]`); its checkpoint is read by our loader.
 A seed moves the places that calibration text is taken from. Perplexities with their
 standard error for the choice of text; ratios to the original are paired.
@@ -20,15 +20,15 @@ os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
 import torch
 
 import microbudget as mb
-from microbudget.quantization.affine import Scheme
+from microbudget.llm import QuantConfig
 
 SETTINGS = {
-    "8 bits": Scheme(8, 64),
-    "4 bits": Scheme(4, 64),
-    "4 bits, act-order": Scheme(4, 64, act_order=True),
-    "4 bits, symmetric, act-order": Scheme(4, 64, symmetric=True, act_order=True),
-    "3 bits": Scheme(3, 64),
-    "3 bits, act-order": Scheme(3, 64, act_order=True),
+    "8 bits": QuantConfig(8, 64),
+    "4 bits": QuantConfig(4, 64),
+    "4 bits, act-order": QuantConfig(4, 64, act_order=True),
+    "4 bits, symmetric, act-order": QuantConfig(4, 64, symmetric=True, act_order=True),
+    "3 bits": QuantConfig(3, 64),
+    "3 bits, act-order": QuantConfig(3, 64, act_order=True),
 }
 
 
@@ -40,13 +40,13 @@ def calibration(tokenizer, text, tokens, seed, length=256):
     return torch.stack([ids[place : place + length] for place in places])
 
 
-def ours(llm, ids, scheme):
+def ours(llm, ids, config):
     started = time.perf_counter()
-    mb.llm.calibrate.quantize(llm.model, ids.to(llm.model.device), scheme)
+    mb.llm.quantize_(llm.model, ids, config)
     return llm, time.perf_counter() - started
 
 
-def gptqmodels(name, ids, scheme, reordered_groups=False):
+def quantize_with_gptqmodel(name, ids, config, reordered_groups=False):
     """The same by GPTQModel; None where it isn't installed.
 
     Args:
@@ -57,12 +57,12 @@ def gptqmodels(name, ids, scheme, reordered_groups=False):
         from gptqmodel import GPTQModel, QuantizeConfig
     except ImportError:
         return None
-    config = QuantizeConfig(
-        bits=scheme.bits, group_size=scheme.group, sym=scheme.symmetric,
-        desc_act=scheme.act_order, damp_percent=scheme.damping,
-        act_group_aware=False, static_groups=scheme.act_order and not reordered_groups,
+    theirs = QuantizeConfig(
+        bits=config.bits, group_size=config.group_size, sym=config.symmetric,
+        desc_act=config.act_order, damp_percent=config.damping,
+        act_group_aware=False, static_groups=config.act_order and not reordered_groups,
     )  # fmt: skip
-    model = GPTQModel.load(str(mb.assets.fetch(name)), config)
+    model = GPTQModel.load(str(mb.assets.fetch(name)), theirs)
     rows = [
         {"input_ids": row.tolist(), "attention_mask": [1] * len(row)} for row in ids
     ]
@@ -71,7 +71,7 @@ def gptqmodels(name, ids, scheme, reordered_groups=False):
     took = time.perf_counter() - started
     with tempfile.TemporaryDirectory() as folder:
         model.save(folder)
-        return mb.llm.checkpoint.load(Path(folder)), took
+        return mb.llm.load(Path(folder)), took
 
 
 def main():
@@ -91,34 +91,34 @@ def main():
     windows = mb.data.prose.windows(llm.tokenizer, prose.held_out, *options.windows)
     weights = {name: w.clone() for name, w in llm.model.state_dict().items()}
 
-    def judge(label, model, took):
-        reading = mb.evaluation.evaluate_perplexity(
+    def evaluate(label, model, took):
+        result = mb.evaluation.evaluate_perplexity(
             lambda ids: model(ids.to(model.device)).logits, windows, batch_size=1
         )
-        ratio, error = mb.evaluation.perplexity_ratio(reading, base or reading)
+        ratio, error = mb.evaluation.perplexity_ratio(result, base or result)
         print(
-            f"{label:44} perplexity {reading.perplexity:7.3f} ± {reading.error:.3f}, "
+            f"{label:44} perplexity {result.perplexity:7.3f} ± {result.error:.3f}, "
             f"× {ratio:.4f} ± {error:.4f}, {took:6.1f} s",
             flush=True,
         )
-        return reading
+        return result
 
     base = None
-    base = judge("original", llm.model, 0.0)
+    base = evaluate("original", llm.model, 0.0)
     for name in options.only:
-        scheme = SETTINGS[name]
+        config = SETTINGS[name]
         llm.model.load_state_dict(weights)
         started = time.perf_counter()
-        mb.llm.calibrate.round_model(llm.model, scheme)
-        judge(f"RTN, {name}", llm.model, time.perf_counter() - started)
+        mb.llm.round_model_(llm.model, config)
+        evaluate(f"RTN, {name}", llm.model, time.perf_counter() - started)
         for seed in options.seeds:
             ids = calibration(llm.tokenizer, prose.calibration, options.tokens, seed)
             llm.model.load_state_dict(weights)
-            _, took = ours(llm, ids, scheme)
-            judge(f"ours, {name}, seed {seed}", llm.model, took)
-            settings = options.model, ids, scheme, options.reordered_groups
-            if theirs := gptqmodels(*settings):
-                judge(f"GPTQModel, {name}, seed {seed}", theirs[0].model, theirs[1])
+            _, took = ours(llm, ids, config)
+            evaluate(f"ours, {name}, seed {seed}", llm.model, took)
+            settings = options.model, ids, config, options.reordered_groups
+            if theirs := quantize_with_gptqmodel(*settings):
+                evaluate(f"GPTQModel, {name}, seed {seed}", theirs[0].model, theirs[1])
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""Whole models, layer by layer; runs that are interrupted; checkpoints."""
+"""Whole models, quantized while calibration text flows through; checkpoints."""
 
 import copy
 import errno
 import json
 from functools import cache
-from types import SimpleNamespace
 
 import pytest
 import tokenizers
@@ -15,16 +14,16 @@ from torch import nn
 
 from microbudget.core.errors import AssetError, QuantizationError
 from microbudget.llm import calibrate, checkpoint
-from microbudget.llm.gptq import gptq, hessian
-from microbudget.llm.packed import PackedLinear, pack_model
+from microbudget.llm.gptq import gptq_layer, hessian
+from microbudget.llm.packed import PackedLinear
 from microbudget.llm.packing import unpack
 from microbudget.models.smollm import Llm
-from microbudget.quantization.affine import BITS, Scheme, bits_a_weight
+from microbudget.quantization.affine import BITS, QuantConfig
 
 COMMON = {"vocab_size": 96, "hidden_size": 64, "num_hidden_layers": 2,
           "num_attention_heads": 2, "max_position_embeddings": 64,
           "initializer_range": 0.2}  # fmt: skip
-THREE, FOUR = Scheme(3, 32), Scheme(4, 32)
+THREE, FOUR = QuantConfig(3, 32), QuantConfig(4, 32)
 
 
 def llama(**options):
@@ -85,7 +84,7 @@ def outputs(model) -> torch.Tensor:
 
 
 def same(a: dict, b: dict) -> bool:
-    parts = ("codes", "scales", "zeros", "groups")
+    parts = ("codes", "scales", "zero_points", "groups")
     return a.keys() == b.keys() and all(
         torch.equal(getattr(a[n], part), getattr(b[n], part))
         for n in a
@@ -93,126 +92,53 @@ def same(a: dict, b: dict) -> bool:
     )
 
 
-@pytest.mark.parametrize("scheme", [THREE, Scheme(4, None, True, True)], ids=str)
+@pytest.mark.parametrize("config", [THREE, QuantConfig(4, None, True, True)], ids=str)
 @pytest.mark.parametrize("kind", MAKERS)
-def test_only_the_layers_linear_maps_change(kind, scheme):
-    model, called = tiny(kind), {}
+def test_only_the_layers_linear_layers_change(kind, config):
+    model = tiny(kind)
     before = copy.deepcopy(model.state_dict())
-    found = calibrate.quantize(
-        model, calibration(), scheme, on_layer=lambda n, w, q: called.update({n: w + 0})
-    )
-    _, layers = calibrate.find_layers(model)
-    assert set(found) == set(called) == {
-        n for n, _ in calibrate.named_linears(model, layers)
-    }  # fmt: skip
+    found = calibrate.quantize_(model, calibration(), config)
     assert len(found) == MAKERS[kind][1]
     for name, tensor in model.state_dict().items():
         linear, _, part = name.rpartition(".")
         if part == "weight" and linear in found:
             assert torch.equal(tensor, found[linear].dequantize()), name
-            assert torch.equal(called[linear], before[name]), name
         else:
             assert torch.equal(tensor, before[name]), name
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_every_map_is_gptq_on_its_own_inputs(kind):
+def test_every_layer_is_gptq_on_its_own_inputs(kind):
     """One Hessian for queries, keys and values is what each alone would get."""
     model, inputs = tiny(kind), {}
     before = copy.deepcopy(model.state_dict())
-    found = calibrate.quantize(model, calibration(), THREE)
-    for name in found:  # all maps before one are rounded when it is its turn
+    found = calibrate.quantize_(model, calibration(), THREE)
+    for name in found:  # all layers before one are rounded when it is its turn
         model.get_submodule(name).register_forward_pre_hook(
             lambda _, given, name=name: inputs.update({name: given[0]})
         )
     outputs(model)
     for name, matrix in found.items():
-        alone = gptq(before[f"{name}.weight"], hessian(inputs[name]), THREE)
+        alone = gptq_layer(before[f"{name}.weight"], hessian(inputs[name]), THREE)
         agree = torch.isclose(alone.dequantize(), matrix.dequantize())
         assert agree.double().mean() > 0.98, name  # sums in another order
 
 
 @pytest.mark.parametrize("kind", MAKERS)
 def test_outputs_stay_nearer_than_with_rounding(kind):
-    plain, mended, rounded = tiny(kind), tiny(kind), tiny(kind)
-    calibrate.quantize(mended, calibration(), THREE)
-    assert len(calibrate.round_model(rounded, THREE)) == MAKERS[kind][1]
-    errors = [(outputs(m) - outputs(plain)).square().mean() for m in (mended, rounded)]
+    plain, calibrated, rounded = tiny(kind), tiny(kind), tiny(kind)
+    calibrate.quantize_(calibrated, calibration(), THREE)
+    assert len(calibrate.round_model_(rounded, THREE)) == MAKERS[kind][1]
+    errors = [
+        (outputs(m) - outputs(plain)).square().mean() for m in (calibrated, rounded)
+    ]
     assert errors[0] < 0.9 * errors[1]
 
 
 def test_no_hook_stays():
     model = tiny()
-    calibrate.quantize(model, calibration(), THREE)
+    calibrate.quantize_(model, calibration(), THREE)
     assert not any(m._forward_pre_hooks for m in model.modules())
-
-
-def interrupted(folder, scheme=THREE) -> None:
-    """A run that ends in the second layer."""
-
-    def stop(name, *_):
-        if ".layers.1.mlp" in name:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        calibrate.quantize(tiny(), calibration(), scheme, folder=folder, on_layer=stop)
-
-
-def test_an_interrupted_run_goes_on(tmp_path):
-    whole, resumed, called = tiny(), tiny(), []
-    expected = calibrate.quantize(whole, calibration(), THREE)
-    interrupted(tmp_path / "kept")
-    assert [p.name for p in (tmp_path / "kept").iterdir()] == ["layer-000.safetensors"]
-    found = calibrate.quantize(
-        resumed, calibration(), THREE, folder=tmp_path / "kept",
-        on_layer=lambda name, *_: called.append(name),
-    )  # fmt: skip
-    assert same(found, expected)
-    assert called
-    assert all(".layers.1." in name for name in called)  # the first wasn't done again
-    for name, tensor in whole.state_dict().items():
-        assert torch.equal(resumed.state_dict()[name], tensor), name
-    assert not (tmp_path / "kept").exists()
-
-
-def test_an_interrupted_run_leaves_the_model_as_it_was(tmp_path):
-    """So that the same model can go on: the same cell is run again."""
-    model, expected = tiny(), calibrate.quantize(tiny(), calibration(), THREE)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-    def stop(name, *_):
-        if ".layers.1.mlp" in name:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        calibrate.quantize(model, calibration(), THREE, folder=tmp_path, on_layer=stop)
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, before[name]), name
-    again = calibrate.quantize(model, calibration(), THREE, folder=tmp_path)
-    assert same(again, expected)
-
-
-def test_another_runs_folder_is_not_taken(tmp_path):
-    interrupted(tmp_path)
-    other = tiny()
-    other.lm_head.weight.data[0, 0] += 1
-    for model, text, scheme in (
-        (tiny(), calibration(), FOUR),
-        (tiny(), calibration(), Scheme(3, 32, damping=0.02)),
-        (tiny(), calibration(17), THREE),
-        (other, calibration(), THREE),
-    ):
-        with pytest.raises(QuantizationError, match="layers of another run"):
-            calibrate.quantize(model, text, scheme, folder=tmp_path)
-
-
-def test_a_damaged_layer_is_said_to_be(tmp_path):
-    interrupted(tmp_path)
-    file = tmp_path / "layer-000.safetensors"
-    for content in (file.read_bytes()[:-100], b"no such format"):
-        file.write_bytes(content)
-        with pytest.raises(QuantizationError, match=r"layer-000.*damaged.*start anew"):
-            calibrate.quantize(tiny(), calibration(), THREE, folder=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -225,41 +151,38 @@ def test_a_damaged_layer_is_said_to_be(tmp_path):
 )
 def test_calibration_text_that_wont_do(text, says):
     with pytest.raises(QuantizationError, match=says):
-        calibrate.quantize(tiny(), text, THREE)
+        calibrate.quantize_(tiny(), text, THREE)
 
 
-def test_models_without_layers():
-    with pytest.raises(QuantizationError, match=r"No list of layers .*Sequential"):
-        calibrate.quantize(nn.Sequential(nn.Linear(64, 64)), calibration(), THREE)
-    packed = tiny()
-    pack_model(packed, calibrate.round_model(packed, THREE))
-    with pytest.raises(QuantizationError, match="not quantized already"):
-        calibrate.round_model(packed, THREE)
+def test_what_is_quantized_already_is_refused(tmp_path):
+    saved(tmp_path)
+    packed = checkpoint.load(tmp_path).model
+    with pytest.raises(QuantizationError, match="no plain linear layers: is it quant"):
+        calibrate.round_model_(packed, THREE)
+
+
+def test_a_layer_that_is_used_twice_is_named():
+    model = tiny()
+    first, second = (layer.mlp for layer in model.model.layers)
+    second.up_proj = first.up_proj
+    with pytest.raises(QuantizationError, match=r"layers\.0\.mlp\.up_proj isn't used"):
+        calibrate.quantize_(model, calibration(), THREE)
 
 
 @pytest.mark.parametrize(
-    "act", [lambda m: calibrate.quantize(m, calibration(), THREE),
-            lambda m: calibrate.round_model(m, THREE)]
+    "act", [lambda m: calibrate.quantize_(m, calibration(), THREE),
+            lambda m: calibrate.round_model_(m, THREE)]
 )  # fmt: skip
-def test_the_damaged_map_is_named(act):
+def test_the_damaged_layer_is_named(act):
     model = tiny()
     model.model.layers[1].mlp.up_proj.weight[3, 5] = float("nan")
     with pytest.raises(QuantizationError, match=r"layers\.1\.mlp\.up_proj: NaN"):
         act(model)
 
 
-def test_a_group_wider_than_a_map_is_named():
+def test_a_group_wider_than_a_layer_is_named():
     with pytest.raises(QuantizationError, match=r"q_proj: 64 inputs are fewer"):
-        calibrate.quantize(tiny(), calibration(), Scheme(group=128))
-
-
-def test_too_little_memory_is_known_beforehand(monkeypatch):
-    model, short = tiny(), SimpleNamespace(available=1000)
-    before = copy.deepcopy(model.state_dict())
-    monkeypatch.setattr(calibrate.psutil, "virtual_memory", lambda: short)
-    with pytest.raises(QuantizationError, match=r"320 tokens would need .* are free"):
-        calibrate.quantize(model, calibration(), THREE)
-    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+        calibrate.quantize_(tiny(), calibration(), QuantConfig(group_size=128))
 
 
 def tokenizer():
@@ -271,12 +194,12 @@ def tokenizer():
     )
 
 
-def saved(folder, scheme=FOUR, model=None):
-    """(model with rounded weights, its matrices), and the folder written."""
+def saved(folder, config=FOUR, model=None):
+    """(model with rounded weights, its quantized weights), and the folder written."""
     model = model or tiny()
-    matrices = calibrate.round_model(model, scheme)
-    checkpoint.save(Llm("tiny", model, tokenizer()), matrices, scheme, folder)
-    return model, matrices
+    quantized = calibrate.round_model_(model, config)
+    checkpoint.save(Llm("tiny", model, tokenizer()), folder, quantized, config)
+    return model, quantized
 
 
 def logits(model) -> torch.Tensor:
@@ -287,21 +210,21 @@ def logits(model) -> torch.Tensor:
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_a_checkpoint_brings_the_model_back(tmp_path, bits, symmetric):
-    model, matrices = saved(tmp_path / "m", Scheme(bits, 32, symmetric))
+    model, quantized = saved(tmp_path / "m", QuantConfig(bits, 32, symmetric))
     found = checkpoint.load(tmp_path / "m")
     assert torch.equal(logits(found.model), logits(model))
     assert found.name == "m"
     assert not found.model.training
     assert found.tokenizer("w5 w95")["input_ids"] == [5, 95]
-    packed = {n: m.matrix() for n, m in found.model.named_modules()
+    packed = {n: m.weight() for n, m in found.model.named_modules()
               if isinstance(m, PackedLinear)}  # fmt: skip
-    assert same(packed, matrices)
+    assert same(packed, quantized)
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_the_files_follow_the_format(tmp_path, symmetric):
     """q, z and s read from the words by hand, as GPTQModel's documentation has them."""
-    _, matrices = saved(tmp_path, Scheme(4, None, symmetric))
+    _, quantized = saved(tmp_path, QuantConfig(4, None, symmetric))
     config = json.loads((tmp_path / "config.json").read_text())
     notes = config["quantization_config"]
     assert notes == json.loads((tmp_path / "quantize_config.json").read_text())
@@ -312,7 +235,7 @@ def test_the_files_follow_the_format(tmp_path, symmetric):
     assert (config["model_type"], config["dtype"]) == ("llama", "float16")
     state = load_file(tmp_path / "model.safetensors")
     assert "lm_head.weight" not in state  # tied
-    for name, matrix in matrices.items():
+    for name, matrix in quantized.items():
         shifts, zeros = range(0, 32, 4), state[f"{name}.qzeros"]
         codes = torch.stack([state[f"{name}.qweight"] >> s & 15 for s in shifts], 1)
         zeros = torch.stack([zeros >> s & 15 for s in shifts], 2).flatten(1)
@@ -324,14 +247,12 @@ def test_the_files_follow_the_format(tmp_path, symmetric):
         assert torch.equal(w.T, matrix.dequantize()), name
 
 
-def test_calibrated_packed_and_in_bfloat16(tmp_path):
-    """The whole way: GPTQ, packed in memory, saved from there, loaded in half."""
-    model, scheme = tiny(), Scheme(4, 32, act_order=True)
-    matrices = calibrate.quantize(model, calibration(), scheme)
+def test_calibrated_and_in_bfloat16(tmp_path):
+    """The whole way: GPTQ, saved, loaded in half."""
+    model, config = tiny(), QuantConfig(4, 32, act_order=True)
+    quantized = calibrate.quantize_(model, calibration(), config)
     expected = logits(model)
-    pack_model(model, matrices)
-    assert torch.equal(logits(model), expected)
-    checkpoint.save(Llm("tiny", model, tokenizer()), matrices, scheme, tmp_path / "m")
+    checkpoint.save(Llm("tiny", model, tokenizer()), tmp_path / "m", quantized, config)
     assert torch.equal(logits(checkpoint.load(tmp_path / "m").model), expected)
     half = checkpoint.load(tmp_path / "m", torch.bfloat16).model
     assert half.model.embed_tokens.weight.dtype == torch.bfloat16
@@ -347,25 +268,6 @@ def test_biases_and_a_head_of_its_own(tmp_path, tied):
             nn.init.normal_(parameter)
     model, _ = saved(tmp_path / "m", model=in_halves(model))
     assert torch.equal(logits(checkpoint.load(tmp_path / "m").model), logits(model))
-
-
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
-def test_the_file_is_as_small_as_predicted(tmp_path, bits):
-    torch.manual_seed(0)
-    model = llama(hidden_size=256, intermediate_size=512, num_hidden_layers=1)
-    model, matrices = saved(tmp_path, Scheme(bits, 64), model)
-    size = (tmp_path / "model.safetensors").stat().st_size
-    assert size == pytest.approx(checkpoint.predicted_bytes(model, matrices), rel=0.01)
-    state = load_file(tmp_path / "model.safetensors")
-    words = sum(t.nbytes for n, t in state.items() if n.endswith("qweight"))
-    weights = sum(m.codes.numel() for m in matrices.values())
-    assert words == 2 * weights * bits / 16  # float16 has two bytes a weight
-    with_grids = words + sum(
-        t.nbytes for n, t in state.items() if n.endswith(("qzeros", "scales"))
-    )
-    assert 8 * with_grids / weights == pytest.approx(
-        bits_a_weight([*matrices.values()])
-    )
 
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json"])
@@ -432,5 +334,5 @@ def test_models_that_cant_be_saved(tmp_path):
         saved(tmp_path / "m", model=model)
     for bits in set(BITS) - {2, 3, 4, 8}:
         with pytest.raises(QuantizationError, match=f"q_proj: {bits} bits can't be"):
-            saved(tmp_path / "m", Scheme(bits, 32))
+            saved(tmp_path / "m", QuantConfig(bits, 32))
     assert not list(tmp_path.iterdir())

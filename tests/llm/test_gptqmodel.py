@@ -7,9 +7,8 @@ os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
 import pytest
 import torch
 
-from microbudget.llm import calibrate, checkpoint
+from microbudget import llm as few_bits
 from microbudget.models import smollm as llms
-from microbudget.quantization.affine import Scheme
 
 gptqmodel = pytest.importorskip("gptqmodel")
 pytestmark = pytest.mark.slow
@@ -20,9 +19,9 @@ pytestmark = pytest.mark.slow
 def test_gptqmodel_and_transformers_read_our_checkpoint(tmp_path, bits, symmetric):
     """The same logits as ours, through GPTQModel's loader and its torch kernel."""
     llm = llms.load(dtype=torch.float32)
-    scheme = Scheme(bits, 64, symmetric=symmetric)
-    maps = calibrate.round_model(llm.model, scheme)
-    checkpoint.save(llm, maps, scheme, tmp_path / "ours")
+    config = few_bits.QuantConfig(bits, 64, symmetric=symmetric)
+    quantized = few_bits.round_model_(llm.model, config)
+    few_bits.save(llm, tmp_path / "ours", quantized, config)
     ids = torch.arange(100, 132)[None]
     with torch.inference_mode():
         wanted = llm.model(ids).logits

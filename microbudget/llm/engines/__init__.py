@@ -7,9 +7,8 @@ A loaded model has ``stream(prompt, …)``, ``speed`` (of the last answer) and
 from pathlib import Path
 
 from ...core.errors import EngineError
-from ...evaluation.generation import Speed
 
-__all__ = ["Speed", "available", "load"]
+__all__ = ["available", "load"]
 
 
 def available() -> dict[str, str]:
@@ -25,26 +24,13 @@ def available() -> dict[str, str]:
     return found
 
 
-def load(path: str | Path, name: str = "", engine: str = "auto"):
-    """A GGUF file, ready to answer.
-
-    Args:
-        name: what Ollama shall call it; default: after the file. What was made there is
-            deleted by ``close()``.
-        engine: ``"auto"`` (Ollama where a server runs, else in process), ``"ollama"``
-            or ``"llama.cpp"``.
+def load(path: str | Path):
+    """A GGUF file, ready to answer: by Ollama where a server runs, else in process.
 
     Raises:
-        EngineError: the engine asked for isn't here, or can't load it.
+        EngineError: the engine isn't here, or can't load the file.
         QuantizationError: it is no whole GGUF file.
     """
     from . import llama_cpp, ollama
 
-    if engine not in ("auto", "ollama", "llama.cpp"):
-        raise EngineError(f"engine={engine!r}: use 'auto', 'ollama' or 'llama.cpp'.")
-    if engine == "auto":
-        engine = "ollama" if ollama.is_running() else "llama.cpp"
-    if engine == "ollama":
-        own = f"microbudget-{Path(path).stem}"  # one of an earlier run is replaced
-        return ollama.Model.create(path, name or own, replace=not name)
-    return llama_cpp.Model(path)
+    return ollama.Model(path) if ollama.is_running() else llama_cpp.Model(path)

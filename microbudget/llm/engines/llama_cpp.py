@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tokenizers.decoders import ByteLevel
 
-from ...assets import gguf_file
+from ...assets.gguf_file import GgufFile, read_gguf
 from ...core import settings
 from ...core.errors import EngineError, QuantizationError
 from ...core.files import atomic_path
@@ -34,13 +34,9 @@ def version() -> str:
     return f"cyllama {package_version('cyllama')}"
 
 
-def quantize(
-    source: str | os.PathLike,
-    target: str | os.PathLike,
-    kind: str,
-    *,
-    pure: bool = False,
-) -> gguf_file.GgufFile:
+def quantize_gguf(
+    source: str | os.PathLike, target: str | os.PathLike, kind: str
+) -> GgufFile:
     """llama.cpp's own quantizer: a GGUF file -> another with fewer bits.
 
     Tensors whose rows aren't whole blocks of 256 get another type than asked for; the
@@ -48,23 +44,22 @@ def quantize(
 
     Args:
         kind: one of ``KINDS``, such as ``"Q4_K_M"``.
-        pure: every matrix gets the kind's basic type, embeddings too.
 
     Raises:
         QuantizationError: an unknown kind, no whole GGUF file, one that is quantized
-            already, or llama.cpp gave up. Nothing half-written is left.
+            already, or llama.cpp failed. Nothing half-written is left.
         EngineError: llama.cpp isn't installed.
     """
     if kind not in KINDS:
         raise QuantizationError(f"kind={kind!r}: use one of {', '.join(KINDS)}.")
-    library, before = _library(), gguf_file.read(source)
+    library, before = _library(), read_gguf(source)
     if strange := set(before.types()) - {"F16", "F32", "BF16"}:
         raise QuantizationError(
             f"{before.path.name} is quantized already ({', '.join(sorted(strange))}): "
             "start from float16, a second rounding adds to the first."
         )
     options = library.LlamaModelQuantizeParams()
-    options.ftype, options.pure = KINDS[kind], pure
+    options.ftype = KINDS[kind]
     options.nthread = settings.load().threads
     target = Path(target)
     with atomic_path(target, QuantizationError) as temporary:
@@ -75,7 +70,7 @@ def quantize(
                 f"llama.cpp could not quantize {before.path.name} to {kind}. Are there "
                 f"weights that aren't finite, and is the disk full? ({error})"
             ) from error
-        written = gguf_file.read(temporary)
+        written = read_gguf(temporary)
     return replace(written, path=target)
 
 
@@ -83,8 +78,8 @@ class Model:
     """A GGUF file, loaded.
 
     Attributes:
+        file: its metadata and table of tensors.
         speed: of the last answer.
-        words: size of the vocabulary.
     """
 
     engine = "llama.cpp in process"
@@ -99,13 +94,13 @@ class Model:
             QuantizationError: no whole GGUF file. EngineError: llama.cpp isn't
                 installed, or can't load it.
         """
-        self.file = gguf_file.read(path)  # llama.cpp says little about broken files
-        self.name, self.speed = self.file.path.stem, None
-        self._library, self.context = _library(), context
-        threads = settings.load().threads
+        self.file = read_gguf(path)  # llama.cpp says little about broken files
+        self.speed, self.context = None, context
+        self._is_bpe = self.file.metadata.get("tokenizer.ggml.model") == "gpt2"
+        self._library = _library()
         options = self._library.LlamaContextParams()
         options.n_ctx = options.n_batch = options.n_ubatch = context
-        options.n_threads = options.n_threads_batch = threads
+        options.n_threads = options.n_threads_batch = settings.load().threads
         try:
             self._model = _model_type()(str(self.file.path))
             self._context = self._library.LlamaContext(self._model, options)
@@ -114,8 +109,7 @@ class Model:
                 f"llama.cpp can't load {self.file.path.name}: is it a model of a kind "
                 f"that it knows, and is there memory for it? ({error})"
             ) from error
-        self._words = self._model.get_vocab()
-        self.words = self._words.n_vocab
+        self._vocabulary = self._model.get_vocab()
 
     def stream(
         self, prompt: str, max_tokens: int = 64, temperature: float = 0.0, seed: int = 0
@@ -131,12 +125,7 @@ class Model:
         """
         self._require_open()
         self.speed = None
-        keys = self.file.metadata
-        bpe = keys.get("tokenizer.ggml.model") == "gpt2"
-        begin = bool(keys.get("tokenizer.ggml.add_bos_token", not bpe))
-        ids = self._words.tokenize(prompt, begin, True)
-        if not ids or not prompt.strip():
-            raise EngineError("The prompt is empty.")
+        ids = self._prompt_ids(prompt)
         if len(ids) + max_tokens > self.context:
             raise EngineError(
                 f"{len(ids)} tokens of prompt and {max_tokens} of answer are more than "
@@ -145,51 +134,61 @@ class Model:
         sampler = self._sampler(temperature, seed)
         self._context.kv_cache_clear()
         token, prefill_s = self._next(sampler, ids)
-        written, shown, passes, decode_s = [], "", 0, 0.0
-        while not self._words.is_eog(token) and len(written) < max_tokens:
+        written, shown, decode_s = [], "", 0.0
+        while not self._vocabulary.is_eog(token) and len(written) < max_tokens:
             written.append(token)
-            text = self._text(written) if bpe else self._words.detokenize(written)
-            if not text.endswith("�"):  # else half a character: wait for the rest
+            text = self._text(written)
+            if not text.endswith("�"):  # else: half a character
                 yield text[len(shown) :]
                 shown = text
-            if len(written) == max_tokens:
-                break
-            token, seconds = self._next(sampler, [token], len(ids) + len(written) - 1)
-            passes, decode_s = passes + 1, decode_s + seconds
-        self.speed = Speed(len(ids), prefill_s, passes, decode_s)
+            if len(written) < max_tokens:
+                token, seconds = self._next(
+                    sampler, [token], len(ids) + len(written) - 1
+                )
+                decode_s += seconds
+        ended = len(written) < max_tokens  # then the last pass gave the end
+        self.speed = Speed(len(ids), prefill_s, len(written) - (not ended), decode_s)
 
-    def _next(self, sampler, ids: list[int], place: int = 0) -> tuple[int, float]:
+    def _prompt_ids(self, prompt: str) -> list[int]:
+        default = not self._is_bpe  # as llama.cpp has it
+        begin = self.file.metadata.get("tokenizer.ggml.add_bos_token", default)
+        ids = self._vocabulary.tokenize(prompt, begin, True)
+        if not ids or not prompt.strip():
+            raise EngineError("The prompt is empty.")
+        return ids
+
+    def _next(self, sampler, ids: list[int], position: int = 0) -> tuple[int, float]:
         """Read tokens, choose the next one; seconds that it took."""
-        self._require_open()
+        self._require_open()  # somebody may close it while an answer is streamed
         started = time.perf_counter()
-        self._context.decode(self._library.llama_batch_get_one(ids, place))
+        self._context.decode(self._library.llama_batch_get_one(ids, position))
         token = sampler.sample(self._context, -1)
         return token, time.perf_counter() - started
 
     def _text(self, tokens: list[int]) -> str:
-        """Byte-level tokens as text; llama.cpp's own detokenizer would eat spaces."""
-        return ByteLevel().decode([self._words.get_text(token) for token in tokens])
+        """Tokens as text; llama.cpp's own detokenizer would eat byte-level spaces."""
+        if not self._is_bpe:
+            return self._vocabulary.detokenize(tokens)
+        return ByteLevel().decode([self._vocabulary.get_text(t) for t in tokens])
 
     def scorer(self, ids: torch.Tensor) -> torch.Tensor:
         """Logits (batch, tokens, vocabulary) of token ids (batch, tokens)."""
         self._require_open()
-        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.words:
-            raise EngineError(f"Token ids must lie in 0 … {self.words - 1}.")
         if ids.shape[1] > self.context:
             raise EngineError(
                 f"{ids.shape[1]} tokens, but a context of {self.context}."
             )
         return torch.stack([self._logits(row.tolist()) for row in ids])
 
-    def _logits(self, ids: list[int]) -> torch.Tensor:
+    def _logits(self, ids: list[int]) -> torch.Tensor:  # (tokens, vocabulary)
         self._context.kv_cache_clear()
         batch = self._library.LlamaBatch(n_tokens=len(ids), embd=0, n_seq_max=1)
-        for place, token in enumerate(ids):
-            batch.add(token, place, [0], True)
+        for position, token in enumerate(ids):
+            batch.add(token, position, [0], True)
         self._context.decode(batch)
-        logits = np.empty((len(ids), self.words), np.float32)
-        for place in range(len(ids)):  # lists: row by row, or they fill the memory
-            logits[place] = self._context.get_logits_ith(place)
+        logits = np.empty((len(ids), self._vocabulary.n_vocab), np.float32)
+        for position in range(len(ids)):  # cyllama gives lists: one row at a time
+            logits[position] = self._context.get_logits_ith(position)
         batch.close()
         return torch.from_numpy(logits)
 
@@ -211,7 +210,7 @@ class Model:
 
     def _require_open(self) -> None:
         if self._model is None:  # llama.cpp would end the whole process
-            raise EngineError(f"{self.name} is closed: load it again.")
+            raise EngineError(f"{self.file.path.name} is closed: load it again.")
 
     def __enter__(self) -> "Model":
         return self

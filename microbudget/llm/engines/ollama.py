@@ -12,7 +12,7 @@ import httpx
 import ollama
 from packaging.version import Version
 
-from ...assets import gguf_file
+from ...assets.gguf_file import read_gguf
 from ...core import settings
 from ...core.errors import EngineError
 from ...evaluation.generation import Speed
@@ -22,10 +22,10 @@ _ASK_S = 2.0  # seconds to wait when asking whether a server is there
 _SLOW_S = 120.0  # seconds without a byte of an answer, until it counts as stuck
 
 
-def is_running(host: str | None = None) -> bool:
+def is_running() -> bool:
     """Whether a server that is new enough answers."""
     try:
-        version(host)
+        version()
     except EngineError:
         return False
     return True
@@ -54,68 +54,34 @@ def version(host: str | None = None) -> str:
     return f"ollama {found}"
 
 
-def models(host: str | None = None) -> dict[str, int]:
-    """The server's models: name -> bytes on its disk.
-
-    Raises:
-        EngineError: as ``version``.
-    """
-    client = _client(host, _SLOW_S)
-    with _clear_errors(client):
-        return {found.model: int(found.size or 0) for found in client.list().models}
-
-
 class Model:
-    """A model on the server.
+    """A GGUF file, on the server until it is closed.
 
     Attributes:
-        size: bytes on the server's disk, as it says.
+        name: on the server, "microbudget-" and the file's; one of that name is
+            replaced.
         speed: of the last answer, from the server's own clock.
     """
 
     engine = "ollama"
 
-    def __init__(self, name: str, host: str | None = None, made_here: bool = False):
-        self.name, self.speed, self._made_here = name, None, made_here
-        self._client = _client(host, _SLOW_S)
-        try:
-            self.size = models(host).get(_full(name), 0)
-        except EngineError:
-            with contextlib.suppress(EngineError):
-                self.close()
-            raise
-
-    @classmethod
-    def create(
-        cls,
-        path: str | Path,
-        name: str,
-        host: str | None = None,
-        replace: bool = False,
-    ) -> "Model":
-        """Create a model from a local GGUF file.
-
-        Args:
-            replace: overwrite a model of that name.
+    def __init__(self, path: str | Path, host: str | None = None):
+        """Create a model from a local file.
 
         Raises:
-            QuantizationError: no whole GGUF file. EngineError: no server, the name is
-                taken, or the server refuses the file.
+            QuantizationError: no whole GGUF file.
+            EngineError: no server, or it refuses the file.
         """
-        file = gguf_file.read(path)
+        file = read_gguf(path)
+        self.name, self.speed = f"microbudget-{file.path.stem}", None
         version(host)
-        if not replace and _full(name) in models(host):
-            raise EngineError(
-                f"Ollama has a model {name!r} already. Choose another name, pass "
-                f"replace=True, or remove it with `ollama rm {name}`."
-            )
-        client = _client(host, _SLOW_S)
-        with _clear_errors(client):
-            digest = client.create_blob(file.path)
-            made = client.create(model=name, files={file.path.name: digest})
-            if made.status != "success":
-                raise EngineError(f"Ollama did not create {name!r}: {made.status}.")
-        return cls(name, host, made_here=True)
+        self._client = _client(host, _SLOW_S)
+        with _clear_errors(self._client):
+            digest = self._client.create_blob(file.path)
+            files = {file.path.name: digest}
+            status = self._client.create(model=self.name, files=files).status
+        if status != "success":
+            raise EngineError(f"Ollama did not create {self.name!r}: {status}.")
 
     def stream(
         self, prompt: str, max_tokens: int = 64, temperature: float = 0.0, seed: int = 0
@@ -144,17 +110,17 @@ class Model:
                 "log (`ollama serve` prints it), then run this again."
             )
         self.speed = Speed(
-            last.prompt_eval_count or 0, (last.prompt_eval_duration or 0) / 1e9,
+            prompt_tokens=last.prompt_eval_count or 0,
+            prefill_s=(last.prompt_eval_duration or 0) / 1e9,
             # the first came with the prompt, as with the other engines
-            max(0, (last.eval_count or 0) - 1), (last.eval_duration or 0) / 1e9,
-        )  # fmt: skip
+            new_tokens=max(0, (last.eval_count or 0) - 1),
+            decode_s=(last.eval_duration or 0) / 1e9,
+        )
 
     def close(self) -> None:
-        """Delete the model from the server if it was made here; else leave it alone."""
-        if self._made_here:
-            with _clear_errors(self._client):
-                self._client.delete(self.name)
-            self._made_here = False
+        """Delete the model from the server."""
+        with _clear_errors(self._client):
+            self._client.delete(self.name)
 
     def __enter__(self) -> "Model":
         return self
@@ -166,11 +132,9 @@ class Model:
 @contextlib.contextmanager
 def _clear_errors(client: ollama.Client) -> Iterator[None]:
     """Turn what the client and its HTTP library raise into an EngineError."""
-    address = _address(client)
+    address = str(client._client.base_url).rstrip("/")
     try:
         yield
-    except EngineError:
-        raise
     except httpx.TimeoutException as error:
         raise EngineError(
             f"The Ollama server at {address} did not answer in time: it is busy or "
@@ -181,20 +145,16 @@ def _clear_errors(client: ollama.Client) -> Iterator[None]:
             f"No Ollama server at {address}. Start it with `ollama serve` (from "
             "https://ollama.com/download), or set OLLAMA_HOST to where it runs."
         ) from error
-    except httpx.HTTPError as error:
-        raise EngineError(
-            f"The Ollama server at {address} broke off ({error}). Look at its log, "
-            "then run this again."
-        ) from error
     except ollama.ResponseError as error:
         raise EngineError(
             f"The Ollama server at {address} refused ({error.status_code}): "
             f"{str(error.error)[:200]}"
         ) from error
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except (httpx.HTTPError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise EngineError(
-            f"What answers at {address} is no Ollama server, or a broken one "
-            f"({type(error).__name__}). Set OLLAMA_HOST to Ollama's address."
+            f"The server at {address} broke off, or isn't Ollama "
+            f"({type(error).__name__}: {error}). Look at its log, or set OLLAMA_HOST "
+            "to Ollama's address."
         ) from error
 
 
@@ -206,11 +166,3 @@ def _client(host: str | None, timeout: float) -> ollama.Client:
             f"OLLAMA_HOST is no address ({error}): set it to something like "
             "127.0.0.1:11434, or unset it."
         ) from error
-
-
-def _address(client: ollama.Client) -> str:
-    return str(client._client.base_url).rstrip("/")
-
-
-def _full(name: str) -> str:
-    return name if ":" in name else f"{name}:latest"
