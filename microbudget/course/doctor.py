@@ -13,7 +13,7 @@ from ..core import settings
 from ..core.errors import MicrobudgetError
 
 OK, NOTE, PROBLEM = "ok", "note", "PROBLEM"
-_REINSTALL = "Run `make clean notebooks`; outside a checkout, reinstall it."
+_REINSTALL = "Delete .venv and run `make notebooks`; outside a checkout, reinstall it."
 _MEMORY, _DISK = 4e9, 2e9  # bytes that the course needs
 
 
@@ -124,7 +124,9 @@ def _machine() -> Iterator[Finding]:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > here.threads + 0.5:
         what = f"{here.threads} threads, but the machine is busy (load {load:.1f})"
-        yield Finding(NOTE, what, "Close other programs: they slow training down.")
+        yield Finding(
+            NOTE, what, "Close other programs, or set OMP_WAIT_POLICY=passive."
+        )
     else:
         yield Finding(OK, f"{here.threads} threads")
     free = psutil.virtual_memory().available

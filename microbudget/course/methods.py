@@ -54,7 +54,7 @@ METHODS = (
         for key, name in (
             ("bitfit", "BitFit: biases alone"),
             ("ia3", "(IA)³: scales alone"),
-            ("bottlenecks", "adapters in every layer"),
+            ("bottleneck", "adapters in every layer"),
             ("lora", "LoRA, rank 8"),
             ("qlora", "QLoRA: LoRA on 4 bits"),
         )

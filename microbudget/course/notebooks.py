@@ -73,7 +73,8 @@ def run(names: Sequence[str] = (), *, save: bool = False) -> int:
 
     Copies are run, under ``runs/notebooks``; the files in ``notebooks/`` are only
     touched when ``save`` is set and all of them passed. Claims that were only reported
-    to fail are printed at the end; a notebook with one isn't saved.
+    to fail are printed at the end; a notebook with one isn't saved, nor is one that was
+    edited meanwhile.
 
     Returns:
         pytest's exit status, 0 when every notebook ran; 1 when one wasn't saved.
@@ -81,6 +82,7 @@ def run(names: Sequence[str] = (), *, save: bool = False) -> int:
     sources = find(names)
     folder = settings.load().home / "runs" / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
+    before = {path: path.read_bytes() for path in sources}
     copies = [Path(shutil.copy(path, folder)) for path in sources]
     print(f"Running {len(copies)} notebooks: minutes. A line appears as each one ends.")
     environment = {
@@ -95,9 +97,7 @@ def run(names: Sequence[str] = (), *, save: bool = False) -> int:
         "-p", "no:cacheprovider",
         f"--rootdir={folder}", "-c", os.devnull, *map(str, copies),
     ]  # fmt: skip
-    status = subprocess.run(
-        command, env=environment, cwd=folder, check=False
-    ).returncode
+    status = subprocess.run(command, env=environment, cwd=folder).returncode
     failed = {copy: _failed_claims(copy) for copy in copies}
     for copy, claims in failed.items():
         for claim in claims:
@@ -106,6 +106,9 @@ def run(names: Sequence[str] = (), *, save: bool = False) -> int:
         for source, copy in zip(sources, copies, strict=True):
             if failed[copy]:
                 print(f"{copy.stem}: not saved. Run it again on an idle machine.")
+                status = 1
+            elif source.read_bytes() != before[source]:
+                print(f"{copy.stem}: not saved, it was edited meanwhile. Run it again.")
                 status = 1
             else:
                 _save(copy, source)
@@ -124,10 +127,19 @@ def _failed_claims(path: Path) -> list[str]:
 
 
 def handout(target: Path, names: Sequence[str] = ()) -> list[Path]:
-    """Copies for live teaching: no outputs, no cells tagged ``solution``."""
+    """Copies for live teaching: no outputs, no cells tagged ``solution``.
+
+    Raises:
+        MicrobudgetError: one of them is there already, perhaps edited.
+    """
     target.mkdir(parents=True, exist_ok=True)
     written = []
     for path in find(names):
+        if (target / path.name).exists():
+            raise MicrobudgetError(
+                f"{target / path.name} is there already. Move it away or delete it, or "
+                "choose another folder with --to."
+            )
         notebook = nbformat.read(path, as_version=4)
         notebook.cells = [
             cell

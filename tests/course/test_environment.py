@@ -143,9 +143,8 @@ def test_what_the_notebooks_need_is_in_the_catalog():
         "smollm2-135m-instruct": ("mb.models.smollm.",),
         "wikitext2": ("mb.data.prose.",),
         "lambada": ("mb.data.prose.last_words",),
-        "page-layout": ("mb.detection.detectors.",),
-        "detr-resnet-50": ("mb.detection.detectors.",),
-        "ssdlite-mobilenet": ("mb.detection.detectors.",),
+        "page-layout": ("mb.detection.load_detector",),
+        "detr-resnet-50": ("mb.detection.load_detector",),
     }
     stems = set()
     for path in (ROOT / "notebooks").glob("*.ipynb"):

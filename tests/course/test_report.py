@@ -1,0 +1,124 @@
+"""The tables: the at-a-glance lines, the decision chart, the README's copies."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+
+from microbudget.core import settings
+from microbudget.core.errors import MicrobudgetError
+from microbudget.course import cli, methods, report
+
+README = (settings.project_root() / "README.md").read_text(encoding="utf-8")
+METHOD = next(m for m in methods.METHODS if m.key == "distil")
+NOTEBOOK = "06_knowledge_distillation"
+
+
+def row(name, wall=1.0, **scores):
+    return {
+        "name": name, "scores": scores, "wall_s": wall, "cost": wall / 1000,
+        "bytes_written": 0,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def records():
+    others = [name for name in METHOD.made if name != METHOD.row]
+    rows = [
+        row(METHOD.base, accuracy=0.81, latency_ms=20.0, megabytes=90.0),
+        row(METHOD.row, 9.0, accuracy=0.74, latency_ms=5.0),
+        *(row(name, 7.0) for name in others),
+    ]
+    rows[1]["bytes_written"] = 62_000_000
+    return {NOTEBOOK: {"rows": rows, "currency": "EUR", "whose": "yours"}}
+
+
+def test_a_result_says_what_the_record_holds(records):
+    found = report.method_result(METHOD, records)
+    assert str(found) == (
+        "accuracy 0.810 → 0.740 ↑, 90.0 → 62.0 MB, 20.0 → 5.0 ms (4.00×)"
+    )
+    assert found.seconds == 9 + 7 * (len(METHOD.made) - 1)
+    assert found.cost == pytest.approx(found.seconds / 1000)
+    table = report.at_a_glance(records)
+    assert METHOD.name in table and "accuracy 0.810 → 0.740 ↑" in table
+    added = report.method_result(replace(METHOD, part=True), records)
+    assert added.size_text == "90.0 + 62.0 MB"
+
+
+def test_rows_of_other_notebooks_count_as_work(records):
+    far = replace(METHOD, made=("07:importance",))
+    assert report.method_result(far, records) is None
+    records["07_pruning"] = {"rows": [row("importance", 5.0)], "currency": "EUR"}
+    assert report.method_result(far, records).seconds == 5
+
+
+def test_an_older_run_without_a_row_is_left_out(records):
+    older = copy.deepcopy(records)
+    older[NOTEBOOK]["rows"].pop(1)
+    assert report.method_result(METHOD, older) is None
+    assert "no run records yet" in report.at_a_glance(older)
+    assert "](" not in report.decision_chart(older)
+
+
+def test_less_is_better_where_it_is(records):
+    for r in records[NOTEBOOK]["rows"][:2]:
+        r["scores"]["wer"] = r["scores"].pop("accuracy")
+    assert report.method_result(METHOD, records).quality_text.endswith("↓")
+
+
+def test_keys_are_unique_and_the_chart_ends_at_methods():
+    keys = [method.key for method in methods.METHODS]
+    assert len(set(keys)) == len(keys)
+
+    def ends(node):
+        if isinstance(node, tuple):
+            return set(node)
+        return {key for answers in node.values() for key in ends_of(answers)}
+
+    def ends_of(answers):
+        return {key for rest in answers.values() for key in ends(rest)}
+
+    assert ends(methods.CHART) <= set(keys)
+
+
+def test_a_charts_end_quotes_and_links_its_method(records):
+    text = report.decision_chart(records, link="{notebook}.ipynb")
+    (end,) = [line for line in text.splitlines() if "](" in line]
+    assert f"[{METHOD.name}]({NOTEBOOK}.ipynb)" in end
+    assert "0.810 → 0.740" in end
+
+
+def cells(table, columns):
+    """Of a Markdown table; the other columns differ from machine to machine."""
+    lines = (line for line in table.splitlines() if line.startswith("| "))
+    return [[cell.strip() for cell in line.split("|")[1:columns]] for line in lines]
+
+
+def test_the_readme_agrees_with_the_committed_records():
+    records = report.reference_records()
+    fresh = report.at_a_glance(records, link=True)
+    printed = README.partition(report.GLANCE)[2].partition(report.END)[0]
+    assert cells(printed, 3) == cells(fresh, 3)  # method, quality
+    assert len(cells(fresh, 3)) == 1 + len(methods.METHODS), "run `make refresh`"
+    printed = README.partition(report.COURSE)[2].partition(report.END)[0]
+    assert cells(printed, 3) == cells(report.course_table(), 3)  # notebook, question
+
+
+def test_only_what_stands_between_the_markers_is_replaced():
+    text = f"before\n{report.COURSE}\nold\n{report.END}\nafter\n"
+    new = report.replace_generated(text, report.COURSE, "| new |")
+    assert new == f"before\n{report.COURSE}\n| new |\n{report.END}\nafter\n"
+    assert report.replace_generated(new, report.COURSE, "| new |") == new
+    with pytest.raises(MicrobudgetError, match="lacks the lines"):
+        report.replace_generated("no markers", report.COURSE, "x")
+
+
+def test_the_command_prints_the_committed_records(home, capsys):
+    assert cli.main(["table"]) == 0
+    printed = capsys.readouterr().out
+    assert METHOD.name in printed
+    assert "<a id" not in printed
+    assert cli.main(["table", "--rows"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len({len(line) for line in lines}) == 1  # the columns are aligned
