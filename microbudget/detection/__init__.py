@@ -5,10 +5,24 @@ from ..core.lazy import attach
 __getattr__, __dir__ = attach(
     __name__,
     {
-        "detectors": "detectors",
-        "boxes": "boxes",
-        "coco": "coco",
-        "quantize": "quantize",
-        "picodet": "picodet",
+        "load_detector": "detectors",
+        "load_data": "detectors",
+        # boxes
+        "iou": "boxes",
+        "to_coco_boxes": "boxes",
+        "from_coco_boxes": "boxes",
+        "check_boxes": "boxes",
+        "rescale_boxes": "boxes",
+        "nms": "boxes",
+        # what the network sees
+        "MEAN": "preprocess",
+        "STD": "preprocess",
+        # precision
+        "Detections": "coco",
+        "evaluate": "coco",
+        "bootstrap": "coco",
+        # fewer bits
+        "to_float16": "quantize",
+        "convolutions": "quantize",
     },
 )

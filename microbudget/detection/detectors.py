@@ -1,8 +1,7 @@
-"""The course's detector, and the pictures it is calibrated on and judged by.
+"""The course's detector, and the images it is calibrated and tested on.
 
 ``mini``: PicoDet trained on scanned documents, and pages generated here. ``full``:
-DETR-ResNet-50 from the Hub or torchvision's SSDLite on MobileNetV3, and COCO's
-validation pictures from a folder of yours.
+DETR-ResNet-50 from the Hub, and COCO's validation images from a folder of yours.
 """
 
 import json
@@ -18,12 +17,13 @@ from PIL import Image
 from .. import assets
 from ..core import settings
 from ..core.errors import DataError
-from ..data.synthetic.pages import generate
-from ..export import inspect, packages
-from . import boxes as bx
-from . import coco, detr, picodet, ssd
+from ..data.synthetic.pages.generate import CLASSES, AnnotatedImage, generate
+from ..export import packages
+from ..export.inspect import optimize_graph
+from . import coco, detr, picodet, preprocess
+from .boxes import from_coco_boxes
 
-_SEEDS = {"calibration": 1, "judge": 2}  # of generated pages
+_SEEDS = {"calibration": 1, "test": 2}  # of generated pages
 
 
 @dataclass(frozen=True)
@@ -32,74 +32,61 @@ class Detector:
 
     Attributes:
         network: .onnx file, float32, one input.
-        input: its name.
+        input: its name. size: its (height, width).
         classes: what labels count.
         parts: name -> convolutions, a slice of them in the file's order.
-        mean, std: of 0...1, what the input is standardised by.
-        prepare: uint8 picture -> the network's input.
-        check: raises DataError on an input that was prepared wrongly, perhaps from
-            ``picture``.
-        decode: what the network gives in an engine, (height, width) of the picture ->
-            Found.
+        decode: what the network gives in an engine, (height, width) of the image ->
+            Detections.
     """
 
     name: str
     card: str
     network: Path
-    input: str
+    size: tuple[int, int]
     classes: tuple[str, ...]
     parts: dict[str, slice]
-    mean: np.ndarray
-    std: np.ndarray
-    prepare: Callable[[np.ndarray], np.ndarray]
-    check: Callable[..., None]
-    decode: Callable[..., coco.Found]
+    decode: Callable[..., coco.Detections]
+    input: str = "image"
 
-    def find(self, session, picture: np.ndarray) -> coco.Found:
-        """Boxes in one picture, by the network in an engine (``runtimes.load``)."""
-        given = self.prepare(picture)
-        self.check(given, picture=picture)
-        return self.decode(session(given), picture.shape[:2])
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """uint8 image -> the network's input, as ``preprocess.prepare_image``."""
+        return preprocess.prepare_image(image, self.size)
+
+    def check(self, array: np.ndarray, image: np.ndarray | None = None) -> None:
+        """Raise DataError on an input that was prepared wrongly, perhaps from image."""
+        preprocess.check_input(array, self.size, image)
+
+    def find(self, session, image: np.ndarray) -> coco.Detections:
+        """Boxes in one image, by the network in an engine (an ``export`` session)."""
+        array = self.prepare(image)
+        self.check(array, image)
+        return self.decode(session(array), image.shape[:2])
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Annotated pictures: none of the ones that judge are calibrated on.
+class DetectionData:
+    """Annotated images; test images are never calibrated on.
 
     Attributes:
-        calibration, judge: pictures (``pages.Page``).
-        notes: COCO's dictionary of either, by name.
+        calibration, test: the images.
+        annotations: COCO's dictionary of either, by name.
         card: what they are. is_course_data: whether claims were checked on them.
     """
 
-    calibration: Sequence[generate.Page]
-    judge: Sequence[generate.Page]
-    notes: dict[str, dict]
+    calibration: Sequence[AnnotatedImage]
+    test: Sequence[AnnotatedImage]
+    annotations: dict[str, dict]
     card: str
     is_course_data: bool
 
 
-def load(name: str = "") -> Detector:
+def load_detector() -> Detector:
     """The detector of this profile, fetched first if it isn't here.
-
-    Args:
-        name: of profile ``full``'s two ``"detr"`` (the default) or ``"ssdlite"``;
-            ``mini`` has ``"picodet"`` only.
 
     Raises:
         AssetError: it can't be had. EngineError: onnx and its engines are missing.
-        DataError: this profile has no such detector.
     """
-    makers = {"picodet": _picodet}
-    if settings.load().profile == "full":
-        makers = {"detr": _detr, "ssdlite": _ssdlite}
-    name = name or next(iter(makers))
-    if name not in makers:
-        raise DataError(
-            f"Profile {settings.load().profile} has no detector {name!r}; it has "
-            f"{', '.join(makers)}."
-        )
-    return makers[name]()
+    return _detr() if settings.load().profile == "full" else _picodet()
 
 
 def _picodet() -> Detector:
@@ -108,11 +95,10 @@ def _picodet() -> Detector:
     digest = asset.spec["files"]["layout_cdla.onnx"]
     path = _cached("page-layout", digest, f"onnxruntime-{engine}")
     if not path.is_file():  # batch norms folded, constants computed: exact to rounding
-        inspect.optimise(folder / "layout_cdla.onnx", path, "basic")
+        optimize_graph(folder / "layout_cdla.onnx", path, "basic")
     return Detector(
-        "PicoDet", asset.card(), path, "image", generate.CLASSES,
-        picodet.PARTS, picodet.MEAN, picodet.STD,
-        picodet.prepare, picodet.check_input, picodet.decode,
+        "PicoDet", asset.card(), path, picodet.SIZE, CLASSES, picodet.PARTS,
+        picodet.decode,
     )  # fmt: skip
 
 
@@ -124,29 +110,11 @@ def _detr() -> Detector:
         detr.export(detr.load(folder), path)
     table = (folder / "config.json").read_text(encoding="utf-8")
     names = json.loads(table)["id2label"]
-    names = {int(i): n for i, n in names.items() if n != "N/A"}
+    names = {int(i): name for i, name in names.items() if name != "N/A"}
     ids = sorted(names)
-
-    def decode(outputs, size, **options):
-        return detr.decode(outputs, size, ids, **options)
-
     return Detector(
-        "DETR-ResNet-50", asset.card(), path, "image",
-        tuple(names[i] for i in ids), detr.PARTS, picodet.MEAN, picodet.STD,
-        detr.prepare,
-        partial(picodet.check_input, size=detr.SIZE), decode,
-    )  # fmt: skip
-
-
-def _ssdlite() -> Detector:
-    folder, asset = assets.fetch("ssdlite-mobilenet"), assets.get("ssdlite-mobilenet")
-    path = _cached("ssdlite", asset.spec["sha256"], f"torch-{torch.__version__}")
-    if not path.is_file():
-        ssd.export(ssd.load(folder), path)
-    return Detector(
-        "SSDLite-MobileNetV3", asset.card(), path, "image",
-        tuple(ssd.classes().values()), ssd.PARTS, ssd.MEAN, ssd.STD,
-        ssd.prepare, ssd.check_input, ssd.decode,
+        "DETR-ResNet-50", asset.card(), path, detr.SIZE,
+        tuple(names[i] for i in ids), detr.PARTS, partial(detr.decode, ids=ids),
     )  # fmt: skip
 
 
@@ -156,80 +124,80 @@ def _cached(name: str, digest: str, maker: str) -> Path:
     return folder / f"{name}-{digest[:8]}-{maker}.onnx"
 
 
-def pictures(calibrate: int, judge: int) -> Pictures:
-    """So many pictures of either kind.
+def load_data(calibration: int, test: int) -> DetectionData:
+    """So many images of either kind.
 
-    ``MICROBUDGET_DATA/coco`` (``instances_val2017.json``, and the pictures beside it or
+    ``MICROBUDGET_DATA/coco`` (``instances_val2017.json``, and the images beside it or
     in ``val2017``) in profile ``full``; else pages generated here, whose boxes are
     known because they were drawn.
 
     Raises:
-        DataError: profile ``full`` without that folder, or too few pictures in it.
+        DataError: profile ``full`` without that folder, or too few images in it.
     """
+    counts = {"calibration": calibration, "test": test}
     if settings.load().profile == "full":
-        return _from_coco(calibrate, judge)
-    made = {
-        kind: generate.generate(count, _SEEDS[kind])
-        for kind, count in (("calibration", calibrate), ("judge", judge))
-    }
-    notes = {
-        kind: coco.annotations(own, generate.CLASSES) for kind, own in made.items()
-    }
+        return _from_coco(counts)
+    pages = {kind: generate(count, _SEEDS[kind]) for kind, count in counts.items()}
+    annotations = {kind: coco.to_coco(own, CLASSES) for kind, own in pages.items()}
     card = (
         "Generated pages\n  source   typeset on this machine: they are not scans of "
         "real ones\n  licence  MIT (the course's own sentences and "
         "drawings)"
     )
-    return Pictures(**made, notes=notes, card=card, is_course_data=True)
+    return DetectionData(
+        **pages, annotations=annotations, card=card, is_course_data=True
+    )
 
 
-def _from_coco(calibrate: int, judge: int) -> Pictures:
+def _from_coco(counts: dict[str, int]) -> DetectionData:
     folder = settings.load().data and settings.load().data / "coco"
     table = folder and folder / "instances_val2017.json"
     if not table or not table.is_file():
         raise DataError(
-            "Profile full judges by COCO's validation pictures: put "
+            "Profile full is tested on COCO's validation images: put "
             "instances_val2017.json and the folder val2017 into "
             "MICROBUDGET_DATA/coco, or use MICROBUDGET_PROFILE=mini."
         )
-    whole = json.loads(table.read_text(encoding="utf-8"))
-    ids = sorted(category["id"] for category in whole["categories"])
-    order = np.random.default_rng(0).permutation(len(whole["images"]))
-    if len(order) < calibrate + judge:
-        raise DataError(f"{table} lists {len(order)} pictures, too few.")
-    found, notes = {}, {}
-    for kind, chosen in (
-        ("calibration", order[:calibrate]),
-        ("judge", order[calibrate : calibrate + judge]),
-    ):
-        images = [whole["images"][i] for i in chosen]
-        known = {image["id"] for image in images}
-        own = [n for n in whole["annotations"] if n["image_id"] in known]
-        notes[kind] = {
-            "images": sorted(images, key=lambda image: image["id"]),
-            "annotations": own,
-            "categories": sorted(whole["categories"], key=lambda c: c["id"]),
-        }
-        found[kind] = [
-            _page(folder, image, own, ids) for image in notes[kind]["images"]
-        ]
+    everything = json.loads(table.read_text(encoding="utf-8"))
+    categories = sorted(everything["categories"], key=lambda row: row["id"])
+    ids = [category["id"] for category in categories]
+    order = np.random.default_rng(0).permutation(len(everything["images"]))
+    if len(order) < sum(counts.values()):
+        raise DataError(f"{table} lists {len(order)} images, too few.")
+    data, annotations, start = {}, {}, 0
+    for kind, count in counts.items():
+        images = [everything["images"][i] for i in order[start : start + count]]
+        images = sorted(images, key=lambda row: row["id"])
+        start += count
+        chosen = {image["id"] for image in images}
+        own = [row for row in everything["annotations"] if row["image_id"] in chosen]
+        annotations[kind] = {
+            "images": images, "annotations": own, "categories": categories,
+        }  # fmt: skip
+        data[kind] = [_annotated_image(folder, image, own, ids) for image in images]
     card = (
-        "COCO 2017, validation pictures\n  licence  CC BY 4.0: the annotations; the "
-        "pictures are under the terms of their owners on Flickr"
+        "COCO 2017, validation images\n  licence  CC BY 4.0: the annotations; the "
+        "images are under the terms of their owners on Flickr"
     )
-    return Pictures(**found, notes=notes, card=card, is_course_data=False)
+    return DetectionData(
+        **data, annotations=annotations, card=card, is_course_data=False
+    )
 
 
-def _page(
-    folder: Path, image: dict, notes: list[dict], ids: list[int]
-) -> generate.Page:
+def _annotated_image(
+    folder: Path, image: dict, annotations: list[dict], ids: list[int]
+) -> AnnotatedImage:
     path = folder / "val2017" / image["file_name"]
     path = path if path.is_file() else folder / image["file_name"]
     try:
         with Image.open(path) as opened:
-            picture = np.asarray(opened.convert("RGB"))
+            pixels = np.asarray(opened.convert("RGB"))
     except OSError as error:
-        raise DataError(f"{path} can't be read as a picture ({error}).") from error
-    own = [n for n in notes if n["image_id"] == image["id"] and not n["iscrowd"]]
-    labels = np.array([ids.index(n["category_id"]) for n in own], np.int64)
-    return generate.Page(picture, bx.from_coco([n["bbox"] for n in own]), labels)
+        raise DataError(f"{path} can't be read as an image ({error}).") from error
+    own = [
+        row
+        for row in annotations
+        if row["image_id"] == image["id"] and not row["iscrowd"]
+    ]
+    labels = np.array([ids.index(row["category_id"]) for row in own], np.int64)
+    return AnnotatedImage(pixels, from_coco_boxes([row["bbox"] for row in own]), labels)

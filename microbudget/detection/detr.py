@@ -1,6 +1,6 @@
-"""DETR, the detector of profile ``full``: Hub model to ONNX, its input, its output.
+"""DETR, the detector of profile ``full``: Hub model to ONNX, and its output.
 
-DETR (Carion et al. 2020, arXiv:2005.12872) says a hundred boxes at once, each with a
+DETR (Carion et al. 2020, arXiv:2005.12872) gives a hundred boxes at once, each with a
 class or "nothing"; no grid, no suppression. Its classes are numbered by COCO's ids,
 which have gaps: 91 numbers for 80 classes.
 """
@@ -13,10 +13,9 @@ import torch
 from torch import nn
 
 from ..core.errors import AssetError
-from ..export import onnx
-from . import boxes as bx
-from . import picodet
-from .coco import MOST, Found
+from ..export.onnx import export_module
+from .boxes import rescale_boxes
+from .coco import MAX_DETECTIONS, Detections
 
 SIZE = 800, 1056  # height, width of the network's input
 PARTS = {  # convolutions of a ResNet-50, in their order
@@ -28,7 +27,7 @@ PARTS = {  # convolutions of a ResNet-50, in their order
 }
 
 
-class Whole(nn.Module):
+class SingleOutputDetr(nn.Module):
     """DETR with one input and one output, of a fixed size: what ONNX wants.
 
     (1, 3, height, width) standardised -> (1, 100, classes + 1 + 4): the classes'
@@ -48,7 +47,7 @@ class Whole(nn.Module):
 
 
 def load(folder: str | os.PathLike) -> nn.Module:
-    """The Hub's model in a folder, as :class:`Whole`, in eval mode.
+    """The Hub's model in a folder, as :class:`SingleOutputDetr`, in eval mode.
 
     Raises:
         AssetError: the files are missing or another model's.
@@ -61,49 +60,38 @@ def load(folder: str | os.PathLike) -> nn.Module:
         )
     except Exception as error:  # transformers has many
         raise AssetError(f"{folder} holds no DETR that can be read: {error}") from error
-    return Whole(model).eval()
+    return SingleOutputDetr(model).eval()
 
 
 def export(model: nn.Module, path: str | os.PathLike, size=SIZE) -> Path:
     """Write the ONNX file, compared with torch's output.
 
     Raises:
-        EngineError: as ``onnx_file.save``.
+        EngineError: as ``export.export_module``.
     """
     example = {"image": torch.randn(1, 3, *size)}
-    return onnx.save(model, path, example, {}, output="found")
-
-
-def prepare(picture: np.ndarray, size=SIZE) -> np.ndarray:
-    """uint8 (height, width, 3) -> float32 (1, 3, *size), as ``picodet.prepare`` does.
-
-    DETR was trained on shapes that were kept; a fixed size quantizes and times more
-    simply than padding.
-
-    Raises:
-        DataError: not such a picture.
-    """
-    return picodet.prepare(picture, size)
+    return export_module(model, path, example, {}, output="found")
 
 
 def decode(
-    output, size: tuple[int, int], ids: list[int], *, least: float = 0.05
-) -> Found:
+    output, size: tuple[int, int], ids: list[int], *, score_threshold: float = 0.05
+) -> Detections:
     """From the network's output to boxes.
 
     Args:
         output: (1, queries, numbers + 1 + 4).
-        size: (height, width) of the original picture.
+        size: (height, width) of the original image.
         ids: COCO's ids of the classes, in the order that labels count them.
-        least: score below which nothing is reported.
+        score_threshold: below it nothing is reported.
     """
     output = np.asarray(output)[0]
     logits, centred = output[:, :-4], output[:, -4:]
     weights = np.exp(logits - logits.max(1, keepdims=True))
-    shares = (weights / weights.sum(1, keepdims=True))[:, ids]  # gaps and nothing out
-    labels, scores = shares.argmax(1), shares.max(1)
+    # Without the gaps and "nothing": (queries, classes).
+    probabilities = (weights / weights.sum(1, keepdims=True))[:, ids]
+    labels, scores = probabilities.argmax(1), probabilities.max(1)
     low, high = centred[:, :2] - centred[:, 2:] / 2, centred[:, :2] + centred[:, 2:] / 2
-    boxes = bx.scaled(np.concatenate([low, high], 1), (1, 1), size)
-    best = np.argsort(-scores, kind="stable")[:MOST]
-    best = best[scores[best] >= least]
-    return Found(boxes[best], scores[best].astype(np.float32), labels[best])
+    boxes = rescale_boxes(np.concatenate([low, high], 1), (1, 1), size)
+    best = np.argsort(-scores, kind="stable")[:MAX_DETECTIONS]
+    best = best[scores[best] >= score_threshold]
+    return Detections(boxes[best], scores[best].astype(np.float32), labels[best])

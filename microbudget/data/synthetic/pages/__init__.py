@@ -1,1 +1,1 @@
-"""Generated pages whose blocks are known exactly: pictures for a layout detector."""
+"""Generated pages whose blocks are known exactly: images for a layout detector."""

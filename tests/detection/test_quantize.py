@@ -1,0 +1,110 @@
+"""Int8 for any selection of convolutions, by ranges that are measured once."""
+
+import json
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+from microbudget.core.errors import QuantizationError
+from microbudget.detection.quantize import convolutions, to_float16
+from microbudget.export.quantize import StaticConfig, quantize_static
+
+if not all(find_spec(name) for name in ("onnx", "onnxruntime", "openvino")):
+    pytest.skip("the export extra", allow_module_level=True)
+NAMES = ["first", "second", "third"]
+
+
+def save_network(path):
+    """Three convolutions of four channels, one after the other."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    weights, nodes, given = [], [], "images"
+    for i, name in enumerate(NAMES):
+        weight = rng.normal(size=(4, 4 if i else 3, 3, 3)).astype(np.float32)
+        weights.append(numpy_helper.from_array(weight, f"w{i}"))
+        nodes.append(
+            helper.make_node(
+                "Conv", [given, f"w{i}"], [f"y{i}"], name=name, pads=[1, 1, 1, 1]
+            )
+        )
+        given = f"y{i}"
+    ends = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("images", [1, 3, 8, 8]), (given, [1, 4, 8, 8]))
+    ]
+    graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], weights)
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+    return path
+
+
+@pytest.fixture
+def network(tmp_path):
+    return save_network(tmp_path / "network.onnx")
+
+
+def batches(*factors):
+    image = np.random.default_rng(1).normal(size=(1, 3, 8, 8)).astype(np.float32)
+    return [{"images": factor * image} for factor in factors]
+
+
+def in_int8(path):
+    """Names of the convolutions whose weights come from a DequantizeLinear."""
+    import onnx
+
+    graph = onnx.load(path).graph
+    kind = {name: node.op_type for node in graph.node for name in node.output}
+    return [
+        node.name
+        for node in graph.node
+        if node.op_type == "Conv" and kind.get(node.input[1]) == "DequantizeLinear"
+    ]
+
+
+def to_int8(network, target, ranges, batches, **settings):
+    config = StaticConfig(operators=["Conv"], **settings)
+    return quantize_static(network, target, batches, config, ranges=ranges)
+
+
+def test_any_selection_of_convolutions_by_ranges_measured_once(network, tmp_path):
+    assert convolutions(network) == {"first": 108, "second": 144, "third": 144}
+    target, ranges = tmp_path / "x.onnx", tmp_path / "ranges.json"
+    to_int8(network, target, ranges, batches(1, 2))
+    assert in_int8(target) == NAMES
+    measured = ranges.read_bytes()
+    to_int8(network, target, ranges, batches(100), nodes=["second"])  # not looked at
+    assert in_int8(target) == ["second"]
+    assert ranges.read_bytes() == measured
+
+
+def test_averaged_ranges_lie_within_those_of_all_batches(network, tmp_path):
+    ends = {}
+    for method in ("Average", "MinMax"):
+        ranges = tmp_path / f"{method}.json"
+        to_int8(network, tmp_path / "x", ranges, batches(1, 3), method=method)
+        table = json.loads(ranges.read_text())["data"].values()
+        ends[method] = np.array(
+            [[row[end]["data"] for end in ("lowest", "highest")] for row in table]
+        )[..., 0]
+    (low, high), (lowest, highest) = ends["Average"].T, ends["MinMax"].T
+    assert (lowest <= low).all() and (high <= highest).all()
+    assert (high - low < 0.9 * (highest - lowest)).any()
+
+
+def test_float16_takes_half_of_the_bytes(network, tmp_path):
+    folder = to_float16(network, tmp_path / "half")
+    assert (folder / "model.bin").stat().st_size < 0.6 * 4 * (108 + 2 * 144)
+
+
+def test_missing_and_damaged_files_are_plain_errors(tmp_path):
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"not a graph")
+    for call in (convolutions, lambda path: to_float16(path, tmp_path / "x")):
+        with pytest.raises(QuantizationError, match="export the model first"):
+            call(tmp_path / "none.onnx")
+        with pytest.raises(QuantizationError, match=r"broken\.onnx .* again"):
+            call(broken)
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.onnx"]
