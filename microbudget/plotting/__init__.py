@@ -21,7 +21,6 @@ __getattr__, __dir__ = attach(
         "pyramid": "figures",
         "waveform_and_mel": "figures",
         "bit_fields": "figures",
-        "draw_boxes": "boxes",
         "compare_boxes": "boxes",
         "compare_transcripts": "transcripts",
     },

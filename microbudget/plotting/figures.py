@@ -11,6 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
 GOOD, BAD, QUIET = "#2a7f62", "#c8553d", "#9aa5b1"
+_BLUE, _YELLOW = "#3d6fb4", "#e0a030"
+_COLOURS = (GOOD, _BLUE, _YELLOW, BAD, QUIET, "#7b4fa3", "#222222", "#59b8c4")
+_COLUMNS = 8  # of a grid of images
 
 
 def use_house_style() -> None:
@@ -22,18 +25,7 @@ def use_house_style() -> None:
             "font.size": 12,
             "axes.spines.top": False,
             "axes.spines.right": False,
-            "axes.prop_cycle": plt.cycler(
-                color=[
-                    GOOD,
-                    "#3d6fb4",
-                    "#e0a030",
-                    BAD,
-                    QUIET,
-                    "#7b4fa3",
-                    "#222222",
-                    "#59b8c4",
-                ]
-            ),
+            "axes.prop_cycle": plt.cycler(color=_COLOURS),
         }
     )
     if "ipykernel" in sys.modules:
@@ -44,38 +36,38 @@ def use_house_style() -> None:
 
 
 def image_grid(
-    pictures, titles: Sequence[str] = (), columns: int = 8, colours: Sequence[str] = ()
+    images, titles: Sequence[str] = (), colours: Sequence[str] = ()
 ) -> np.ndarray:
-    """Pictures in a grid with up to two lines of text above each.
+    """Images in a grid of eight columns, with up to two lines of text above each.
 
     Args:
-        pictures: uint8 tensor (n, 3, height, width).
+        images: uint8 tensor (n, 3, height, width).
         titles: at most n; long ones are cut.
-        colours: of the titles, at most n.
+        colours: of the titles, as many.
 
     Returns:
         Array of Axes.
     """
-    rows = math.ceil(len(pictures) / columns)
+    rows = math.ceil(len(images) / _COLUMNS)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(columns * 1.25, rows * 1.6), squeeze=False
+        rows, _COLUMNS, figsize=(_COLUMNS * 1.25, rows * 1.6), squeeze=False
     )
     for axis in axes.flat:
         axis.axis("off")
-    for i, (axis, picture) in enumerate(zip(axes.flat, pictures, strict=False)):
-        axis.imshow(np.asarray(picture.permute(1, 2, 0)))
-        if i < len(titles):
-            text = "\n".join(textwrap.wrap(titles[i], 17, max_lines=2, placeholder="…"))
-            colour = colours[i] if i < len(colours) else "black"
-            axis.set_title(text, fontsize=8, color=colour, pad=2)
+    for axis, image in zip(axes.flat, images, strict=False):
+        axis.imshow(np.asarray(image.permute(1, 2, 0)))  # (height, width, 3)
+    for i, (axis, title) in enumerate(zip(axes.flat, titles, strict=False)):
+        text = "\n".join(textwrap.wrap(title, 17, max_lines=2, placeholder="…"))
+        colour = colours[i] if colours else "black"
+        axis.set_title(text, fontsize=8, color=colour, pad=2)
     figure.tight_layout(pad=0.3)
     return axes
 
 
 def bars(values: Mapping[str, float], label: str, errors: Sequence[float] = ()) -> Axes:
-    """One line a name with the value written at the end.
+    """One bar for each name with the value written at its end.
 
-    Bars from zero; or, with ``errors``, points with whiskers on a closer axis.
+    Bars start at zero; with ``errors`` they are points with whiskers instead.
     """
     _, axis = plt.subplots(figsize=(7, 0.5 * len(values) + 0.9))
     names, heights = list(values), list(values.values())
@@ -96,7 +88,7 @@ def bars(values: Mapping[str, float], label: str, errors: Sequence[float] = ()) 
 def stacked_bars(
     values: Mapping[str, Mapping[str, float]], label: str, scale: float = 1.0
 ) -> Axes:
-    """One bar a name, made of its parts, each times ``scale``."""
+    """One bar for each name, made of its parts, each times ``scale``."""
     _, axis = plt.subplots(figsize=(7, 0.5 * len(values) + 1.2))
     parts = list(next(iter(values.values())))
     left = np.zeros(len(values))
@@ -117,7 +109,7 @@ def stacked_bars(
 def curves(
     lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str
 ) -> Axes:
-    """One line a name from (xs, ys)."""
+    """One line for each name, through its (xs, ys)."""
     _, axis = plt.subplots()
     for name, (xs, ys) in lines.items():
         axis.plot(xs, ys, marker="o", label=name)
@@ -131,7 +123,7 @@ def curves(
 
 
 def confusion_matrix(matrix: np.ndarray, label: str = "class") -> Axes:
-    """A confusion matrix as a picture: row = true class, column = prediction."""
+    """A confusion matrix as an image: row = true class, column = prediction."""
     _, axis = plt.subplots(figsize=(4.5, 4.2))
     image = axis.imshow(np.sqrt(matrix), cmap="Greens")
     axis.set_xlabel(f"predicted {label}")
@@ -141,7 +133,7 @@ def confusion_matrix(matrix: np.ndarray, label: str = "class") -> Axes:
 
 
 def pyramid(values: Mapping[str, float], label: str) -> Axes:
-    """Centred bars, the largest at the bottom: sizes to be compared at a glance."""
+    """Centred bars, the largest at the bottom: sizes compared at a glance."""
     order = sorted(values, key=values.get)
     _, axis = plt.subplots(figsize=(7, 0.5 * len(values) + 0.6))
     widths = [values[name] for name in order]
@@ -179,11 +171,7 @@ def waveform_and_mel(samples, mel, seconds: float) -> np.ndarray:
 
 
 def heatmap(values: np.ndarray, rows: Sequence[str], x: str, label: str) -> Axes:
-    """A table of numbers as colours, a line a row.
-
-    Args:
-        values: (rows, columns).
-    """
+    """A table of numbers (rows, columns) as colours."""
     _, axis = plt.subplots(figsize=(7, 0.3 * len(rows) + 1))
     image = axis.imshow(values, aspect="auto", cmap="YlGnBu")
     axis.set_yticks(range(len(rows)), rows, fontsize=9)
@@ -199,7 +187,7 @@ def scatter(
     colours: Mapping[str, str] | None = None,
     named: Collection[str] | None = None,
 ) -> Axes:
-    """One point a name, at (x, y), with its name; or with some of the names only."""
+    """One point for each name, at (x, y); ``named``: those that are labelled."""
     _, axis = plt.subplots(figsize=(7, 4.2))
     for name, (across, up) in values.items():
         colour = (colours or {}).get(name, GOOD)
@@ -224,13 +212,13 @@ def log_x(axis: Axes) -> Axes:
 
 
 def bit_fields(layouts: Sequence) -> Axes:
-    """Numbers as rows of bits: sign, exponent and mantissa in a colour each.
+    """Numbers as rows of bits: sign, exponent and mantissa in their colours.
 
     Args:
-        layouts: of ``quantization.number_formats``.
+        layouts: of ``quantization.formats``.
     """
     _, axis = plt.subplots(figsize=(8, 0.42 * len(layouts) + 0.6))
-    colours = {"sign": BAD, "exponent": "#e0a030", "mantissa": "#3d6fb4"}
+    colours = {"sign": BAD, "exponent": _YELLOW, "mantissa": _BLUE}
     for row, number in enumerate(layouts):
         x = 0
         for part, colour in colours.items():
@@ -253,23 +241,22 @@ def histogram(
     values: Mapping[str, np.ndarray],
     label: str,
     marks: Mapping[str, Sequence[float]] | None = None,
-    bins: int = 120,
 ) -> Axes:
-    """How often numbers occur, on a logarithmic scale, a colour a name.
+    """How often numbers occur, on a logarithmic scale, a colour for each name.
 
     Args:
         values: name -> numbers (n,).
-        marks: name -> places of vertical lines.
+        marks: name -> positions of vertical lines.
     """
     _, axis = plt.subplots()
     everything = np.concatenate([np.asarray(v).ravel() for v in values.values()])
-    edges = np.linspace(everything.min(), everything.max(), bins)
+    edges = np.linspace(everything.min(), everything.max(), 120)
     for name, own in values.items():
         axis.hist(np.asarray(own).ravel(), edges, alpha=0.6, label=name)
-    for i, (name, places) in enumerate((marks or {}).items()):
-        for j, place in enumerate(places):
-            axis.axvline(place, color=f"C{i + len(values)}", linestyle="--",
-                         label=name if not j else None)  # fmt: skip
+    for i, (name, positions) in enumerate((marks or {}).items()):
+        for j, position in enumerate(positions):
+            axis.axvline(position, color=f"C{i + len(values)}", linestyle="--",
+                         label=None if j else name)  # fmt: skip
     axis.set_yscale("log")
     axis.set_xlabel(label)
     axis.set_ylabel("how many")

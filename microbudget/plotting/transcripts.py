@@ -1,4 +1,4 @@
-"""What was said and what each model wrote, side by side, to listen to and to read."""
+"""What was said and what each model transcribed, to listen to and to read."""
 
 import html
 from collections.abc import Mapping, Sequence

@@ -1,12 +1,14 @@
 """Settings, the fast import, and the network block that every other test relies on."""
 
 import os
+import pkgutil
 import socket
 import subprocess
 import sys
 
 import pytest
 
+import microbudget
 from microbudget.core import settings
 from microbudget.core.errors import MicrobudgetError, SettingsError
 
@@ -80,13 +82,19 @@ def test_offline_switches_are_set_before_any_library_reads_them():
     assert run.stdout.split() == ["True", "1"]
 
 
-def test_every_lazy_name_exists():
-    import microbudget
-
-    for name in microbudget.__all__:
-        assert getattr(microbudget, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = microbudget.nothing
+def test_every_name_of_every_table_of_contents_resolves():
+    """Names must be public; a folder of its own would hide a name that it equals."""
+    names = [*microbudget.FLOORS, *microbudget.CHAPTERS, "course"]
+    assert len(names) <= 20
+    for folder in (getattr(microbudget, name) for name in names):
+        for name in dir(folder):
+            assert getattr(folder, name) is not None
+        modules = {module.name for module in pkgutil.iter_modules(folder.__path__)}
+        for name in set(dir(folder)) & modules:
+            assert getattr(folder, name).__name__ == f"{folder.__name__}.{name}"
+        with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+            _ = folder.nothing
+    assert callable(microbudget.start)
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "example.org", "8.8.8.8", "10.0.0.1"])

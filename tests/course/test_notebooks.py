@@ -9,6 +9,7 @@ import pytest
 
 import microbudget
 from microbudget.core import settings
+from microbudget.core.errors import MicrobudgetError
 from microbudget.course import notebooks
 
 PATHS = notebooks.find()
@@ -157,6 +158,14 @@ def test_the_handout_has_no_outputs_and_no_solutions(tmp_path):
             assert not cell.get("outputs")
 
 
+def test_a_handout_never_replaces_a_file(tmp_path):
+    (copy,) = notebooks.handout(tmp_path, ["00"])
+    copy.write_text("what an attendee wrote")
+    with pytest.raises(MicrobudgetError, match="is there already"):
+        notebooks.handout(tmp_path)
+    assert copy.read_text() == "what an attendee wrote"
+
+
 def test_a_notebook_runs_without_a_network_and_stays_untouched(tmp_path, monkeypatch):
     """00 under nbmake, in a copy; its ledger goes where it is told."""
     cache = settings.load().cache
@@ -173,65 +182,61 @@ def test_a_notebook_runs_without_a_network_and_stays_untouched(tmp_path, monkeyp
     assert counts == list(range(1, len(counts) + 1))
 
 
-def test_pieces_of_one_stream_become_one_output():
-    def printed(text, name="stdout"):
-        return nbformat.v4.new_output("stream", name=name, text=text)
-
-    picture = nbformat.v4.new_output("display_data", data={"text/plain": "x"})
-    outputs = [
-        printed("a"),
-        printed("b"),
-        picture,
-        printed("c"),
-        printed("d", "stderr"),
-    ]
-    merged = notebooks._merged(outputs)
-    assert [o.get("text") for o in merged] == ["ab", None, "c", "d"]
-
-
-def test_a_failing_notebook_fails_the_run(tmp_path, monkeypatch):
-    root = tmp_path / "root"
-    (root / "notebooks").mkdir(parents=True)
-    cell = nbformat.v4.new_code_cell("assert False, 'this must be noticed'")
-    broken = nbformat.v4.new_notebook(cells=[cell])
-    path = root / "notebooks" / "00_broken.ipynb"
-    nbformat.write(broken, path)
-    before = path.read_bytes()
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """Make notebooks of one cell each in a checkout of their own: name -> path."""
     monkeypatch.setenv("MICROBUDGET_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(settings, "project_root", lambda: root)
+    monkeypatch.setattr(settings, "project_root", lambda: tmp_path)
+    (tmp_path / "notebooks").mkdir()
+
+    def make(**sources):
+        paths = {name: tmp_path / "notebooks" / f"{name[1:]}.ipynb" for name in sources}
+        for name, source in sources.items():
+            cell = nbformat.v4.new_code_cell(source)
+            nbformat.write(nbformat.v4.new_notebook(cells=[cell]), paths[name])
+        return paths
+
+    return make
+
+
+def test_a_failing_notebook_fails_the_run(checkout):
+    path = checkout(_00_broken="assert False, 'this must be noticed'")["_00_broken"]
+    before = path.read_bytes()
     assert notebooks.run(save=True) == 1
     assert path.read_bytes() == before
 
 
-def test_a_slow_moment_is_told_and_its_notebook_not_saved(tmp_path, monkeypatch, capfd):
-    root = tmp_path / "root"
-    (root / "notebooks").mkdir(parents=True)
+def test_a_slow_moment_is_told_and_its_notebook_not_saved(checkout, capfd):
     start = "import microbudget as mb\nrun = mb.start('00_slow')\n"
-    for name, holds in (("00_slow", False), ("01_quick", True)):
-        source = f"{start}run.claim('it is quick', {holds}, timing=True)"
-        cell = nbformat.v4.new_code_cell(source)
-        path = root / "notebooks" / f"{name}.ipynb"
-        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
-    monkeypatch.setenv("MICROBUDGET_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(settings, "project_root", lambda: root)
+    paths = checkout(
+        _00_slow=f"{start}run.claim('it is fast', False, timing=True)",
+        _01_fast="import time\nfor i in '12': print(i, flush=True); time.sleep(0.2)",
+    )
     assert notebooks.run(["00"]) == 0
     assert notebooks.run(save=True) == 1
     printed = capfd.readouterr().out
-    assert printed.count("00_slow: It does NOT hold here: it is quick") == 2
+    assert printed.count("00_slow: It does NOT hold here: it is fast") == 2
     assert "00_slow: not saved" in printed
-    saved = {p.stem: notebooks.HASH in p.read_text() for p in root.rglob("0*.ipynb")}
-    assert saved == {"00_slow": False, "01_quick": True}
+    slow, fast = map(read, paths.values())
+    assert (notebooks.HASH in slow.metadata, notebooks.HASH in fast.metadata) == (
+        False, True,
+    )  # fmt: skip
+    (output,) = fast.cells[0].outputs  # pieces of one stream become one output
+    assert output.text == "1\n2\n"
 
 
-def test_a_notebook_that_phones_out_fails(tmp_path, monkeypatch):
-    root = tmp_path / "root"
-    (root / "notebooks").mkdir(parents=True)
+def test_what_is_edited_while_it_runs_is_not_replaced(checkout, tmp_path, capfd):
+    source = tmp_path / "notebooks" / "00_edited.ipynb"
+    edit = f"path = {str(source)!r}\nopen(path, 'a').write(' ')"
+    checkout(_00_edited=edit)
+    assert notebooks.run(save=True) == 1
+    assert "edited meanwhile" in capfd.readouterr().out
+    assert source.read_text().endswith(" ")
+
+
+def test_a_notebook_that_phones_out_fails(checkout, tmp_path):
     call = "socket.create_connection(('192.0.2.1', 80), timeout=1)"
-    source = f"import microbudget, socket\n{call}"
-    online = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
-    nbformat.write(online, root / "notebooks" / "00_online.ipynb")
-    monkeypatch.setenv("MICROBUDGET_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(settings, "project_root", lambda: root)
+    checkout(_00_online=f"import microbudget, socket\n{call}")
     assert notebooks.run() == 1
     executed = (tmp_path / "home/runs/notebooks/00_online.ipynb").read_text()
     assert "uses no network" in executed
