@@ -1,7 +1,7 @@
-"""Small classifiers that learn from a large one: a copy with fewer layers, a BiLSTM.
+"""Students of a large classifier: a copy with fewer layers, a BiLSTM.
 
 Both take the tokens the large one takes and have its ``heads`` and ``task``, so that
-``classification.train``, ``predict`` and ``score`` work on them.
+``training.text_classifier`` trains and evaluates them as well.
 """
 
 import copy
@@ -12,13 +12,14 @@ from torch import nn
 
 from ..core import settings
 from ..core.errors import TrainingError
+from ..data.batching import masked_mean
 from ..models.bert import Classifier
 
 
 class BiLstm(nn.Module):
     """An LSTM in each direction (Hochreiter and Schmidhuber 1997), and a linear head.
 
-    The sentence's vector is the mean over its tokens, as in ``encoder.Classifier``.
+    The sentence's vector is the mean over its tokens, as in ``bert.Classifier``.
 
     Attributes:
         heads: task -> linear layer; ``task`` says which one answers.
@@ -27,13 +28,13 @@ class BiLstm(nn.Module):
     def __init__(self, vocabulary: int, width: int = 128, hidden: int = 128):
         super().__init__()
         self.embeddings = nn.Embedding(vocabulary, width)
-        self.there = nn.LSTM(width, hidden, batch_first=True)
-        self.back = nn.LSTM(width, hidden, batch_first=True)
+        self.forwards = nn.LSTM(width, hidden, batch_first=True)
+        self.backwards = nn.LSTM(width, hidden, batch_first=True)
         self.heads, self.task = nn.ModuleDict(), ""
 
     def add_head(self, task: str, classes: int) -> None:
         """A new head, drawn from torch's generator; it becomes the active one."""
-        head = nn.Linear(self.there.hidden_size + self.back.hidden_size, classes)
+        head = nn.Linear(2 * self.forwards.hidden_size, classes)
         self.heads[task] = head.to(self.embeddings.weight.device)
         self.task = task
 
@@ -41,24 +42,24 @@ class BiLstm(nn.Module):
         """ids, mask (batch, tokens) -> (batch, tokens, width) of the embeddings and
         (batch, tokens, 2·hidden) of the LSTMs.
 
-        The way back begins at each sentence's own last token, not in the padding; what
-        stands at padded places means nothing.
+        The backward LSTM begins at each sentence's own last token, not in the padding;
+        what stands at padded positions means nothing.
         """
-        x = self.embeddings(ids)
+        x = self.embeddings(ids)  # (batch, tokens, width)
+        tokens = ids.shape[1]
         last = mask.sum(1, keepdim=True) - 1
-        turned = (last - torch.arange(ids.shape[1], device=ids.device)) % ids.shape[1]
-        turned = turned.unsqueeze(
-            -1
-        )  # (batch, tokens, 1): turning twice changes nothing
-        there, _ = self.there(x)
-        back, _ = self.back(x.gather(1, turned.expand_as(x)))
-        back = back.gather(1, turned.expand_as(back))
-        return x, torch.cat([there, back], -1)
+        # Position t takes what stands at last − t. Doing so twice gives the old order.
+        reverse = (last - torch.arange(tokens, device=ids.device)) % tokens
+        reverse = reverse.unsqueeze(-1)  # (batch, tokens, 1)
+        forwards, _ = self.forwards(x)  # (batch, tokens, hidden)
+        backwards, _ = self.backwards(x.gather(1, reverse.expand_as(x)))
+        backwards = backwards.gather(1, reverse.expand_as(backwards))
+        return x, torch.cat([forwards, backwards], -1)
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """ids, mask (batch, tokens) -> logits (batch, classes)."""
         states = self.states(ids, mask)[-1]
-        return self.heads[self.task](mean_over_tokens(states, mask))
+        return self.heads[self.task](masked_mean(states.float(), mask, 1))
 
 
 def bilstm(
@@ -68,70 +69,65 @@ def bilstm(
     width: int = 128,
     hidden: int = 128,
     table: torch.Tensor | None = None,
-    task: str = "task",
     seed: int = 0,
 ) -> BiLstm:
-    """A new BiLSTM on the course's device, every weight of it free.
+    """A new BiLSTM on the course's device, every parameter of it trainable.
 
     Args:
         width: of the embeddings. hidden: of each direction.
         table: (vocabulary, width) to begin the embeddings with, as ``pca_table`` makes;
             default: normally distributed numbers. All other weights are the same.
         seed: of the first weights.
-
-    Raises:
-        TrainingError: a table of another shape.
     """
     torch.manual_seed(seed)
     model = BiLstm(vocabulary, width, hidden)
-    model.add_head(task, classes)
+    model.add_head("task", classes)
     if table is not None:
-        if table.shape != model.embeddings.weight.shape:
-            raise TrainingError(
-                f"The table is {tuple(table.shape)}, the student's embeddings are "
-                f"{tuple(model.embeddings.weight.shape)}: they must be alike."
-            )
         with torch.no_grad():
             model.embeddings.weight.copy_(table)
     return model.to(settings.device())
 
 
-def truncated(
-    teacher: Classifier, layers: Sequence[int], *, head: str = "copied", seed: int = 0
+def keep_layers(
+    teacher: Classifier,
+    layers: Sequence[int],
+    *,
+    new_head: bool = False,
+    seed: int = 0,
 ) -> Classifier:
-    """A copy of a classifier with some of its encoder's layers, every weight free.
+    """A copy of a classifier with some of its encoder's layers, all of it trainable.
 
     Sanh et al. 2019, DistilBERT (arXiv:1910.01108), section 3, begin with every other
     layer of the teacher.
 
     Args:
         layers: the teacher's layers to keep, from 0, in increasing order.
-        head: ``"copied"`` from the teacher, or ``"new"``, drawn with ``seed``.
+        new_head: drawn with ``seed``; otherwise the head is a copy of the teacher's.
 
     Raises:
-        TrainingError: layers that aren't there or out of order, another ``head``.
+        TrainingError: layers that aren't there or out of order.
     """
-    there = len(teacher.encoder.encoder.layer)
     layers = list(layers)
-    if not layers or layers != sorted(set(layers) & set(range(there))):
-        raise TrainingError(
-            f"layers={layers}: name some of 0 to {there - 1}, each once, in order."
-        )
-    if head not in ("copied", "new"):
-        raise TrainingError(f"head={head!r}: use 'copied' or 'new'.")
-    if not len(teacher.heads):
-        raise TrainingError("The teacher has no head: add_head(task, classes).")
+    require_layers(layers, len(teacher.encoder.encoder.layer))
     student = copy.deepcopy(teacher).requires_grad_(True)
     kept = [student.encoder.encoder.layer[i] for i in layers]
     student.encoder.encoder.layer = nn.ModuleList(kept)
     student.encoder.config.num_hidden_layers = len(kept)
     own = student.heads[student.task]
     student.heads = nn.ModuleDict({student.task: own})
-    if head == "new":
+    if new_head:
         torch.manual_seed(seed)
         student.add_head(student.task, own.out_features)
     student.base_id = f"{teacher.base_id} layers {layers}"  # no adapter of another fits
     return student
+
+
+def require_layers(layers: list[int], count: int) -> None:
+    """``layers`` must be some of 0 to ``count`` − 1, in increasing order."""
+    if not layers or layers != sorted(set(layers) & set(range(count))):
+        raise TrainingError(
+            f"layers={layers}: name some of 0 to {count - 1}, each once, in order."
+        )
 
 
 def word_table(teacher: Classifier) -> torch.Tensor:
@@ -141,36 +137,28 @@ def word_table(teacher: Classifier) -> torch.Tensor:
 
 
 def pca_table(table: torch.Tensor, width: int) -> torch.Tensor:
-    """Embeddings squeezed to ``width`` numbers by principal component analysis.
+    """Embeddings reduced to ``width`` numbers by principal component analysis.
 
     Words that the teacher found alike stay alike. The result is scaled to a standard
     deviation of 1, that of an embedding drawn at random, so that only the directions
     differ from it.
 
     Args:
-        table: (words, d), ``width`` at most d.
+        table: (vocabulary, d), ``width`` at most d.
 
     Returns:
-        float32 (words, width), the first column has the largest variance.
-
-    Raises:
-        TrainingError: ``width`` outside 1…d, or fewer words than that.
+        float32 (vocabulary, width), the first column has the largest variance.
     """
-    if table.ndim != 2 or not 1 <= width <= min(table.shape):
-        raise TrainingError(
-            f"width={width}: a table {tuple(table.shape)} has at most "
-            f"{min(table.shape)} components."
-        )
-    x = table.double() - table.double().mean(0)
-    _, vectors = torch.linalg.eigh(x.T @ x)  # the largest comes last
-    found = x @ vectors[:, -width:].flip(1)
-    return (found / found.std()).float()
+    centred = table.double() - table.double().mean(0)
+    _, vectors = torch.linalg.eigh(centred.T @ centred)  # the largest comes last
+    components = centred @ vectors[:, -width:].flip(1)  # (vocabulary, width)
+    return (components / components.std()).float()
 
 
-def read(
+def logits_and_states(
     model: Classifier | BiLstm, ids: torch.Tensor, mask: torch.Tensor
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-    """Logits (batch, classes), and what every layer said on the way to them.
+    """Logits (batch, classes), and every layer's hidden states on the way to them.
 
     Returns:
         The logits that ``model(ids, mask)`` gives, and states (batch, tokens, d): the
@@ -182,19 +170,13 @@ def read(
         states = model.encoder(
             input_ids=ids, attention_mask=mask, output_hidden_states=True
         ).hidden_states
-    return model.heads[model.task](mean_over_tokens(states[-1], mask)), states
+    mean = masked_mean(states[-1].float(), mask, 1)  # (batch, d)
+    return model.heads[model.task](mean), states
 
 
-def mean_over_tokens(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """states (batch, tokens, d), mask (batch, tokens) -> float32 (batch, d)."""
-    weights = mask.unsqueeze(-1).float()
-    return (states.float() * weights).sum(1) / weights.sum(1)
-
-
-def widths(model: Classifier | BiLstm) -> list[int]:
-    """The length of a token's vector in each of ``read``'s states."""
+def state_widths(model: Classifier | BiLstm) -> list[int]:
+    """The length of a token's vector in each of ``logits_and_states``' states."""
     if isinstance(model, BiLstm):
-        hidden = model.there.hidden_size + model.back.hidden_size
-        return [model.embeddings.embedding_dim, hidden]
+        return [model.embeddings.embedding_dim, 2 * model.forwards.hidden_size]
     config = model.encoder.config
     return [config.hidden_size] * (config.num_hidden_layers + 1)

@@ -17,6 +17,7 @@ from .. import assets
 from ..assets.folders import clear_load_errors, require_files, require_finite
 from ..core import settings
 from ..core.errors import AssetError, MicrobudgetError
+from ..core.files import atomic_folder
 
 # a teacher and the model that was distilled from it, by name
 STUDENTS = {
@@ -43,18 +44,13 @@ class Whisper:
     @property
     def layers(self) -> tuple[int, int]:
         """Layers of the encoder and of the decoder."""
-        return (
-            self.model.config.encoder_layers,
-            len(self.model.model.decoder.layers),
-        )
+        model = self.model.model
+        return len(model.encoder.layers), len(model.decoder.layers)
 
     def parameters(self) -> tuple[int, int]:
         """Weights of the encoder and of the decoder, embeddings included."""
-        encoder, decoder = self.model.model.encoder, self.model.model.decoder
-        return (
-            sum(p.numel() for p in encoder.parameters()),
-            sum(p.numel() for p in decoder.parameters()),
-        )
+        parts = self.model.model.encoder, self.model.model.decoder
+        return tuple(sum(p.numel() for p in part.parameters()) for part in parts)
 
 
 def teacher() -> Whisper:
@@ -106,7 +102,7 @@ def student(teacher: Whisper, layers: Sequence[int] | None = None) -> Whisper:
     """A student with the teacher's encoder and a few of its decoder's layers.
 
     Encoder and embeddings are the teacher's own tensors, shared and frozen; the kept
-    layers and the last norm are copies that may learn. Distil-Whisper freezes the
+    layers and the last norm are copies, and trainable. Distil-Whisper freezes the
     encoder only; frozen embeddings spare a gradient of (V, d) a step.
 
     Args:
@@ -129,7 +125,8 @@ def student(teacher: Whisper, layers: Sequence[int] | None = None) -> Whisper:
     model = copy.deepcopy(whole, memo)
     decoder = model.model.decoder
     decoder.layers = nn.ModuleList(decoder.layers[i] for i in kept)
-    for index, layer in enumerate(decoder.layers):  # where transformers' cache looks
+    # transformers' cache of keys and values finds a layer's part by this number.
+    for index, layer in enumerate(decoder.layers):
         layer.self_attn.layer_idx = layer.encoder_attn.layer_idx = index
     model.config.decoder_layers = len(kept)
     model.generation_config.alignment_heads = None  # of layers that may be gone
@@ -141,12 +138,7 @@ def student(teacher: Whisper, layers: Sequence[int] | None = None) -> Whisper:
 
 
 def save(whisper: Whisper, folder: str | Path) -> Path:
-    """Write a whole model as a transformers folder, weights in float16.
-
-    Nobody ever sees half of it: it is written beside and renamed.
-    """
-    from ..core.files import atomic_folder
-
+    """Write a transformers folder, weights in float16, whole or not at all."""
     folder = Path(folder)
     with atomic_folder(folder) as draft:
         model = copy.deepcopy(whisper.model).to("cpu", torch.float16)

@@ -11,27 +11,21 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..core.errors import DataError
 from ..data.audio import RATE
 from .whisper import Whisper
 
-SAMPLES_A_FRAME = 320  # of the encoder: 20 ms
 LONGEST = 30.0  # seconds, Whisper's window
 _MANY_QUERIES = 256
 
 
 def log_mel(whisper: Whisper, clips: list, seconds: float = LONGEST) -> torch.Tensor:
-    """The picture of the sound: (b, mel bands, 100 × seconds), padded with silence.
+    """The mel spectrogram, padded with silence: (b, mel bands, 100 × seconds).
 
     Args:
         clips: arrays of float32 (samples,) at 16 kHz; what exceeds the window is cut.
-        seconds: of the window.
+        seconds: of the window, up to ``LONGEST`` in whole frames of 20 ms.
     """
     samples = round(seconds * RATE)
-    if not 0 < seconds <= LONGEST or samples % SAMPLES_A_FRAME:
-        raise DataError(
-            f"A window has up to {LONGEST:.0f} s, in whole frames of 20 ms."
-        )
     extractor = whisper.processor.feature_extractor
     features = extractor(
         [clip[:samples] for clip in clips],
@@ -44,7 +38,7 @@ def log_mel(whisper: Whisper, clips: list, seconds: float = LONGEST) -> torch.Te
 
 
 def encode(encoder: nn.Module, mel: torch.Tensor) -> torch.Tensor:
-    """(b, bands, 2f) -> (b, f, d): what the decoder listens to."""
+    """(b, bands, 2f) -> (b, f, d): the states that the decoder attends to."""
     x = F.gelu(encoder.conv1(mel))  # (b, d, 2f)
     x = F.gelu(encoder.conv2(x)).transpose(1, 2)  # (b, f, d)
     x = x + encoder.embed_positions.weight[: x.shape[1]]
@@ -56,9 +50,12 @@ def encode(encoder: nn.Module, mel: torch.Tensor) -> torch.Tensor:
 
 @dataclass
 class Cache:
-    """Keys and values of the tokens so far (layers, b, h, room, d/h) and of the sound.
+    """Keys and values of the tokens so far and of the sound.
+
+    Both are allocated for the longest transcript at once: nothing is copied to grow.
 
     Attributes:
+        keys, values: (layers, b, h, room, d/h) of the tokens.
         length: tokens that are filled in; setting it back forgets the later ones.
         sound: a pair (keys, values) a layer, (b, h, f, d/h).
     """
@@ -96,7 +93,7 @@ def decode(
     """(b, t) tokens -> (b, t, d), one vector for each next token.
 
     Args:
-        tokens: right-padded; what follows a place never reaches back to it.
+        tokens: right-padded; no position sees what follows it.
         states: (b, f, d) of the encoder, unless a cache has them.
         mask: bool (b, f), False where the sound is padding.
         cache: tokens then continue those before; it is updated.
@@ -104,10 +101,10 @@ def decode(
     past = cache.length if cache else 0
     new = tokens.shape[1]
     mask = None if mask is None else mask[:, None, None, :]  # (b, 1, 1, f)
-    ahead = None  # which earlier tokens each one sees
+    visible = None  # which tokens, those in the cache included, each new one sees
     if cache and new > 1:
-        ahead = torch.ones(new, past + new, dtype=torch.bool, device=tokens.device)
-        ahead = ahead.tril(past)
+        visible = torch.ones(new, past + new, dtype=torch.bool, device=tokens.device)
+        visible = visible.tril(past)
     x = decoder.embed_tokens(tokens)
     x = x + decoder.embed_positions.weight[past : past + new]  # (b, t, d)
     for i, layer in enumerate(decoder.layers):
@@ -119,7 +116,7 @@ def decode(
             cache.values[i, :, :, past : past + new] = v
             k = cache.keys[i, :, :, : past + new]
             v = cache.values[i, :, :, : past + new]
-        x = x + _attend(own, y, k, v, ahead, causal=cache is None)
+        x = x + _attend(own, y, k, v, visible, causal=cache is None)
         y = layer.encoder_attn_layer_norm(x)
         if cache:
             k, v = cache.sound[i]

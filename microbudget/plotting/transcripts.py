@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..core.errors import EvaluationError
 from ..data.audio import player
 from ..evaluation.wer import align_words
 from .figures import BAD
@@ -17,7 +16,7 @@ _GONE = f"color:{BAD};text-decoration:line-through"
 def compare_transcripts(
     recordings: Sequence[np.ndarray],
     references: Sequence[str],
-    written: Mapping[str, Sequence[str]],
+    transcripts: Mapping[str, Sequence[str]],
 ):
     """A table for a notebook: a player, what was said, and every model's words.
 
@@ -25,23 +24,18 @@ def compare_transcripts(
     struck through. Transcripts are shown as they are compared: normalised.
 
     Args:
-        recordings: float32 (samples,) at 16 kHz. written: model -> its transcripts.
-
-    Raises:
-        EvaluationError: the lists differ in length.
+        recordings: float32 (samples,) at 16 kHz.
+        transcripts: model -> its transcript of each.
     """
     from IPython.display import HTML
 
-    for name, texts in {"recordings": recordings, **written}.items():
-        if len(texts) != len(references):
-            raise EvaluationError(
-                f"{len(texts)} for {name}, but {len(references)} references."
-            )
-    head = "".join(f"<th>{html.escape(n)}</th>" for n in ("", "said", *written))
+    head = "".join(f"<th>{html.escape(n)}</th>" for n in ("", "said", *transcripts))
     rows = []
     for i, reference in enumerate(references):
         cells = [player(recordings[i]), html.escape(reference)]
-        cells += [mark_differences(reference, texts[i]) for texts in written.values()]
+        cells += [
+            mark_differences(reference, texts[i]) for texts in transcripts.values()
+        ]
         body = "".join(f'<td style="text-align:left">{cell}</td>' for cell in cells)
         rows.append(f"<tr>{body}</tr>")
     return HTML(f"<table><tr>{head}</tr>{''.join(rows)}</table>")

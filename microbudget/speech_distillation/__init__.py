@@ -5,9 +5,20 @@ from ..core.lazy import attach
 __getattr__, __dir__ = attach(
     __name__,
     {
-        "transcribe": "transcribe",
-        "decoding": "decoding",
-        "distil": "distil",
-        "speculative": "speculative",
+        "encode": "recognition",  # sound -> encoder states, batch by batch
+        "decode": "recognition",  # encoder states -> texts
+        "transcribe": "recognition",  # sound -> texts
+        "in_precision": "recognition",  # a copy in bfloat16 where that is faster
+        "EncodedBatch": "recognition",
+        "window_seconds": "recognition",
+        "greedy_decode": "decoding",  # encoder states -> tokens
+        "DecodingRules": "decoding",  # the prompt, and which tokens are suppressed
+        "prepare_targets": "student_training",  # what the teacher says, cached
+        "DistilDataset": "student_training",
+        "DistilConfig": "student_training",
+        "ALPHAS": "student_training",  # weights of the two losses: paper and code
+        "train": "student_training",
+        "speculate": "speculative",  # the student drafts, the teacher verifies
+        "split_recording": "recognition",
     },
 )

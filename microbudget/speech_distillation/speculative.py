@@ -1,7 +1,7 @@
 """Speculative decoding: the student drafts, the teacher verifies; its words, sooner.
 
 Leviathan, Kalman and Matias 2023, Fast Inference from Transformers via Speculative
-Decoding (arXiv:2211.17192); the greedy case: what the teacher would not have written
+Decoding (arXiv:2211.17192); the greedy case: what the teacher would not have chosen
 itself is thrown away, so the transcript is the teacher's own, token for token (up to
 rounding: in bfloat16 a tie may fall the other way when several are checked at once).
 """
@@ -10,14 +10,13 @@ from dataclasses import dataclass
 
 import torch
 
-from ..core.errors import MicrobudgetError
 from ..models import whisper_forward as forward
 from ..models.whisper import Whisper
-from .decoding import Rules
+from .decoding import DecodingRules
 
 
 @dataclass(frozen=True)
-class Draft:
+class Speculation:
     """What one clip took.
 
     Attributes:
@@ -37,71 +36,57 @@ def speculate(
     teacher: Whisper,
     student: Whisper,
     states: torch.Tensor,
-    draft: int = 4,
+    draft_tokens: int = 4,
     max_tokens: int = 224,
-) -> Draft:
-    """Decode one clip: the student writes ``draft`` tokens ahead, the teacher checks.
+) -> Speculation:
+    """Decode one clip: the student proposes ``draft_tokens``, the teacher checks them.
 
     Args:
         states: (1, f, d) of the encoder that the two share.
-
-    Raises:
-        MicrobudgetError: more than one clip, a draft of none, or another encoder.
     """
-    if len(states) != 1 or draft < 1:
-        raise MicrobudgetError("speculate takes one clip, and drafts of at least 1.")
-    _require_one_encoder(teacher, student)
-    big, small = teacher.model.model.decoder, student.model.model.decoder
-    rules = Rules(teacher)
-    first = len(rules.prompt)
-    room = min(first + max_tokens, len(big.embed_positions.weight))
-    ours = forward.new_cache(big, states, room + draft)
-    theirs = forward.new_cache(small, states, room + draft)
-    written = rules.prompt.tolist()
+    assert len(states) == 1 and draft_tokens >= 1
+    decoder, rules = teacher.model.model.decoder, DecodingRules(teacher)
+    student_decoder = student.model.model.decoder
+    prompt = len(rules.prompt)
+    room = min(prompt + max_tokens, len(decoder.embed_positions.weight))
+    cache = forward.new_cache(decoder, states, room + draft_tokens)
+    student_cache = forward.new_cache(student_decoder, states, room + draft_tokens)
+    tokens = rules.prompt.tolist()
     passes = drafted = accepted = 0
-    while len(written) < room and written[-1] != rules.end:
-        ahead = min(draft, room - len(written) - 1)
-        guess = _write(small, rules, theirs, written, ahead)
-        new = torch.tensor([(written + guess)[ours.length :]], device=states.device)
-        hidden = forward.decode(big, new, cache=ours)[0, -len(guess) - 1 :]
-        logits = forward.project(big, hidden)  # (guessed + 1, vocabulary)
-        rules.apply(logits, False)
-        if len(written) == first:
-            rules.apply(logits[0], True)
+    while len(tokens) < room and tokens[-1] != rules.end:
+        most = min(draft_tokens, room - len(tokens) - 1)
+        draft = _draft(student_decoder, rules, student_cache, tokens, most)
+        unseen = torch.tensor([(tokens + draft)[cache.length :]], device=states.device)
+        hidden = forward.decode(decoder, unseen, cache=cache)[0, -len(draft) - 1 :]
+        logits = forward.project(decoder, hidden)  # (draft + 1, vocabulary)
+        rules.suppress_(logits, False)
+        if len(tokens) == prompt:
+            rules.suppress_(logits[0], True)
         best = logits.argmax(-1).tolist()
         same = 0
-        while same < len(guess) and guess[same] == best[same] != rules.end:
+        while same < len(draft) and draft[same] == best[same] != rules.end:
             same += 1
-        written += [*guess[:same], best[same]]  # and one of the teacher's own
-        # keys of rejected tokens are forgotten
-        ours.length = len(written) - 1
-        theirs.length = min(theirs.length, len(written) - 1)
-        passes, drafted, accepted = passes + 1, drafted + len(guess), accepted + same
-    if written[-1] == rules.end:
-        written.pop()
-    return Draft(written[first:], passes, drafted, accepted)
+        tokens += [*draft[:same], best[same]]  # and one of the teacher's own
+        # Both caches hold keys of rejected tokens: setting the length back drops them.
+        cache.length = len(tokens) - 1
+        student_cache.length = min(student_cache.length, len(tokens) - 1)
+        passes, drafted, accepted = passes + 1, drafted + len(draft), accepted + same
+    if tokens[-1] == rules.end:
+        tokens.pop()
+    return Speculation(tokens[prompt:], passes, drafted, accepted)
 
 
-def _write(decoder, rules: Rules, cache, written: list[int], n: int) -> list[int]:
-    """Up to ``n`` tokens of the student's after ``written``; it stops at the end."""
-    guess: list[int] = []
-    while len(guess) < n:
-        new = torch.tensor(
-            [(written + guess)[cache.length :]], device=cache.keys.device
+def _draft(decoder, rules: DecodingRules, cache, tokens: list[int], most: int):
+    """Up to ``most`` of the student's tokens after ``tokens``; it stops at the end."""
+    draft: list[int] = []
+    while len(draft) < most:
+        unseen = torch.tensor(
+            [(tokens + draft)[cache.length :]], device=cache.keys.device
         )
-        hidden = forward.decode(decoder, new, cache=cache)[0, -1]
-        first = cache.length == len(rules.prompt)
-        logits = rules.apply(forward.project(decoder, hidden), first)
-        guess.append(int(logits.argmax()))
-        if guess[-1] == rules.end:
+        hidden = forward.decode(decoder, unseen, cache=cache)[0, -1]  # (d,)
+        is_first = cache.length == len(rules.prompt)
+        logits = rules.suppress_(forward.project(decoder, hidden), is_first)
+        draft.append(int(logits.argmax()))
+        if draft[-1] == rules.end:
             break
-    return guess
-
-
-def _require_one_encoder(teacher: Whisper, student: Whisper) -> None:
-    a, b = (w.model.model.encoder.layers[-1].fc2.weight for w in (teacher, student))
-    if a is not b and (a.shape != b.shape or not torch.equal(a, b)):
-        raise MicrobudgetError(
-            f"{student.name} has another encoder than {teacher.name}: a draft needs a "
-            "student that was distilled from this teacher."
-        )
+    return draft

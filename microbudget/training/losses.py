@@ -5,19 +5,17 @@ Hinton, Vinyals and Dean 2015, Distilling the Knowledge in a Neural Network
 Everywhere n is the number of tokens (or examples) and V the number of classes.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
 
 from ..core.errors import TrainingError
-from ..data.batching import batches
+from ..data.batching import batches, masked_mean
 
 IGNORE = -100  # a label that is padding: PyTorch's own convention
 TEMPERATURE = 2.0  # Distil-Whisper's
-
-# α_KL, α_PL: the paper's section 4 and its published code swap the two
-WEIGHTS = {"paper": (0.8, 1.0), "code": (1.0, 0.8)}
+_TINY = 1e-6
 
 
 def soft_target_loss(
@@ -36,9 +34,11 @@ def soft_target_loss(
         mask: bool (…), False where a token is padding and must not count.
 
     Raises:
-        TrainingError: shapes differ, T ≤ 0, or nothing is left to learn from.
+        TrainingError: shapes differ, T ≤ 0, or every token is padding.
     """
-    _check(student_logits, teacher_logits, temperature)
+    _require_one_shape(student_logits, teacher_logits)
+    if not temperature > 0:
+        raise TrainingError(f"temperature={temperature}: it must be above 0.")
     student = F.log_softmax(student_logits.float() / temperature, dim=-1)
     teacher = F.log_softmax(teacher_logits.float() / temperature, dim=-1)
     kl = (teacher.exp() * (teacher - student)).sum(-1)  # (…)
@@ -55,17 +55,12 @@ def pseudo_label_loss(
         labels: int64 (…); ``IGNORE`` marks padding.
 
     Raises:
-        TrainingError: shapes don't fit, or every label is padding.
+        TrainingError: every label is padding.
     """
-    if student_logits.shape[:-1] != labels.shape:
-        raise TrainingError(
-            f"Logits {tuple(student_logits.shape)} and labels {tuple(labels.shape)} "
-            "don't fit: a label for every row of logits is needed."
-        )
     if not (labels != IGNORE).any():
         raise TrainingError("Every label is padding: there is nothing to learn from.")
-    flat = student_logits.float().reshape(-1, student_logits.shape[-1])
-    return F.cross_entropy(flat, labels.reshape(-1), ignore_index=IGNORE)
+    flat = student_logits.float().flatten(0, -2)
+    return F.cross_entropy(flat, labels.flatten(), ignore_index=IGNORE)
 
 
 def hidden_state_loss(
@@ -77,7 +72,7 @@ def hidden_state_loss(
         student, teacher: (…, d), of one shape; project the student's first if not.
         mask: bool (…), False where a token is padding.
     """
-    _check(student, teacher)
+    _require_one_shape(student, teacher)
     return _mean((student.float() - teacher.float()).pow(2).mean(-1), mask)
 
 
@@ -92,7 +87,7 @@ def logit_mse_loss(
     Args:
         student_logits, teacher_logits: (…, V), of one shape.
     """
-    _check(student_logits, teacher_logits)
+    _require_one_shape(student_logits, teacher_logits)
     return (student_logits.float() - teacher_logits.float()).pow(2).mean()
 
 
@@ -112,38 +107,24 @@ def attention_transfer_loss(
     Returns:
         The mean over sentences of ‖student's map − teacher's map‖².
     """
-    if not student.shape[:-1] == teacher.shape[:-1] == mask.shape:
-        raise TrainingError(
-            f"States {tuple(student.shape)} and {tuple(teacher.shape)} and the mask "
-            f"{tuple(mask.shape)} must be of the same sentences and tokens."
-        )
     maps = [s.float().pow(2).sum(-1) * mask.float() for s in (student, teacher)]
     ours, theirs = (F.normalize(m, dim=-1) for m in maps)  # (batch, tokens)
     return (ours - theirs).pow(2).sum(-1).mean()
 
 
-def combined_loss(
-    soft: torch.Tensor, hard: torch.Tensor, weighting: str = "paper"
-) -> torch.Tensor:
-    """α_KL·soft + α_PL·hard, weighted as in the paper or as in its published code."""
-    if weighting not in WEIGHTS:
-        raise TrainingError(f"weighting={weighting!r}: use {', '.join(WEIGHTS)}.")
-    alpha_kl, alpha_pl = WEIGHTS[weighting]
-    return alpha_kl * soft + alpha_pl * hard
-
-
-@dataclass(frozen=True)
-class TopK:
+class TopK(NamedTuple):
     """A teacher's likeliest classes, softened: what is worth keeping of its logits.
 
     Attributes:
         classes: int32 (n, k).
         probabilities: float (n, k) of softmax(logits / T) over *all* classes; their sum
             is below 1, and what is missing is the rest's.
+        temperature: T, at which the student must be compared as well.
     """
 
     classes: torch.Tensor
     probabilities: torch.Tensor
+    temperature: float = TEMPERATURE
 
 
 def top_k(logits: torch.Tensor, k: int, temperature: float = TEMPERATURE) -> TopK:
@@ -152,16 +133,13 @@ def top_k(logits: torch.Tensor, k: int, temperature: float = TEMPERATURE) -> Top
     Args:
         logits: (n, V).
     """
-    if not 1 <= k <= logits.shape[-1]:
-        raise TrainingError(f"k={k}: there are {logits.shape[-1]} classes.")
-    values, classes = logits.float().topk(k, dim=-1)
+    values, classes = logits.float().topk(k, dim=-1)  # (n, k)
     whole = torch.logsumexp(logits.float() / temperature, dim=-1, keepdim=True)
-    return TopK(classes.int(), (values / temperature - whole).exp())
+    probabilities = (values / temperature - whole).exp()
+    return TopK(classes.int(), probabilities, temperature)
 
 
-def soft_target_loss_top_k(
-    student_logits: torch.Tensor, kept: TopK, temperature: float = TEMPERATURE
-) -> torch.Tensor:
+def soft_target_loss_top_k(student_logits: torch.Tensor, kept: TopK) -> torch.Tensor:
     """``soft_target_loss`` from the teacher's kept classes; all others are one class.
 
     Lumping classes can only lower a KL divergence (the data-processing inequality), so
@@ -171,40 +149,20 @@ def soft_target_loss_top_k(
     Args:
         student_logits: (n, V).
     """
-    classes, p = kept.classes.long(), kept.probabilities.float()
-    log_q = F.log_softmax(student_logits.float() / temperature, dim=-1)
-    log_q = log_q.gather(-1, classes)  # (n, k)
+    log_q = F.log_softmax(student_logits.float() / kept.temperature, dim=-1)
+    log_q = log_q.gather(-1, kept.classes.long())  # (n, k)
+    rest_q = (1 - log_q.exp().sum(-1)).clamp(min=_TINY)  # (n,)
+    return kept.temperature**2 * _kl_with_rest(kept, log_q, rest_q).mean()
+
+
+def _kl_with_rest(
+    kept: TopK, log_q: torch.Tensor, rest_q: torch.Tensor
+) -> torch.Tensor:
+    """Σ p·ln(p/q) over the k kept classes and the rest as one class: (n, k) -> (n,)."""
+    p = kept.probabilities.float()
     rest_p = (1 - p.sum(-1)).clamp(min=_TINY)  # (n,)
-    rest_q = (1 - log_q.exp().sum(-1)).clamp(min=_TINY)
     kl = (p * (p.clamp(min=_TINY).log() - log_q)).sum(-1)
-    kl = kl + rest_p * (rest_p.log() - rest_q.log())
-    return temperature**2 * kl.mean()
-
-
-_TINY = 1e-6
-
-
-def _check(student: torch.Tensor, teacher: torch.Tensor, temperature=1.0) -> None:
-    if student.shape != teacher.shape:
-        raise TrainingError(
-            f"The student's {tuple(student.shape)} and the teacher's "
-            f"{tuple(teacher.shape)} must have one shape."
-        )
-    if not temperature > 0:
-        raise TrainingError(f"temperature={temperature}: it must be above 0.")
-
-
-def _mean(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    if mask is None:
-        return values.mean()
-    if mask.shape != values.shape:
-        raise TrainingError(
-            f"The mask {tuple(mask.shape)} must have a place for each of the "
-            f"{tuple(values.shape)} tokens."
-        )
-    if not mask.any():
-        raise TrainingError("Every token is masked: there is nothing to learn from.")
-    return torch.where(mask, values, 0.0).sum() / mask.sum()
+    return kl + rest_p * (rest_p.log() - rest_q.log())
 
 
 def fused_loss(
@@ -212,74 +170,125 @@ def fused_loss(
     weight: torch.Tensor,
     labels: torch.Tensor,
     kept: TopK,
-    weighting: str = "paper",
-    temperature: float = TEMPERATURE,
+    alphas: tuple[float, float],
     rows: int = 64,
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-    """``combined_loss`` of both terms straight from hidden states, for large V.
+    """α_soft·``soft_target_loss_top_k`` + α_hard·``pseudo_label_loss``, for large V.
 
-    The (n, V) logits are never whole in memory: a chunk of rows is projected, its loss
-    and its gradient are computed at once while it is in the processor's cache, and
-    only d(loss)/d(hidden) is kept. For a frozen ``weight`` that is all there is.
+    The (n, V) logits of a batch would be its largest tensor by far. Here they are never
+    whole in memory: a chunk of rows is projected to logits, its loss and its gradient
+    are computed at once while it is in the processor's cache, and only
+    d(loss)/d(hidden) is kept. As ``weight`` is frozen, the backward pass needs no more.
 
     Args:
         hidden: (n, d) of the student, which gets the gradient.
         weight: (V, d) of the vocabulary's projection, frozen; its dtype is computed in.
-        labels: int64 (n,), no padding. kept: the teacher's top k at ``temperature``.
-        rows: a chunk's.
+        labels: int64 (n,), no padding. kept: the teacher's top k.
+        alphas: (α_soft, α_hard).
+        rows: in a chunk.
 
     Returns:
         The loss, and its two terms (soft, hard) without gradient.
     """
-    if weighting not in WEIGHTS:
-        raise TrainingError(f"weighting={weighting!r}: use {', '.join(WEIGHTS)}.")
-    loss, soft, hard = _Fused.apply(
-        hidden, weight, labels, kept.classes, kept.probabilities, *WEIGHTS[weighting],
-        temperature, rows,
-    )  # fmt: skip
+    loss, soft, hard = _FusedLoss.apply(hidden, weight, labels, kept, alphas, rows)
     return loss, (soft, hard)
 
 
-class _Fused(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx, hidden, weight, labels, classes, probabilities, a_kl, a_pl, t, rows
-    ):
-        n = len(hidden)
-        h = hidden.detach().to(weight.dtype)
-        gradient = torch.empty_like(h)
-        soft = hard = 0.0
-        for chunk in batches(n, rows):
-            i, y = classes[chunk].long(), labels[chunk, None]
-            p = probabilities[chunk].float()
-            z = h[chunk] @ weight.T  # (rows, V)
-            e = z.sub_(z.amax(-1, keepdim=True)).div_(t)
-            at_i, at_y = e.gather(1, i).float(), e.gather(1, y).float()
-            e = e.exp_()  # softened: e / its sum
-            sharp = e.pow(t)  # as they are: e^T / its sum, with no second exp
-            sum_e = e.sum(-1, keepdim=True, dtype=torch.float32)
-            sum_sharp = sharp.sum(-1, keepdim=True, dtype=torch.float32)
-            hard += (sum_sharp.log() - t * at_y).sum()
-            log_q = at_i - sum_e.log()
-            q = e.gather(1, i).float() / sum_e  # (rows, k) the student's, softened
-            # from the same rounded numbers, or a small rest would be all rounding
-            rest_q = (1 - q.sum(-1, keepdim=True)).clamp(min=_TINY)
-            rest_p = (1 - p.sum(-1, keepdim=True)).clamp(min=_TINY)
-            soft += (p * (p.clamp(min=_TINY).log() - log_q)).sum()
-            soft += (rest_p * (rest_p.log() - rest_q.log())).sum()
-            # d soft / dz = T·(q − p) for what was kept; the rest shares its class's
-            share = rest_p / rest_q
-            g = sharp.mul_((a_pl / sum_sharp).to(z.dtype))
-            g.add_(e.mul_((a_kl * t * (1 - share) / sum_e).to(z.dtype)))
-            g.scatter_add_(1, i, (a_kl * t * (q * share - p)).to(z.dtype))
-            g.scatter_add_(1, y, torch.full_like(at_y, -a_pl).to(z.dtype))
-            gradient[chunk] = g @ weight
-        ctx.save_for_backward((gradient / n).to(hidden.dtype))
-        soft, hard = t**2 * soft / n, hard / n
-        ctx.mark_non_differentiable(soft, hard)
-        return a_kl * soft + a_pl * hard, soft, hard
+class _FusedLoss(torch.autograd.Function):
+    """The forward pass computes the gradient; the backward pass only scales it."""
 
     @staticmethod
-    def backward(ctx, by, *_):
+    def forward(ctx, hidden, weight, labels, kept, alphas, rows):
+        count = len(hidden)
+        inputs = hidden.detach().to(weight.dtype)
+        gradient = torch.empty_like(inputs)  # (n, d)
+        soft = hard = 0.0
+        for chunk in batches(count, rows):
+            logits = inputs[chunk] @ weight.T  # (rows, V)
+            own = TopK(kept.classes[chunk].long(), kept.probabilities[chunk],
+                       kept.temperature)  # fmt: skip
+            chunk_soft, chunk_hard, logits_gradient = _losses_and_gradient_(
+                logits, labels[chunk, None], own, *alphas
+            )
+            soft, hard = soft + chunk_soft, hard + chunk_hard
+            gradient[chunk] = logits_gradient @ weight
+        ctx.save_for_backward((gradient / count).to(hidden.dtype))
+        soft, hard = soft / count, hard / count
+        ctx.mark_non_differentiable(soft, hard)
+        return alphas[0] * soft + alphas[1] * hard, soft, hard
+
+    @staticmethod
+    def backward(ctx, loss_gradient, *_):
         (gradient,) = ctx.saved_tensors
-        return (gradient * by, *[None] * 8)
+        return gradient * loss_gradient, None, None, None, None, None
+
+
+def _losses_and_gradient_(logits, labels, kept: TopK, alpha_soft, alpha_hard):
+    """Both losses of a chunk, summed over rows, and d(their weighted sum)/d(logits).
+
+    In the formulas z are the logits, q = softmax(z/T) is the student's softened
+    distribution, s = softmax(z) its plain one, p the teacher's kept probabilities, and
+    y the label. The gradients are
+
+        d hard / dz = s − [z is y's]
+        d soft / dz = T·(q − p)             for the kept classes,
+                      T·(q − rest_p/rest_q·q) for all others, which share one class.
+
+    A chunk of (rows, V) is all that fits into the processor's cache, so no second
+    tensor of that size is made where one can be reused: ``logits`` becomes z/T, then
+    exp(z/T), then its part of the gradient, each by an in-place operation on the same
+    memory. Nothing may read the logits afterwards. The only other (rows, V) tensor is
+    exp(z), which is exp(z/T) to the power of T: a power instead of a second
+    exponential; it becomes the gradient that is returned.
+
+    Args:
+        logits: (rows, V), overwritten.
+        labels: int64 (rows, 1). kept: of these rows, its classes as int64.
+    """
+    T, dtype = kept.temperature, logits.dtype
+    # The maximum is subtracted first, so that no exponential can overflow.
+    scaled = logits.sub_(logits.amax(-1, keepdim=True)).div_(T)
+    scaled_kept = scaled.gather(1, kept.classes).float()  # (rows, k)
+    scaled_label = scaled.gather(1, labels).float()  # (rows, 1)
+    soft_exp = scaled.exp_()  # q · its sum; z/T is gone from here on
+    hard_exp = soft_exp.pow(T)  # s · its sum
+    soft_sum = soft_exp.sum(-1, keepdim=True, dtype=torch.float32)
+    hard_sum = hard_exp.sum(-1, keepdim=True, dtype=torch.float32)
+
+    hard = (hard_sum.log() - T * scaled_label).sum()
+    p = kept.probabilities.float()
+    q = soft_exp.gather(1, kept.classes).float() / soft_sum  # (rows, k)
+    # The rest is taken from the same rounded numbers as q: were the two rounded apart,
+    # a small rest would be nothing but rounding error.
+    rest_q = (1 - q.sum(-1, keepdim=True)).clamp(min=_TINY)  # (rows, 1)
+    rest_p = (1 - p.sum(-1, keepdim=True)).clamp(min=_TINY)
+    log_q = scaled_kept - soft_sum.log()
+    soft = T**2 * _kl_with_rest(kept, log_q, rest_q.squeeze(1)).sum()
+
+    # Every class gets the gradient of one that wasn't kept and isn't the label; then
+    # the kept classes and the label get what is missing to theirs.
+    ratio = rest_p / rest_q  # (rows, 1)
+    gradient = hard_exp.mul_((alpha_hard / hard_sum).to(dtype))
+    gradient.add_(soft_exp.mul_((alpha_soft * T * (1 - ratio) / soft_sum).to(dtype)))
+    missing = alpha_soft * T * (q * ratio - p)
+    gradient.scatter_add_(1, kept.classes, missing.to(dtype))
+    gradient.scatter_add_(
+        1, labels, torch.full_like(scaled_label, -alpha_hard).to(dtype)
+    )
+    return soft, hard, gradient
+
+
+def _require_one_shape(student: torch.Tensor, teacher: torch.Tensor) -> None:
+    if student.shape != teacher.shape:
+        raise TrainingError(
+            f"The student's {tuple(student.shape)} and the teacher's "
+            f"{tuple(teacher.shape)} must have one shape."
+        )
+
+
+def _mean(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    if mask is None:
+        return values.mean()
+    if not mask.any():
+        raise TrainingError("Every token is masked: there is nothing to learn from.")
+    return masked_mean(values, mask)

@@ -3,7 +3,7 @@
     python tests/benchmarks/transcription_speed.py [--clips 32] [--repeats 3]
 
 On MICROBUDGET_DATA/speech where there is one, else on the course's own test clips. All
-decode greedily on the same threads; the ways take turns, so that a busy moment hits
+decode greedily on the same threads; the methods take turns, so that a busy moment hits
 all. faster-whisper is measured when it is installed (`pip install faster-whisper`) and
 reads the very file of the wheel, given as --ctranslate2 FOLDER.
 """
@@ -20,9 +20,7 @@ import microbudget as mb
 
 
 def ours(whisper, sound, **options):
-    return lambda: mb.speech_distillation.transcribe.transcribe(
-        whisper, sound, **options
-    )
+    return lambda: mb.speech_distillation.transcribe(whisper, sound, **options)
 
 
 def pipeline(whisper, sound):
@@ -79,7 +77,7 @@ def main() -> None:
     sound, said = [c.samples() for c in clips], [c.text for c in clips]
     seconds = sum(map(len, sound)) / 16_000
     whisper = mb.models.whisper.load("whisper-tiny.en")
-    ways = {
+    methods = {
         "transformers pipeline, fp32, one by one": pipeline(whisper, sound),
         "ours, fp32, one by one": ours(whisper, sound, batch_size=1, precision="no"),
         "ours, fp32, batch 8": ours(whisper, sound, precision="no"),
@@ -88,14 +86,14 @@ def main() -> None:
     }
     if asked.ctranslate2:
         name = "faster-whisper int8, one by one"
-        ways[name] = faster_whisper(asked.ctranslate2, sound, asked.threads)
-    taken = {name: [] for name in ways}
-    cpu = {name: [] for name in ways}
+        methods[name] = faster_whisper(asked.ctranslate2, sound, asked.threads)
+    taken = {name: [] for name in methods}
+    cpu = {name: [] for name in methods}
     texts = {}
     for turn in range(asked.repeats + 1):  # the first is the warm-up
-        for name, way in ways.items():
+        for name, method in methods.items():
             started, busy = time.perf_counter(), time.process_time()
-            texts[name] = way()
+            texts[name] = method()
             if turn:
                 taken[name].append(time.perf_counter() - started)
                 cpu[name].append(time.process_time() - busy)
@@ -105,11 +103,11 @@ def main() -> None:
     )
     first = np.median(next(iter(taken.values())))
     for name, walls in taken.items():
-        wall = np.median(walls)
+        wall, errors = np.median(walls), mb.evaluation.word_errors(said, texts[name])
         print(
             f"{name:42} {wall:6.2f} s ({min(walls):.2f}–{max(walls):.2f}), "
             f"CPU {np.median(cpu[name]):6.2f} s, {first / wall:5.2f}×, "
-            f"RTFx {seconds / wall:6.1f}, {mb.evaluation.word_errors(said, texts[name])}"
+            f"RTFx {seconds / wall:6.1f}, {errors}"
         )
 
 

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/whisper_distillation.py [--seeds 3] [--steps 400]
 
-Trains on the course's own clips; judged by its validation and test clips and, with
-MICROBUDGET_DATA, by real speech. Learning rate and data were chosen on the validation
+Trains on the course's own clips; evaluates on its validation and test clips and, with
+MICROBUDGET_DATA, on real speech. Learning rate and data were chosen on the validation
 clips and on the real clips with even numbers (DEV); the odd ones are TEST.
 """
 
@@ -21,68 +21,58 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--clips", type=int, default=800)
-    parser.add_argument("--weightings", nargs="+", default=["paper", "code"])
     parser.add_argument("--window", default="clip", choices=["clip", "standard"])
     asked = parser.parse_args()
     torch.set_num_threads(mb.core.settings.load().threads)
-    speech = mb.data.speech.load()
-    sets = {"val": speech.val}
-    for name, clips in speech.tests.items():
-        sets |= (
-            {"real DEV": clips[::2], "real TEST": clips[1::2]} if name == "real" else {}
-        )
-        sets[name] = clips
-    sound = {name: [c.samples() for c in clips] for name, clips in sets.items()}
+    speech, sd = mb.data.speech.load(), mb.speech_distillation
+    sets = {"val": speech.val, **speech.tests}
+    if real := speech.tests.get("real"):
+        sets |= {"real DEV": real[::2], "real TEST": real[1::2]}
     teacher = mb.models.whisper.load("whisper-tiny.en")
+    encoded = {
+        name: list(
+            sd.encode(teacher, [c.samples() for c in clips], window=asked.window)
+        )
+        for name, clips in sets.items()
+    }
+    results: dict[tuple[str, str], list[float]] = {}
 
-    def judge(label, whisper):
+    def evaluate(label, whisper, seed=""):
         for name, clips in sets.items():
-            texts = mb.speech_distillation.transcribe.transcribe(
-                whisper, sound[name], window=asked.window
-            )
-            errors = mb.evaluation.word_errors([c.text for c in clips], texts)
-            print(f"{label:34} {name:10} {errors}", flush=True)
-            guarded = mb.evaluation.word_errors(
-                [c.text for c in clips],
-                mb.speech_distillation.transcribe.transcribe(
-                    whisper, sound[name], window=asked.window, guard=True
-                ),
-            )
-            print(f"{'  with the loop guard':34} {name:10} {guarded}", flush=True)
-            guards = f"{label.split(' seed')[0]}, guarded"
-            results.setdefault((guards, name), []).append(guarded.wer)
-            results.setdefault((label.split(" seed")[0], name), []).append(errors.wer)
+            for blocked in (False, True):
+                texts = sd.decode(whisper, encoded[name], block_loops=blocked)
+                errors = mb.evaluation.word_errors([c.text for c in clips], texts)
+                kind = label + ", loops blocked" * blocked
+                print(f"{kind:34} {seed:7} {name:10} {errors}", flush=True)
+                results.setdefault((kind, name), []).append(errors.wer)
 
-    results: dict = {}
-    judge("teacher", teacher)
-    judge("untrained", mb.models.whisper.student(teacher))
+    evaluate("teacher", teacher)
+    evaluate("untrained", mb.models.whisper.student(teacher))
     started, busy = time.perf_counter(), time.process_time()
-    learn = mb.data.speech.evenly_spaced(speech.train, asked.clips)
-    lessons = mb.speech_distillation.distil.prepare(teacher, learn)
+    train_clips = mb.data.speech.evenly_spaced(speech.train, asked.clips)
+    targets = sd.prepare_targets(teacher, train_clips)
     print(
-        f"prepared {len(lessons)} lessons ({len(lessons.dropped)} dropped, "
-        f"{lessons.bytes() / 1e6:.0f} MB): {time.perf_counter() - started:.1f} s, "
+        f"targets of {len(targets)} clips ({len(targets.dropped)} dropped, "
+        f"{targets.bytes() / 1e6:.0f} MB): {time.perf_counter() - started:.1f} s, "
         f"CPU {time.process_time() - busy:.1f} s"
     )
-    for weighting in asked.weightings:
+    for weighting, (soft, hard) in sd.ALPHAS.items():
         for seed in range(asked.seeds):
             student = mb.models.whisper.student(teacher)
-            started, busy = time.perf_counter(), time.process_time()
-            history = mb.speech_distillation.distil.distil(
-                student, lessons, steps=asked.steps, weighting=weighting, seed=seed
+            config = sd.DistilConfig(
+                steps=asked.steps, alpha_soft=soft, alpha_hard=hard, seed=seed
             )
+            started, busy = time.perf_counter(), time.process_time()
+            history = sd.train(student, targets, config)
             print(
                 f"{weighting} seed {seed}: {len(history.losses)} steps, "
                 f"{time.perf_counter() - started:.1f} s, "
                 f"CPU {time.process_time() - busy:.1f} s, "
                 f"last losses {np.mean(history.losses[-20:]):.3f}"
             )
-            judge(f"{weighting} seed {seed}", student)
-    for (label, name), rates in results.items():
-        if len(rates) > 1:
-            print(
-                f"{label:10} {name:10} mean {np.mean(rates):.1%} of {len(rates)} seeds"
-            )
+            evaluate(weighting, student, f"seed {seed}")
+    for (kind, name), rates in results.items():
+        print(f"{kind:26} {name:10} mean {np.mean(rates):.1%} of {len(rates)} runs")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,7 @@
 import re
 
 import numpy as np
-import pytest
 
-from microbudget.core.errors import EvaluationError
 from microbudget.plotting import transcripts
 
 
@@ -32,10 +30,3 @@ def test_a_table_has_a_player_and_every_models_words():
     assert "one &lt;b&gt;" in table
     assert "A &amp; B" in table
     assert table.count("<tr>") == 3
-
-
-def test_lists_must_fit():
-    with pytest.raises(EvaluationError, match="1 for teacher"):
-        transcripts.compare_transcripts(
-            [np.ones(9)] * 2, ["a", "b"], {"teacher": ["a"]}
-        )

@@ -1,7 +1,7 @@
 """Speech to text with Whisper: batched, sorted by length, the sound encoded once.
 
-Long recordings are cut in their
-quietest moments; where speech has a pause, no word is cut, and none is heard twice.
+Long recordings are cut in their quietest moments; where speech has a pause, no word is
+cut, and none is transcribed twice.
 """
 
 import copy
@@ -19,7 +19,7 @@ from ..data.audio import QUIETEST, RATE
 from ..data.batching import batches
 from ..models import whisper_forward as forward
 from ..models.whisper import Whisper
-from .decoding import greedy, text_of
+from .decoding import greedy_decode, text_of
 
 TAIL, STEP = 4.0, 2.0  # seconds of silence after a clip, and of rounding up
 _AT_ONCE = 8  # clips whose activations a CPU's cache copes with
@@ -27,15 +27,15 @@ _SEARCH, _FRAME = 10.0, 0.1  # seconds: where a long recording may be cut, how f
 
 
 @dataclass(frozen=True)
-class Heard:
-    """A batch of sound after the encoder: what any decoder of the same can write from.
+class EncodedBatch:
+    """A batch of sound after the encoder, for every decoder that shares the encoder.
 
     Attributes:
-        places: (recording, piece of it) for every row.
+        positions: (recording, piece of it) for every row.
         states: (b, f, d).
     """
 
-    places: tuple[tuple[int, int], ...]
+    positions: tuple[tuple[int, int], ...]
     states: torch.Tensor
 
 
@@ -46,11 +46,8 @@ def transcribe(
     batch_size: int = 8,
     window: str = "standard",
     precision: str = "auto",
-    max_tokens: int = 224,
-    guard: bool = False,
-    description: str = "transcribing",
 ) -> list[str]:
-    """What is said in each recording, in the order given: ``write`` of ``hear``.
+    """What is said in each recording, in the order given: ``decode`` of ``encode``.
 
     Args:
         recordings: float32 (samples,) at 16 kHz, of any length.
@@ -60,29 +57,25 @@ def transcribe(
             what Whisper was trained on (measure it), and it needs that silent tail.
         precision: ``"auto"`` (bf16 where that is faster than float32), ``"bf16"``,
             ``"no"`` (float32).
-        max_tokens: the most a piece may get; a model in a loop stops there.
-        guard: keep it out of loops altogether; not part of plain greedy decoding.
 
     Raises:
         DataError: a recording that is empty, not one row of numbers, or not finite.
     """
     lowered = in_precision(whisper, precision)  # once for both halves
-    heard = hear(
-        lowered, recordings, batch_size=batch_size, window=window, precision="no",
-        description=description,
-    )  # fmt: skip
-    return write(lowered, heard, max_tokens, guard)
+    encoded = encode(
+        lowered, recordings, batch_size=batch_size, window=window, precision="no"
+    )
+    return decode(lowered, encoded)
 
 
-def hear(
+def encode(
     whisper: Whisper,
     recordings: Sequence[np.ndarray],
     *,
     batch_size: int = 8,
     window: str = "standard",
     precision: str = "auto",
-    description: str = "listening",
-) -> Iterator[Heard]:
+) -> Iterator[EncodedBatch]:
     """The encoder's half of ``transcribe``, batch by batch, the longest pieces first.
 
     A list of it serves every decoder that shares this encoder: a frozen encoder is run
@@ -92,29 +85,36 @@ def hear(
     pieces = [
         ((number, part), piece)
         for number, recording in enumerate(recordings)
-        for part, piece in enumerate(_audible(split(checked(recording, number))))
+        for part, piece in enumerate(
+            _not_silent(split_recording(_checked(recording, number)))
+        )
     ]
-    pieces.sort(key=lambda piece: -len(piece[1]))  # most memory is needed at once
-    with bar(None, description, total=len(pieces), unit="piece") as shown:
+    # The first batch then needs the most memory: too little shows at once.
+    pieces.sort(key=lambda piece: -len(piece[1]))
+    with bar(None, "encoding", total=len(pieces), unit="piece") as shown:
         for rows in batches(len(pieces), batch_size):
-            places, clips = zip(*pieces[rows], strict=True)
-            yield Heard(places, listen(whisper, clips, window))
+            positions, clips = zip(*pieces[rows], strict=True)
+            yield EncodedBatch(positions, encode_clips(whisper, clips, window))
             shown.update(len(clips))
 
 
-def write(
+def decode(
     whisper: Whisper,
-    heard: Iterable[Heard],
+    encoded: Iterable[EncodedBatch],
     max_tokens: int = 224,
-    guard: bool = False,
+    block_loops: bool = False,
 ) -> list[str]:
-    """The decoder's half of ``transcribe``: a text for every recording."""
+    """The decoder's half of ``transcribe``: a text for every recording.
+
+    Args:
+        max_tokens, block_loops: as ``greedy_decode`` has them.
+    """
     texts: dict[tuple[int, int], str] = {}
-    for batch in heard:
+    for batch in encoded:
         whisper = _with_decoder_in(whisper, batch.states.dtype)
-        tokens = greedy(whisper, batch.states, max_tokens, guard)
-        for place, own in zip(batch.places, tokens, strict=True):
-            texts[place] = text_of(whisper, own)
+        tokens = greedy_decode(whisper, batch.states, max_tokens, block_loops)
+        for position, own in zip(batch.positions, tokens, strict=True):
+            texts[position] = text_of(whisper, own)
     joined: dict[int, list[str]] = {}
     for number, part in sorted(texts):
         joined.setdefault(number, []).append(texts[number, part])
@@ -122,13 +122,15 @@ def write(
 
 
 @torch.inference_mode()
-def listen(whisper: Whisper, clips: Sequence, window: str = "standard") -> torch.Tensor:
+def encode_clips(
+    whisper: Whisper, clips: Sequence[np.ndarray], window: str = "standard"
+) -> torch.Tensor:
     """The encoder's states of clips of up to 30 s: (clips, frames, d)."""
     if window not in ("standard", "clip"):
         raise MicrobudgetError(f"window={window!r}: use 'standard' or 'clip'.")
     seconds = forward.LONGEST
     if window == "clip":
-        seconds = window_for(max(map(len, clips)) / RATE)
+        seconds = window_seconds(max(map(len, clips)) / RATE)
     encoder = whisper.model.model.encoder
     like = encoder.conv1.weight
     mel = forward.log_mel(whisper, clips, seconds).to(like.device, like.dtype)
@@ -137,7 +139,7 @@ def listen(whisper: Whisper, clips: Sequence, window: str = "standard") -> torch
     return torch.cat(parts)
 
 
-def window_for(seconds: float) -> float:
+def window_seconds(seconds: float) -> float:
     """The window of a clip: a silent tail, or Whisper won't stop; then rounded up."""
     return min(forward.LONGEST, STEP * math.ceil((seconds + TAIL) / STEP))
 
@@ -154,8 +156,7 @@ def in_precision(whisper: Whisper, precision: str = "auto") -> Whisper:
     low = use_bf16(precision, whisper.model.device.type)
     if not low or whisper.model.dtype == torch.bfloat16:
         return whisper
-    model = copy.deepcopy(whisper.model).to(torch.bfloat16)
-    return replace(whisper, model=model)
+    return replace(whisper, model=copy.deepcopy(whisper.model).to(torch.bfloat16))
 
 
 def _with_decoder_in(whisper: Whisper, dtype: torch.dtype) -> Whisper:
@@ -168,13 +169,16 @@ def _with_decoder_in(whisper: Whisper, dtype: torch.dtype) -> Whisper:
     return replace(whisper, model=model)
 
 
-def _audible(pieces: list[np.ndarray]) -> list[np.ndarray]:
-    """Of a long recording, the pieces that aren't silent; always one at least."""
+def _not_silent(pieces: list[np.ndarray]) -> list[np.ndarray]:
+    """A recording's pieces without those of mere silence; always one at least.
+
+    Whisper would invent words for a silent piece.
+    """
     loud = [piece for piece in pieces if np.abs(piece).max() >= QUIETEST]
     return loud if len(pieces) > 1 and loud else pieces[:1]
 
 
-def split(samples: np.ndarray) -> list[np.ndarray]:
+def split_recording(samples: np.ndarray) -> list[np.ndarray]:
     """Pieces of at most 30 s that make up the recording, sample for sample.
 
     Cuts are made in the quietest tenth of a second of a window's last ten seconds.
@@ -185,8 +189,8 @@ def split(samples: np.ndarray) -> list[np.ndarray]:
     while len(samples) > longest:
         end = min(longest, len(samples) - RATE)  # what is left lasts a second at least
         tail = samples[end - search : end].astype(np.float64)
-        loudness = (tail.reshape(-1, frame) ** 2).sum(1)
-        # of equally quiet moments the last: fewer pieces
+        loudness = (tail.reshape(-1, frame) ** 2).sum(1)  # (frames,)
+        # Of equally quiet frames the last is taken: fewer pieces.
         quietest = len(loudness) - 1 - int(loudness[::-1].argmin())
         cut = end - search + quietest * frame + frame // 2
         pieces.append(samples[:cut])
@@ -194,18 +198,18 @@ def split(samples: np.ndarray) -> list[np.ndarray]:
     return [*pieces, samples]
 
 
-def checked(recording, number: int = 0) -> np.ndarray:
+def _checked(recording, number: int) -> np.ndarray:
     """A recording as float32 (samples,), or a clear error; silence may pass."""
     samples = np.asarray(recording)
-    if samples.ndim != 1 or not len(samples):
+    if (
+        samples.ndim != 1
+        or not len(samples)
+        or not np.issubdtype(samples.dtype, np.floating)
+    ):
         raise DataError(
-            f"Recording {number} has the shape {samples.shape}; expected one row of "
-            "samples at 16 kHz (audio.prepare makes it)."
-        )
-    if not np.issubdtype(samples.dtype, np.floating):
-        raise DataError(
-            f"Recording {number} holds {samples.dtype}; expected floats from −1 to 1 "
-            "(audio.prepare makes them)."
+            f"Recording {number} is an array of {samples.dtype} {samples.shape}; "
+            "expected floats from −1 to 1, one row of samples at 16 kHz "
+            "(mb.data.audio.prepare makes it)."
         )
     if not np.isfinite(samples).all():
         raise DataError(f"Recording {number} holds NaN or infinite samples.")

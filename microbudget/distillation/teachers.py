@@ -1,0 +1,216 @@
+"""What a teacher answers for every sentence: computed once, kept on disk, read again.
+
+A student passes its sentences many times, and there are many students; the teacher's
+answer is the same every time. Its file is named after the teacher's weights and the
+sentences: another teacher or another sentence is another file.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..core import settings
+from ..core.checkpoint import load_tensors, save_tensors
+from ..core.errors import MicrobudgetError, TrainingError
+from ..core.precision import autocast, of_training
+from ..core.progress import bar
+from ..data import text
+from ..data.batching import batches
+from ..training.losses import IGNORE
+from .students import logits_and_states
+
+_VERSION = 2  # of the file's format
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class TeacherOutputs:
+    """A teacher's answers, in the sentences' order, on the CPU.
+
+    Attributes:
+        logits: float32 (sentences, classes).
+        states: layer -> float16 (tokens of all sentences, d); layer 0: the embeddings.
+        lengths: tokens of every sentence, to find its states; empty without states.
+        origin: where they come from, in words.
+        path: their file, if they have one.
+    """
+
+    logits: torch.Tensor
+    states: dict[int, torch.Tensor] = field(default_factory=dict)
+    lengths: tuple[int, ...] = ()
+    origin: str = "computed"
+    path: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def first(self, n: int) -> "TeacherOutputs":
+        """Those of the first ``n`` sentences."""
+        lengths = self.lengths[:n]
+        states = {layer: s[: sum(lengths)] for layer, s in self.states.items()}
+        return replace(self, logits=self.logits[:n], states=states, lengths=lengths)
+
+    def bytes(self) -> int:
+        """Of all numbers."""
+        return sum(t.nbytes for t in (self.logits, *self.states.values()))
+
+
+@torch.no_grad()  # not inference mode: students are trained on the outputs
+def compute_outputs(
+    teacher: nn.Module, sentences: text.Sentences, layers: Sequence[int] = ()
+) -> TeacherOutputs:
+    """Run the teacher on every sentence.
+
+    Args:
+        layers: whose states to keep; 0: the embeddings, −1: the last layer.
+
+    Raises:
+        TrainingError: a layer that isn't there.
+    """
+    teacher.eval()
+    device = next(teacher.parameters()).device
+    order = torch.tensor(sentences.lengths).argsort(stable=True)
+    logits: list[torch.Tensor] = [None] * len(order)
+    states: dict[int, list[torch.Tensor]] = {}
+    with (
+        autocast(),
+        bar(None, "the teacher answers", total=len(order), unit="sentence") as shown,
+    ):
+        for rows in batches(len(order), _BATCH):
+            indices = order[rows].tolist()
+            ids, mask, _ = sentences.collate([sentences[i] for i in indices])
+            answers, found = logits_and_states(teacher, ids.to(device), mask.to(device))
+            if not states:
+                states = {_layer(i, len(found)): [None] * len(order) for i in layers}
+            answers = answers.float().cpu()  # (batch, classes)
+            kept = {layer: found[layer].half().cpu() for layer in states}
+            for row, i in enumerate(indices):
+                logits[i] = answers[row]
+                for layer in states:  # without the padding: (tokens, d)
+                    states[layer][i] = kept[layer][row, : sentences.lengths[i]]
+            shown.update(len(indices))
+    return TeacherOutputs(
+        torch.stack(logits),
+        {layer: torch.cat(own) for layer, own in states.items()},
+        tuple(sentences.lengths) if states else (),
+    )
+
+
+def teacher_outputs(
+    teacher: nn.Module, sentences: text.Sentences, layers: Sequence[int] = ()
+) -> TeacherOutputs:
+    """``compute_outputs``, or what it gave before; a damaged file is computed again.
+
+    Returns:
+        With ``origin``: computed, read, or computed again since the file was damaged.
+
+    Raises:
+        TrainingError: as ``compute_outputs``.
+        MicrobudgetError: the outputs aren't finite; the disk is full.
+    """
+    path, origin = cache_path(teacher, sentences, layers), "computed"
+    if path.exists():
+        try:
+            return _load(path)
+        except MicrobudgetError:
+            origin = "computed again: the file was damaged"
+    found = compute_outputs(teacher, sentences, layers)
+    tensors = {f"states.{layer}": states for layer, states in found.states.items()}
+    tensors["logits"] = found.logits
+    save_tensors(path, tensors, lengths=found.lengths)
+    return replace(found, origin=origin, path=path)
+
+
+def _load(path: Path) -> TeacherOutputs:
+    tensors, metadata = load_tensors(path)
+    logits = tensors.pop("logits")
+    states = {int(name.removeprefix("states.")): t for name, t in tensors.items()}
+    return TeacherOutputs(logits, states, tuple(metadata["lengths"]), "read", path)
+
+
+def cache_path(
+    teacher: nn.Module, sentences: text.Sentences, layers: Sequence[int] = ()
+) -> Path:
+    """The file of these outputs, named by a digest of all that decides them.
+
+    That is the teacher's weights and head, the tokens, the layers and the precision.
+    Labels don't: a teacher isn't told them.
+    """
+    config = getattr(getattr(teacher, "encoder", None), "config", None)
+    shape = config.to_json_string() if config is not None else ""
+    asked = [_VERSION, type(teacher).__name__, teacher.task, sorted(set(layers)),
+             of_training(), shape]  # fmt: skip
+    digest = hashlib.sha256(json.dumps(asked).encode())
+    for name, tensor in teacher.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(raw.numpy())
+    digest.update(json.dumps(sentences.ids).encode())
+    folder = settings.load().home / "runs" / "teacher"
+    return folder / f"{digest.hexdigest()[:16]}.safetensors"
+
+
+def mix_teachers(
+    logits: Sequence[torch.Tensor], weights: Sequence[float], temperature: float
+) -> torch.Tensor:
+    """Several teachers as one: the weighted mean of their softened probabilities.
+
+    Hinton et al. 2015, section 1, average an ensemble's predictions. What comes back
+    are logits that, softened by the same temperature, are that mean: every loss takes
+    them for one teacher's.
+
+    Args:
+        logits: of each teacher (sentences, classes).
+        weights: none negative; their sum is brought to 1.
+    """
+    share = torch.tensor(weights, dtype=torch.float64)
+    log_p = torch.stack([F.log_softmax(z.double() / temperature, -1) for z in logits])
+    log_share = (share / share.sum()).log()[:, None, None]  # (teachers, 1, 1)
+    return (temperature * torch.logsumexp(log_p + log_share, 0)).float()
+
+
+def mixture_weights(
+    logits: Sequence[torch.Tensor], labels: torch.Tensor, rounds: int = 200
+) -> list[float]:
+    """How far to trust each teacher: the mixture that makes held-out labels likeliest.
+
+    Expectation-maximisation for the weights of fixed components (Dempster, Laird and
+    Rubin 1977); the likelihood is concave in them, so it finds the best. Never worse
+    there than the best teacher alone, nor than the plain mean.
+
+    Args:
+        logits: of each teacher (sentences, classes), on sentences that none of them
+            was trained on. labels: int64 (sentences,).
+    """
+    own = labels[:, None]
+    p = [F.softmax(z.double(), -1).gather(1, own).squeeze(1) for z in logits]
+    likelihood = torch.stack(p, 1).clamp_min(1e-12)  # (sentences, teachers)
+    weights = torch.full((len(logits),), 1 / len(logits), dtype=torch.float64)
+    for _ in range(rounds):
+        responsibility = likelihood * weights
+        weights = (responsibility / responsibility.sum(1, keepdim=True)).mean(0)
+    return weights.tolist()
+
+
+def with_teacher_labels(labelled: text.Labelled, logits: torch.Tensor) -> text.Labelled:
+    """The same sentences with the teacher's first choices as labels: a black box's."""
+    return text.Labelled(labelled.texts, tuple(logits.argmax(1).tolist()))
+
+
+def unlabelled(texts: Sequence[str]) -> text.Labelled:
+    """Sentences without labels: ``IGNORE`` stands in place of each."""
+    return text.Labelled(tuple(texts), (IGNORE,) * len(texts))
+
+
+def _layer(i: int, count: int) -> int:
+    if not -count <= i < count:
+        raise TrainingError(
+            f"Layer {i}: the teacher has 0 (its embeddings) to {count - 1}."
+        )
+    return i % count
