@@ -18,7 +18,7 @@ __getattr__, __dir__ = attach(
         "split_into_groups": "mapping",
         "sqnr": "affine",
         "OBSERVERS": "observers",
-        "integer_linear": "integer",
+        "IntegerLinear": "integer",
         # whole models
         "QUANTIZED_TYPES": "fake_quant",
         "fake_quantize": "fake_quant",

@@ -33,13 +33,17 @@ def images(n=6, seed=1):
     return torch.randn(n, 3, 12, 13, generator=torch.Generator().manual_seed(seed))
 
 
+def calibrated(net, batches, bits=8, input_bits=8, **options):
+    model = fake_quant.fake_quantize(net, bits, input_bits)
+    return fake_quant.calibrate_(model, batches, **options)
+
+
 def test_more_bits_come_nearer_and_the_original_is_untouched():
     net, x = small_net(), images()
     before = {k: v.clone() for k, v in net.state_dict().items()}
     distances = []
     for bits in (3, 5, 8):
-        other = fake_quant.fake_quantize(net, bits, bits)
-        fake_quant.calibrate_(other, [x])
+        other = calibrated(net, [x], bits, bits)
         distances.append(float((other(x) - net(x)).detach().norm()))
     assert distances[0] > distances[1] > distances[2] > 0
     for key, value in net.state_dict().items():
@@ -57,8 +61,7 @@ def test_zero_bits_are_floats_and_only_static_ranges_need_calibration():
 def test_fake_quantization_is_the_layer_on_rounded_numbers():
     torch.manual_seed(0)
     linear, x = nn.Linear(7, 3), torch.randn(5, 7)
-    model = fake_quant.fake_quantize(nn.Sequential(linear))
-    fake_quant.calibrate_(model, [x])
+    model = calibrated(nn.Sequential(linear), [x])
     (part,) = fake_quant.fake_quantized_layers(model).values()
     rounded = mapping.weight_mapping(linear.weight).fake_quantize(linear.weight)
     wanted = nn.functional.linear(
@@ -74,7 +77,7 @@ def test_quantization_aware_training_recovers_what_rounding_lost():
     def loss(model, batch):
         return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
-    model = fake_quant.calibrate_(fake_quant.fake_quantize(net, 2, 8), [x])
+    model = calibrated(net, [x], 2)
     before = float(loss(model, (x, labels)).detach())
     fit(model, (x, labels), loss, TrainConfig(epochs=15, batch_size=16, lr=5e-3))
     assert float(loss(model, (x, labels)).detach()) < before
@@ -91,38 +94,12 @@ def test_mixed_precision_by_name():
     assert [part.bits for part in mixed.values()] == [3, 8, 8, 8]
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        lambda: fake_quant.fake_quantize(nn.Sequential(nn.ReLU())),
-        lambda: fake_quant.fake_quantize(small_net(), {"nobody": 8}),
-        lambda: fake_quant.calibrate_(fake_quant.fake_quantize(small_net()), []),
-        lambda: fake_quant.calibrate_(
-            fake_quant.fake_quantize(small_net()), [images()], "guess"
-        ),
-    ],
-)
-def test_what_cant_be_fake_quantized_is_said(wrong):
-    with pytest.raises(QuantizationError):
-        wrong()
-
-
-def test_a_failed_calibration_leaves_nothing_behind():
-    model = fake_quant.fake_quantize(small_net())
-    with pytest.raises(RuntimeError):
-        fake_quant.calibrate_(model, [torch.zeros(1, 5, 4, 4)])
-    assert all(
-        part.calibration is None
-        for part in fake_quant.fake_quantized_layers(model).values()
-    )
-
-
 @has_int8
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6])
 def test_the_kernels_compute_what_was_fake_quantized(activation):
     net, x = small_net(activation), images()
     bits = 8 if onednn.adds_exactly() else 7
-    model = fake_quant.calibrate_(fake_quant.fake_quantize(net, bits), [x])
+    model = calibrated(net, [x], bits)
     real = kernels.to_int8(model)
     layers = [m for m in real.modules() if isinstance(m, kernels.Int8Layer)]
     assert len(layers) == 4
@@ -136,67 +113,11 @@ def test_the_kernels_compute_what_was_fake_quantized(activation):
     torch.testing.assert_close(found, wanted, rtol=0.1, atol=0.05)
 
 
-@has_int8
-def test_a_chain_is_cut_where_something_else_stands():
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 3)
-    )
-    x = images()
-    model = fake_quant.calibrate_(fake_quant.fake_quantize(net.eval(), 7), [x])
-    real = kernels.to_int8(model)
-    with torch.no_grad():
-        torch.testing.assert_close(real(x), model(x), rtol=0.1, atol=0.05)
-    assert isinstance(real[1], nn.ReLU)
-
-
-@has_int8
-def test_only_calibrated_eight_bit_inputs_become_real():
-    with pytest.raises(QuantizationError, match="calibrate"):
-        kernels.to_int8(fake_quant.fake_quantize(small_net()))
-    model = fake_quant.fake_quantize(small_net(), 8, 4)
-    with pytest.raises(QuantizationError, match="8-bit inputs"):
-        kernels.to_int8(fake_quant.calibrate_(model, [images()]))
-
-
-def saved(tmp_path, bits=8):
-    net, x = small_net(), images()
-    model = fake_quant.calibrate_(fake_quant.fake_quantize(net, bits), [x])
-    return net, model, checkpoint.save(model, tmp_path / "net.safetensors")
-
-
-@pytest.mark.parametrize("bits", [8, 7, 3])
-def test_a_file_of_codes_gives_the_same_answers(tmp_path, bits):
-    _, model, path = saved(tmp_path, bits)
-    again = checkpoint.load(path, small_net())
-    with torch.no_grad():
-        assert torch.equal(again(images()), model(images()))
-    with safe_open(path, "pt") as file:
-        assert file.get_tensor("5.codes").dtype == torch.int8
-    for part in fake_quant.fake_quantized_layers(again).values():
-        assert part.bits == bits
-
-
-def test_a_file_that_isnt_one_is_said(tmp_path):
-    net, _, path = saved(tmp_path)
-    with pytest.raises(QuantizationError, match="another architecture"):
-        wider = small_net()
-        wider[5] = nn.Linear(6, 9)
-        checkpoint.load(path, wider)
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(MicrobudgetError, match="Save it again"):
-        checkpoint.load(path, net)
-    with pytest.raises(QuantizationError, match="fake_quantize"):
-        checkpoint.save(net, tmp_path / "floats.safetensors")
-
-
 @pytest.mark.gpu
 def test_a_gpu_computes_the_same():
     net, x = small_net(), images()
-    model = fake_quant.calibrate_(fake_quant.fake_quantize(net), [x])
-    there = fake_quant.calibrate_(
-        fake_quant.fake_quantize(net.cuda()), [x]
-    )  # data comes to it
+    model = calibrated(net, [x])
+    there = calibrated(net.cuda(), [x])  # data comes to it
     with torch.no_grad():
         found = there(x.cuda()).cpu()
         torch.testing.assert_close(found, model.cuda()(x.cuda()).cpu())
@@ -209,100 +130,20 @@ def test_corrected_biases_leave_no_shift_in_the_mean():
     x = images(32) + 1
     shifts = {}
     for correct in (False, True):
-        model = fake_quant.fake_quantize(net, 3, input_bits=0)
-        fake_quant.calibrate_(model, x.split(16), correct_bias=correct)
+        model = calibrated(net, x.split(16), 3, 0, correct_bias=correct)
         with torch.no_grad():
             shifts[correct] = (model(x) - net(x)).mean((0, 2, 3)).abs().max()
     assert shifts[True] < 1e-5 < 1e-3 < shifts[False]
 
 
-def test_a_file_of_a_folded_network_is_refused_by_an_unfolded_one(tmp_path):
-    conv, norm = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)
-    unfolded = nn.Sequential(conv, norm).eval()
-    model = fake_quant.fake_quantize(fold_batchnorm(unfolded))
-    path = checkpoint.save(
-        fake_quant.calibrate_(model, [images()]), tmp_path / "net.safetensors"
-    )
-    with pytest.raises(QuantizationError, match="fold"):
-        checkpoint.load(path, unfolded)
-
-
-def test_settings_of_every_layer_come_back(tmp_path):
-    model = fake_quant.fake_quantize(small_net(), 8, 8)
-    own = fake_quant.fake_quantized_layers(model)
-    own["2"].input_bits, own["5"].per_channel = 0, False
-    fake_quant.calibrate_(model, [images()])
-    path = checkpoint.save(model, tmp_path / "net.safetensors")
-    again = fake_quant.fake_quantized_layers(checkpoint.load(path, small_net()))
-    assert [p.input_bits for p in again.values()] == [8, 8, 0, 8]
-    assert [p.per_channel for p in again.values()] == [True, True, True, False]
-
-
-@pytest.mark.parametrize("method", observers.OBSERVERS)
-def test_calibration_finds_what_the_method_finds_in_all_numbers(method):
-    x = torch.randn(500, 7, generator=torch.Generator().manual_seed(0))
-    model = fake_quant.fake_quantize(nn.Sequential(nn.Linear(7, 2)))
-    fake_quant.calibrate_(model, x.split(300), method)
-    (part,) = fake_quant.fake_quantized_layers(model).values()
-    low, high = observers.OBSERVERS[method](x)
-    assert float(part.low) == pytest.approx(low)
-    assert float(part.high) == pytest.approx(high)
-
-
-def test_of_many_numbers_all_columns_are_sampled_and_the_ends_kept():
-    x = torch.arange(32.0).expand(8, 4, 64, 32).clone()  # a value a column
-    x[0, 0, 0, 0] = -100
-    seen = fake_quant._Calibration(False)
-    seen.add(x)
-    assert float(seen.low) == -100
-    assert len(seen.samples[0]) == fake_quant._SAMPLES
-    assert len(seen.samples[0][seen.samples[0] >= 0].unique()) == 32
-
-
 def test_biases_of_tokens_are_corrected_over_tokens_and_only_once():
     torch.manual_seed(0)
     net, x = nn.Sequential(nn.Linear(6, 9)), torch.randn(10, 4, 6) + 1
-    model = fake_quant.fake_quantize(net, 3, input_bits=0)
-    fake_quant.calibrate_(model, [x[:7], x[7:]], correct_bias=True)  # unequal batches
+    model = calibrated(net, [x[:7], x[7:]], 3, 0, correct_bias=True)  # unequal batches
     with torch.no_grad():
         assert (model(x) - net(x)).mean((0, 1)).abs().max() < 1e-5
     with pytest.raises(QuantizationError, match="once"):
         fake_quant.calibrate_(model, [x], correct_bias=True)
-
-
-class Residual(nn.Sequential):
-    def forward(self, x):
-        return x + super().forward(x)
-
-
-@has_int8
-def test_a_sequential_with_a_forward_of_its_own_keeps_it():
-    torch.manual_seed(0)
-    net, x = Residual(nn.Conv2d(3, 3, 1)).eval(), images()
-    model = fake_quant.calibrate_(fake_quant.fake_quantize(net, 7), [x])
-    with torch.no_grad():
-        found = kernels.to_int8(model)(x)
-    torch.testing.assert_close(found, model(x).detach(), rtol=0.1, atol=0.05)
-
-
-@has_int8
-def test_int8_layers_of_tokens_keep_their_shape():
-    torch.manual_seed(0)
-    net, x = nn.Sequential(nn.Linear(6, 9)).eval(), torch.randn(2, 5, 6)
-    model = fake_quant.calibrate_(fake_quant.fake_quantize(net, 7), [x])
-    with torch.no_grad():
-        found = kernels.to_int8(model)(x)
-    torch.testing.assert_close(found, model(x).detach(), rtol=0.1, atol=0.05)
-
-
-@has_int8
-@pytest.mark.parametrize("options", [{"padding_mode": "reflect", "padding": 1},
-                                     {"padding": "same"}])  # fmt: skip
-def test_other_paddings_are_refused_not_ignored(options):
-    net = nn.Sequential(nn.Conv2d(3, 2, 3, **options))
-    model = fake_quant.calibrate_(fake_quant.fake_quantize(net), [images()])
-    with pytest.raises(QuantizationError, match="pads with zeros"):
-        kernels.to_int8(model)
 
 
 def test_asking_for_kernels_draws_no_numbers():
@@ -312,14 +153,6 @@ def test_asking_for_kernels_draws_no_numbers():
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize(
-    "wrong", [nn.Linear(2, 2), fake_quant.fake_quantize(small_net())]
-)
-def test_a_bare_layer_and_a_second_fake_quantization_are_refused(wrong):
-    with pytest.raises(MicrobudgetError):
-        fake_quant.fake_quantize(wrong)
-
-
 def test_a_transformers_layer_still_works():
     # in training mode: the fast path of inference reads the weights past their layers
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
@@ -327,3 +160,131 @@ def test_a_transformers_layer_still_works():
     with torch.no_grad():
         torch.testing.assert_close(model(x), layer(x), rtol=0.2, atol=0.2)
     assert set(fake_quant.fake_quantized_layers(model)) == {"linear1", "linear2"}
+
+
+@pytest.mark.parametrize("observer", observers.OBSERVERS)
+def test_calibration_finds_what_the_observer_finds_in_all_values(observer):
+    x = torch.randn(500, 7, generator=torch.Generator().manual_seed(0))
+    model = calibrated(nn.Sequential(nn.Linear(7, 2)), x.split(300), observer=observer)
+    (layer,) = fake_quant.fake_quantized_layers(model).values()
+    low, high = observers.OBSERVERS[observer](x)
+    assert float(layer.low) == pytest.approx(low)
+    assert float(layer.high) == pytest.approx(high)
+
+
+def test_extremes_are_found_among_more_values_than_are_kept():
+    x = torch.randn(200_000, 1, generator=torch.Generator().manual_seed(0))
+    x[123_456], x[7] = -100, 50
+    model = calibrated(nn.Sequential(nn.Linear(1, 2)), [x])
+    (layer,) = fake_quant.fake_quantized_layers(model).values()
+    assert (float(layer.low), float(layer.high)) == (-100, 50)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: fake_quant.fake_quantize(nn.Sequential(nn.ReLU())),
+        lambda: fake_quant.fake_quantize(small_net(), {"nobody": 8}),
+        lambda: fake_quant.fake_quantize(nn.Linear(2, 2)),
+        lambda: fake_quant.fake_quantize(fake_quant.fake_quantize(small_net())),
+        lambda: calibrated(small_net(), []),
+        lambda: calibrated(small_net(), [images()], observer="guess"),
+        lambda: checkpoint.save(small_net(), "floats.safetensors"),
+        lambda: checkpoint.save(fake_quant.fake_quantize(small_net(), 9), "x"),
+    ],
+)
+def test_what_cant_be_fake_quantized_is_said(wrong):
+    with pytest.raises(MicrobudgetError):
+        wrong()
+
+
+class Residual(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+@has_int8
+@pytest.mark.parametrize(
+    ("net", "shape"),
+    [
+        # a chain is cut where something else stands between two layers
+        (
+            [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 3)],
+            (6, 3, 12, 13),
+        ),
+        ([Residual(nn.Conv2d(3, 3, 1))], (6, 3, 12, 13)),  # its own forward stays
+        ([nn.Linear(6, 9)], (2, 5, 6)),  # of tokens
+    ],
+)
+def test_other_modules_keep_their_part_in_int8(net, shape):
+    torch.manual_seed(0)
+    net = nn.Sequential(*net).eval()
+    for parameter in net.parameters():
+        nn.init.uniform_(parameter, -0.5, 0.5)
+    x = torch.randn(shape)
+    model = calibrated(net, [x], bits=7)
+    with torch.no_grad():
+        found, expected = kernels.to_int8(model)(x), model(x)
+    assert (found - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+@has_int8
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (fake_quant.fake_quantize(small_net()), "calibrate"),
+        (calibrated(small_net(), [images()], input_bits=4), "8-bit inputs"),
+        (
+            calibrated(nn.Sequential(nn.Conv2d(3, 2, 3, padding="same")), [images()]),
+            "pads with zeros",
+        ),
+        (
+            calibrated(
+                nn.Sequential(nn.Conv2d(3, 2, 3, 1, 1, padding_mode="reflect")),
+                [images()],
+            ),
+            "pads with zeros",
+        ),
+    ],
+)
+def test_what_the_kernels_cant_compute_is_refused(model, message):
+    with pytest.raises(QuantizationError, match=message):
+        kernels.to_int8(model)
+
+
+@pytest.mark.parametrize("bits", [8, 7, 3])
+def test_a_file_of_codes_gives_the_same_answers(tmp_path, bits):
+    path = tmp_path / "net.safetensors"
+    model = calibrated(small_net(), [images()], bits=bits)
+    own = fake_quant.fake_quantized_layers(model)
+    own["2"].input_bits, own["5"].per_channel = 0, False
+    checkpoint.save(model, path)
+    again = checkpoint.load(path, small_net())
+    with torch.no_grad():
+        assert torch.equal(again(images()), model(images()))
+    with safe_open(path, "pt") as file:
+        assert file.get_tensor("5.codes").dtype == torch.int8
+    layers = fake_quant.fake_quantized_layers(again).values()
+    assert [layer.bits for layer in layers] == [bits] * 4
+    assert [layer.input_bits for layer in layers] == [8, 8, 0, 8]
+    assert [layer.per_channel for layer in layers] == [True, True, True, False]
+
+
+def test_weights_alone_are_saved_without_ranges(tmp_path):
+    model = fake_quant.fake_quantize(small_net(), 4, input_bits=0).eval()
+    again = checkpoint.load(checkpoint.save(model, tmp_path / "net"), small_net())
+    with torch.no_grad():
+        assert torch.equal(again(images()), model(images()))
+
+
+def test_a_file_of_another_architecture_is_refused(tmp_path):
+    path = tmp_path / "net.safetensors"
+    checkpoint.save(calibrated(small_net(), [images()]), path)
+    wider = small_net()
+    wider[5] = nn.Linear(6, 9)
+    with pytest.raises(QuantizationError, match="another architecture"):
+        checkpoint.load(path, wider)
+    unfolded = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)).eval()
+    checkpoint.save(calibrated(fold_batchnorm(unfolded), [images()]), path)
+    with pytest.raises(QuantizationError, match="fold"):
+        checkpoint.load(path, unfolded)

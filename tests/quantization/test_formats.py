@@ -54,14 +54,7 @@ def test_every_float8_is_listed_once_and_means_itself():
         assert formats.to_bits(value, "float8 e4m3").value == value
 
 
-@pytest.mark.parametrize(
-    "wrong", [lambda: formats.to_bits(1, "float7"),
-              lambda: formats.to_bits(300, "int8"),
-              lambda: formats.to_bits(math.nan, "int8"),
-              lambda: formats.to_bits(math.inf, "int8"),
-              lambda: formats.representable_numbers(0, 1, "float7"),
-              lambda: formats.representable_numbers(0, 1, "float16")],
-)  # fmt: skip
-def test_what_cant_be_is_said(wrong):
-    with pytest.raises(QuantizationError):
-        wrong()
+@pytest.mark.parametrize("value", [300, math.nan, math.inf])
+def test_what_int8_cant_hold_is_said(value):
+    with pytest.raises(QuantizationError, match="scale it"):
+        formats.to_bits(value, "int8")
