@@ -6,13 +6,10 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from ..core import settings
 from ..core.errors import EngineError
-
-_TIMEOUT = 300  # seconds
 
 
 @dataclass(frozen=True)
@@ -33,57 +30,55 @@ class Footprint:
     peak_bytes: int
 
 
-def measure(
-    path, engine: str, shapes: Sequence[tuple[tuple[int, ...], str]], threads: int = 0
+def measure_footprint(
+    path,
+    engine: str,
+    shapes: Sequence[tuple[tuple[int, ...], str]],
+    threads: int | None = None,
 ) -> Footprint:
     """Run a model once in a new Python, and see what that took.
 
     Args:
-        path: as for ``runtimes.load``: a file or folder.
+        path: as for ``load_session``: a file or folder.
         shapes: (shape, numpy dtype) of each input; ones are fed.
         threads: default: the course's.
 
     Raises:
         EngineError: the engine is missing there, or it fails.
     """
-    task = {"path": str(Path(path).absolute()), "engine": engine,
-            "threads": threads or settings.load().threads,
-            "shapes": [[list(shape), dtype] for shape, dtype in shapes]}  # fmt: skip
-    command = [sys.executable, "-m", "microbudget.export.footprint", json.dumps(task)]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_TIMEOUT, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise EngineError(f"{engine} took more than {_TIMEOUT} s to answer.") from error
+    task = {"path": str(Path(path).absolute()), "engine": engine, "shapes": shapes,
+            "threads": threads or settings.load().threads}  # fmt: skip
+    command = [sys.executable, "-m", __name__, json.dumps(task)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason"])[-1]
         raise EngineError(f"{engine} failed in a process of its own: {reason}")
     return Footprint(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def _child(task: dict) -> Footprint:
+def _run_once(path: str, engine: str, shapes: Sequence, threads: int) -> Footprint:
     """In the new process; it imports torch only when torch is the engine."""
     import numpy as np
     import psutil
 
     from ..evaluation.memory import peak_memory
-    from . import loaders, packages
+    from . import packages, sessions
 
-    inputs = [np.ones(shape, dtype) for shape, dtype in task["shapes"]]
+    inputs = [np.ones(shape, dtype) for shape, dtype in shapes]
     with peak_memory() as peak:
-        times = [time.perf_counter()]
-        packages.load(task["engine"])
-        times.append(time.perf_counter())
-        engine = psutil.Process().memory_info().rss
-        path, threads = Path(task["path"]), task["threads"]
-        *_, run = loaders.LOADERS[task["engine"]](path, threads)
-        times.append(time.perf_counter())
-        run(inputs)
-        times.append(time.perf_counter())
-    spans = [b - a for a, b in pairwise(times)]
-    return Footprint(*spans, engine, peak.highest)
+        started = time.perf_counter()
+        packages.load(engine)
+        imported = time.perf_counter()
+        engine_bytes = psutil.Process().memory_info().rss
+        session = sessions.load_session(path, engine, threads)
+        loaded = time.perf_counter()
+        session(*inputs)
+        answered = time.perf_counter()
+    return Footprint(
+        imported - started, session.load_s, answered - loaded, engine_bytes,
+        peak.highest,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(_child(json.loads(sys.argv[1])))))
+    print(json.dumps(asdict(_run_once(**json.loads(sys.argv[1])))))

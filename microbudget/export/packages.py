@@ -1,11 +1,13 @@
 """The engines' packages: imported when first used, without telemetry, or explained."""
 
+import contextlib
 import importlib
 import sys
 import warnings
+from collections.abc import Iterator
 from types import ModuleType
 
-from ..core.errors import EngineError
+from ..core.errors import EngineError, MicrobudgetError
 
 REMEDY = "pip install 'microbudget[export]'"
 
@@ -29,21 +31,30 @@ def load(name: str, part: str = "") -> ModuleType:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what the packages themselves will drop
-            module = importlib.import_module(name)
-            if part:
-                module = importlib.import_module(f"{name}.{part}")
+            package = importlib.import_module(name)
+            module = importlib.import_module(f"{name}.{part}") if part else package
     except ImportError as error:
         raise EngineError(
             f"{name} can't be imported here ({error}). Install the engines with: "
             f"{REMEDY}"
         ) from error
     if name == "onnxruntime":
-        runtime = sys.modules[name]
-        runtime.set_default_logger_severity(3)  # errors only
-        getattr(runtime, "disable_telemetry_events", lambda: None)()
+        package.set_default_logger_severity(3)  # errors only
+        package.disable_telemetry_events()
     return module
 
 
-def reason(error: BaseException) -> str:
-    """The first line of what an exception says, or its kind; at most 300 characters."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+@contextlib.contextmanager
+def explained(
+    what: str, remedy: str = "", error: type[MicrobudgetError] = EngineError
+) -> Iterator[None]:
+    """Any library's failure as an ``error`` of ours; each library has many kinds."""
+    try:
+        yield
+    except MicrobudgetError:
+        raise
+    except Exception as failure:
+        reason = (str(failure).strip().splitlines() or ["no reason given"])[0][:300]
+        raise error(
+            f"{what} ({type(failure).__name__}: {reason}). {remedy}".strip()
+        ) from failure

@@ -1,19 +1,22 @@
-"""One small interface to the engines: torch, ONNX Runtime, OpenVINO."""
+"""One small interface to the engines: torch, ONNX Runtime, OpenVINO.
 
+Nothing here imports torch unless torch is the engine: a process that serves a model
+needn't have it.
+"""
+
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import nn
 
 from ..core import settings
 from ..core.errors import EngineError
-from . import loaders, packages
+from . import packages
 
-ENGINES = tuple(loaders.LOADERS)
+ENGINES = ("torch", "onnxruntime", "openvino")
 
 
 @dataclass(frozen=True)
@@ -21,121 +24,175 @@ class Session:
     """A model in an engine, ready to answer.
 
     Attributes:
-        engine: its name. inputs: names of what it takes, in order.
-        threads: it computes with.
+        engine: its name.
         load_s: seconds that reading and optimising the file took.
         native: the engine's own object.
+        run: arrays, in the order of the model's inputs -> arrays.
     """
 
     engine: str
-    inputs: tuple[str, ...]
-    threads: int
     load_s: float
     native: object = field(repr=False)
-    _run: Callable = field(repr=False)
+    run: Callable[[list[np.ndarray]], list[np.ndarray]] = field(repr=False)
 
     def __call__(self, *inputs):
-        """Tensors or arrays, in the order of ``inputs`` -> the output, numpy.
+        """Tensors or arrays, in the order of the model's inputs -> the output, numpy.
+
+        Several outputs come as a tuple.
 
         Raises:
-            EngineError: another number of inputs, or the engine refuses them.
+            EngineError: the engine refuses the inputs.
         """
-        if len(inputs) != len(self.inputs):
-            raise EngineError(f"{len(inputs)} inputs given, wanted: {self.inputs}.")
-        try:
-            outputs = self._run([loaders.array(value) for value in inputs])
-        except Exception as error:  # every engine has errors of its own
-            shapes = [tuple(np.shape(value)) for value in inputs]
-            raise EngineError(
-                f"{self.engine} refuses inputs of the shapes {shapes}: "
-                f"{packages.reason(error)}. Only axes that were left free at the "
-                "export may change."
-            ) from error
+        shapes = [tuple(np.shape(value)) for value in inputs]
+        with packages.explained(
+            f"{self.engine} refuses inputs of the shapes {shapes}",
+            "Only axes that were dynamic in the export may change.",
+        ):
+            outputs = self.run([as_array(value) for value in inputs])
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
-    def module(self) -> nn.Module:
-        """The same as a torch module on the CPU, for functions that judge models."""
-        return _AsModule(self)
+    def module(self):
+        """The same as a torch module on the CPU, for functions that evaluate models."""
+        import torch
+
+        class SessionModule(torch.nn.Module):
+            def __init__(self, session: Session):
+                super().__init__()
+                self.session = session
+                # callers ask a model's parameters for their device
+                self.device_marker = torch.nn.Parameter(torch.empty(0))
+
+            def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+                return torch.as_tensor(self.session(*inputs))
+
+        return SessionModule(self).requires_grad_(False)
 
 
-class _AsModule(nn.Module):
-    def __init__(self, session: Session):
-        super().__init__()
-        self.session = session
-        # callers ask where the parameters are
-        self.nowhere = nn.Parameter(torch.empty(0), requires_grad=False)
-
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        return torch.as_tensor(self.session(*inputs))
-
-
-def available() -> dict[str, str]:
-    """The engines that are here, with their versions."""
-    return {name: found for name, found in _every().items() if found}
+def available_engines() -> dict[str, str]:
+    """The engines that are installed, with their versions."""
+    found = {}
+    for name in ENGINES:
+        try:
+            version = packages.load(name).__version__
+        except EngineError:
+            continue
+        found[name] = version.split("-")[0]  # OpenVINO adds its build after a dash
+    return found
 
 
-def missing() -> dict[str, str]:
-    """The engines that aren't here, with what to do about it."""
+def missing_engines() -> dict[str, str]:
+    """The engines that aren't installed, with what to do about it."""
     return {
         name: f"{name} is not installed: {packages.REMEDY}"
-        for name, found in _every().items()
-        if not found
+        for name in ENGINES
+        if name not in available_engines()
     }
 
 
-def load(path, engine: str = "onnxruntime", threads: int | None = None) -> Session:
+def load_session(
+    model, engine: str = "onnxruntime", threads: int | None = None
+) -> Session:
     """Read a model into an engine, which optimises it for this processor.
 
-    Arithmetic stays float32 where the model says so: OpenVINO would otherwise take
-    bfloat16 on processors that have it.
-
     Args:
-        path: an .onnx file; for OpenVINO also a folder that ``int8.openvino`` wrote;
-            for torch a .pt2 file of ``onnx_file.save``, or a module, which stays
-            what it is but for being in eval mode from now on. Its inputs are what its
-            ``forward`` requires: those with a default can't be given.
+        model: an .onnx file; for OpenVINO also a folder of ``quantize_openvino``; for
+            torch a module (in eval mode from now on), or a .pt2 file of
+            ``export_module``, which is only as safe as its maker: it holds a pickle.
         threads: to compute with; default: the course's.
 
     Raises:
         EngineError: no such file or engine, not installed, or it can't read the file.
     """
-    threads = threads or settings.load().threads
     if engine not in ENGINES:
         raise EngineError(f"engine={engine!r}: use one of {', '.join(ENGINES)}.")
-    if isinstance(path, nn.Module):
-        if engine != "torch":
-            raise EngineError(f"{engine} needs a file: onnx_file.save writes one.")
-        return _eager(path, threads)
-    path = Path(path)
-    if not path.exists():
-        raise EngineError(f"There is no model at {path}: export one first.")
+    if isinstance(model, str | os.PathLike):
+        model = Path(model)
+        if not model.exists():
+            raise EngineError(f"There is no model at {model}: export one first.")
+    elif engine != "torch":
+        raise EngineError(f"{engine} reads files: export the module first.")
     packages.load(engine)  # not part of what loading a model takes
+    threads = threads or settings.load().threads
+    loader = {
+        "torch": _load_torch, "onnxruntime": _load_onnxruntime,
+        "openvino": _load_openvino,
+    }[engine]  # fmt: skip
     started = time.perf_counter()
-    try:
-        inputs, native, run = loaders.LOADERS[engine](path, threads)
-    except EngineError:
-        raise
-    except Exception as error:
-        raise EngineError(
-            f"{engine} can't read {path.name}: {packages.reason(error)}. Export the "
-            "model again."
-        ) from error
-    seconds = time.perf_counter() - started
-    return Session(engine, tuple(inputs), threads, seconds, native, run)
+    with packages.explained(f"{engine} can't read {model}", "Export the model again."):
+        native, run = loader(model, threads)
+    return Session(engine, time.perf_counter() - started, native, run)
 
 
-def _every() -> dict[str, str]:
-    found = {"torch": torch.__version__}
-    for name in ENGINES[1:]:
+def as_array(value) -> np.ndarray:
+    """A tensor, of any device, with a gradient or without, or an array; contiguous."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    return np.asarray(value, order="C")
+
+
+def onnxruntime_options(threads: int):
+    """How the course runs ONNX Runtime: one operator at a time, on so many threads."""
+    options = packages.load("onnxruntime").SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3  # errors only
+    # its idle threads would wait in a loop, and slow down whatever is timed next
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def _load_torch(model, threads: int):
+    """A module, on its own device, or a .pt2 file, on the CPU."""
+    import torch
+
+    if isinstance(model, Path):
+        with model.open("rb") as file:
+            model = torch.export.load(file).module()
+    else:
+        model.eval()
+    device = next(model.parameters(), torch.empty(0)).device
+
+    def run(arrays):
+        before = torch.get_num_threads()  # they belong to the whole process
+        torch.set_num_threads(threads)
         try:
-            # OpenVINO adds its build after a dash
-            found[name] = packages.load(name).__version__.split("-")[0]
-        except EngineError:
-            found[name] = ""
-    return found
+            with torch.inference_mode():
+                given = [torch.from_numpy(array).to(device) for array in arrays]
+                return [model(*given).float().cpu().numpy()]
+        finally:
+            torch.set_num_threads(before)
+
+    return model, run
 
 
-def _eager(model: nn.Module, threads: int) -> Session:
-    model.eval()
-    run = loaders.run_torch(model, threads)
-    return Session("torch", loaders.input_names(model), threads, 0.0, model, run)
+def _load_onnxruntime(path: Path, threads: int):
+    """An .onnx file, on the CPU."""
+    session = packages.load("onnxruntime").InferenceSession(
+        str(path), onnxruntime_options(threads), providers=["CPUExecutionProvider"]
+    )
+    names = [given.name for given in session.get_inputs()]
+
+    def run(arrays):
+        return session.run(None, dict(zip(names, arrays, strict=True)))
+
+    return session, run
+
+
+def _load_openvino(path: Path, threads: int):
+    """An .onnx file, or a folder with model.xml and model.bin, on the CPU.
+
+    Arithmetic in float32 where the file doesn't say int8: OpenVINO would otherwise
+    take bfloat16 on processors that have it.
+    """
+    core = packages.load("openvino").Core()
+    path = path / "model.xml" if path.is_dir() else path
+    compiled = core.compile_model(
+        core.read_model(str(path)), "CPU",
+        {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY",
+         "INFERENCE_PRECISION_HINT": "f32"},
+    )  # fmt: skip
+    places = range(len(compiled.inputs))
+
+    def run(arrays):
+        return list(compiled(dict(zip(places, arrays, strict=True))).values())
+
+    return compiled, run
