@@ -4,7 +4,7 @@ By the loss's gradient at their gates, or by how well the other neurons can repl
 them; then the output layers are refitted, one after the other, in closed form.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..core.errors import TrainingError
-from ..evaluation.moments import Moments
+from ..evaluation.moments import Moments, collect_moments
 from .bert import encoder_layers, heads_and_neurons
 from .reconstruction import RIDGE, elimination_order, least_squares
 
@@ -38,34 +38,25 @@ def gate_importance(model: nn.Module, batches: Batches) -> Importance:
         model: a ``models.bert.Classifier`` whose layers all have the same numbers of
             heads and neurons.
         batches: (ids, mask, labels), read once.
-
-    Raises:
-        TrainingError: no examples.
     """
-    counts, device = heads_and_neurons(model), next(model.parameters()).device
+    device = next(model.parameters()).device
     gates: list[torch.Tensor] = []  # head gates and neuron gates of layer 0, 1, …
-    totals, examples = None, 0
-    model.eval()
+    sums, examples = [], 0
     with ExitStack() as hooks:
-        for layer, n_heads, n_neurons in zip(
-            encoder_layers(model), counts["heads"], counts["neurons"], strict=True
-        ):
-            for linear, count in (
-                (layer.attention.output.dense, n_heads),
-                (layer.output.dense, n_neurons),
-            ):
-                gate = _gate(count, gates)
-                hooks.enter_context(linear.register_forward_pre_hook(gate))
+        counts = zip(*heads_and_neurons(model).values(), strict=True)
+        for layer, both in zip(encoder_layers(model.eval()), counts, strict=True):
+            linears = layer.attention.output.dense, layer.output.dense
+            for linear, count in zip(linears, both, strict=True):
+                hook = linear.register_forward_pre_hook(_gate(count, gates))
+                hooks.enter_context(hook)  # removed at the end of the block
         for ids, mask, labels in batches:
             gates.clear()
             logits = model(ids.to(device), mask.to(device)).float()
             loss = F.cross_entropy(logits, labels.to(device), reduction="sum")
             gradients = torch.autograd.grad(loss, gates)  # each (batch, 1, count)
-            sums = [gradient.abs().sum((0, 1)).cpu() for gradient in gradients]
-            totals = sums if totals is None else [*map(torch.add, totals, sums)]
+            sums.append([gradient.abs().sum((0, 1)).cpu() for gradient in gradients])
             examples += len(labels)
-    if not examples:
-        raise TrainingError("There are no examples to measure the importance on.")
+    totals = [sum(batch_sums) for batch_sums in zip(*sums, strict=True)]
     heads, neurons = torch.stack(totals[::2]), torch.stack(totals[1::2])
     return Importance(F.normalize(heads, dim=1), neurons / examples)
 
@@ -93,7 +84,6 @@ def keep_most_important(scores: torch.Tensor, removed: int) -> dict[int, torch.T
     return dict(enumerate(kept))
 
 
-@torch.no_grad()
 def keep_irreplaceable_neurons(
     model: nn.Module, batches: Batches, removed: int, group_size: int = 64
 ) -> dict[int, torch.Tensor]:
@@ -104,18 +94,20 @@ def keep_irreplaceable_neurons(
     Returns:
         layer -> boolean, ``True`` to keep.
     """
-    layers = encoder_layers(model)
-    moments = [Moments.zeros(m.intermediate.dense.out_features) for m in layers]
-    for x, attention_mask, real in _embedded(model, batches):
-        for layer, sums in zip(layers, moments, strict=True):
-            attended = layer.attention(x, attention_mask)[0]
-            hidden = layer.intermediate(attended)  # (batch, tokens, neurons)
-            sums.add(hidden[real])
-            x = layer.output(hidden, attended)
+    device = next(model.parameters()).device
+    inputs = [(ids.to(device), mask.to(device)) for ids, mask, _ in batches]
+    names = [
+        name
+        for name, _ in model.named_modules()
+        if name.endswith(".output.dense") and ".attention." not in name
+    ]
+    moments = collect_moments(
+        model.eval(), inputs, names, token_mask=lambda batch: batch[1]
+    )
     kept = {}
-    for i, (layer, sums) in enumerate(zip(layers, moments, strict=True)):
-        weight = layer.output.dense.weight.cpu()
-        covariance = sums.matrix(centred=True)
+    for i, name in enumerate(names):
+        weight = model.get_submodule(name).weight.cpu()  # (outputs, neurons)
+        covariance = moments[name].matrix(centred=True).cpu()
         order, _ = elimination_order(covariance, weight, group_size, stop_after=removed)
         kept[i] = torch.ones(len(order), dtype=torch.bool)
         kept[i][order[:removed]] = False
@@ -131,34 +123,29 @@ def reconstruct_encoder_(
     From what the heads and neurons that are left hold *now* to the sum that the
     original computes before each layer norm, as ``reconstruct_channels_`` does for
     images. Output layers that lost no inputs stay as they are.
-
-    Raises:
-        DataError: NaN.
     """
-    smaller.eval()
-    original = list(_embedded(model, batches))  # what comes into the current layer
-    current = original
-    for old, new in zip(encoder_layers(model), encoder_layers(smaller), strict=True):
-        original, sums = _run_layer(old, original)
-        attention_sums, output_sums = zip(*sums, strict=True)
-        attended = _refit_(
-            new.attention.output, old.attention.output, attention_sums, ridge,
-            [(new.attention.self(x, mask)[0], x, real) for x, mask, real in current],
-        )  # fmt: skip
-        outputs = _refit_(
-            new.output, old.output, output_sums, ridge,
-            [
-                (new.intermediate(x), x, real)
-                for x, (_, _, real) in zip(attended, current, strict=True)
-            ],
-        )  # fmt: skip
-        current = [
-            (x, mask, real) for x, (_, mask, real) in zip(outputs, current, strict=True)
-        ]
+    embedded, masks, real = _embed(model.eval(), batches)
+    old_inputs, new_inputs = list(embedded), list(embedded)  # (batch, tokens, width)
+    for (old_part, old_output), (new_part, new_output) in zip(
+        _halves(model), _halves(smaller.eval()), strict=True
+    ):
+        linear = new_output.dense
+        moments = Moments.zeros(linear.in_features + linear.out_features)
+        hidden = []
+        for i, (old, new) in enumerate(zip(old_inputs, new_inputs, strict=True)):
+            target = old_output.dense(old_part(old, masks[i])) + old
+            old_inputs[i] = old_output.LayerNorm(target)
+            hidden.append(new_part(new, masks[i]))
+            moments.add(torch.cat([hidden[i], target - new], -1)[real[i]])
+        if linear.in_features < old_output.dense.in_features:
+            fitted = least_squares(moments, linear.in_features, ridge, linear.weight)
+            linear.weight.copy_(fitted[0])
+            linear.bias.copy_(fitted[1])
+        new_inputs = list(map(new_output, hidden, new_inputs))
     return smaller
 
 
-def _gate(count: int, gates: list[torch.Tensor]):
+def _gate(count: int, gates: list[torch.Tensor]) -> Callable:
     """A hook that multiplies a layer's ``count`` groups of inputs by gates of 1."""
 
     def gate(module, inputs):
@@ -170,49 +157,28 @@ def _gate(count: int, gates: list[torch.Tensor]):
     return gate
 
 
-def _run_layer(layer: nn.Module, batches: list) -> tuple[list, list]:
-    """A layer's outputs, and the sums before its first and second layer norm."""
-    outputs, sums = [], []
-    for x, attention_mask, real in batches:
-        context = layer.attention.self(x, attention_mask)[0]
-        first = layer.attention.output.dense(context) + x
-        attended = layer.attention.output.LayerNorm(first)
-        second = layer.output.dense(layer.intermediate(attended)) + attended
-        outputs.append((layer.output.LayerNorm(second), attention_mask, real))
-        sums.append((first, second))
-    return outputs, sums
-
-
-def _refit_(output, original, targets, ridge: float, inputs: list) -> list:
-    """Fit an output layer (dense, residual, layer norm) to the original's sums.
-
-    Args:
-        targets: (batch, tokens, width), the original's sum before the layer norm.
-        inputs: (hidden, residual, real), batch by batch.
-
-    Returns:
-        What the output layer gives then, batch by batch.
+def _halves(model: nn.Module) -> list[tuple[Callable, nn.Module]]:
+    """Attention and feed-forward of each layer: what computes the input of their
+    output layer, and that output layer with its residual and layer norm.
     """
-    dense = output.dense
-    if dense.in_features < original.dense.in_features:
-        moments = Moments.zeros(dense.in_features + dense.out_features)
-        for (hidden, residual, real), target in zip(inputs, targets, strict=True):
-            moments.add(torch.cat([hidden, target - residual], -1)[real])
-        weight, bias = least_squares(moments, dense.in_features, ridge, dense.weight)
-        dense.weight.copy_(weight)
-        dense.bias.copy_(bias)
-    return [output(hidden, residual) for hidden, residual, _ in inputs]
+    halves = []
+    for layer in encoder_layers(model):
+        attention = layer.attention.self
+        halves += [
+            (lambda x, mask, a=attention: a(x, mask)[0], layer.attention.output),
+            (lambda x, mask, f=layer.intermediate: f(x), layer.output),
+        ]
+    return halves
 
 
-def _embedded(model: nn.Module, batches: Batches) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Word vectors, the mask as attention wants it, and which tokens are real."""
-    encoder = getattr(model, "encoder", model)
-    encoder = encoder if hasattr(encoder, "embeddings") else model
-    encoder.eval()
-    device = next(encoder.parameters()).device
+def _embed(model: nn.Module, batches: Batches) -> tuple[list, list, list]:
+    """Of each batch: embeddings, attention mask (0 or -∞), which tokens are real."""
+    device = next(model.parameters()).device
+    embedded, masks, real = [], [], []
     for ids, mask, *_ in batches:
-        real = mask.to(device).bool()  # (batch, tokens)
-        x = encoder.embeddings(input_ids=ids.to(device))
-        attention_mask = torch.zeros(len(x), 1, 1, x.shape[1], device=device)
-        attention_mask.masked_fill_(~real[:, None, None], torch.finfo(x.dtype).min)
-        yield x, attention_mask, real
+        real.append(mask.to(device).bool())  # (batch, tokens)
+        embedded.append(model.encoder.embeddings(input_ids=ids.to(device)))
+        attention_mask = torch.zeros(mask.shape, device=device)[:, None, None]
+        lowest = torch.finfo(attention_mask.dtype).min
+        masks.append(attention_mask.masked_fill(~real[-1][:, None, None], lowest))
+    return embedded, masks, real

@@ -13,7 +13,7 @@ from ..core.progress import bar
 from ..evaluation.moments import Moments
 from ..models.vision import fold_batchnorm
 from .channels import position_sampler, preprocessed_batches
-from .mobilenet import Bypass, projection_scale, prunable_blocks
+from .mobilenet import Bypass, norm_scale, prunable_blocks
 from .reconstruction import RIDGE, least_squares
 
 
@@ -38,9 +38,6 @@ def reconstruct_channels_(
         model: the original, with ``features``, a sequence of stages.
         smaller: from ``remove_channels``, batch-norms folded or not.
         images: uint8 (n, 3, h, w); some hundreds.
-
-    Raises:
-        TrainingError: no images. DataError: NaN.
     """
     sample, model = position_sampler(seed), fold_batchnorm(model)
     smaller.eval()
@@ -85,7 +82,7 @@ def _fit_projection_(
         target = target - x if block.use_res_connect else target
         moments.add(torch.cat(sample(inner, target), 1))
         hidden.append(inner.cpu())
-    prior = projection_scale(block).view(-1, 1) * project.weight.flatten(1).cpu()
+    prior = norm_scale(norm).view(-1, 1) * project.weight.flatten(1).cpu()
     weight, bias = least_squares(moments, project.in_channels, ridge, prior)
     project.weight.copy_(weight.view_as(project.weight))
     bias = bias.to(device)

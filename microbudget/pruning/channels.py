@@ -12,11 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..core.errors import TrainingError
 from ..core.progress import bar
 from ..data.batching import batches
 from ..evaluation.moments import Moments
-from .mobilenet import projection_scale, prunable_blocks
+from .mobilenet import norm_scale, prunable_blocks
 from .reconstruction import allocate_budget, elimination_order
 
 _POSITIONS = 32  # sampled per image and map: neighbouring pixels hold much the same
@@ -33,9 +32,8 @@ def largest_norm_channels(model: nn.Module, fraction: float) -> dict[str, torch.
     kept = {}
     for name, block in prunable_blocks(model).items():
         conv, norm = block.conv[0][0], block.conv[0][1]
-        scores = conv.weight.detach().flatten(1).norm(dim=1)  # (hidden,)
-        if isinstance(norm, nn.BatchNorm2d):
-            scores = scores * (norm.weight / (norm.running_var + norm.eps).sqrt()).abs()
+        norms = conv.weight.detach().flatten(1).norm(dim=1).cpu()  # (hidden,)
+        scores = norms * norm_scale(norm).abs()
         count = max(1, round(fraction * len(scores)))
         kept[name] = torch.zeros(len(scores), dtype=torch.bool)
         kept[name][scores.argsort(descending=True)[:count]] = True
@@ -125,7 +123,7 @@ def channel_importance(
         images: uint8 (n, 3, h, w).
 
     Raises:
-        TrainingError: no images. DataError: NaN in the activations.
+        DataError: no images, or NaN in the activations.
     """
     blocks = prunable_blocks(model)
     sample = position_sampler(seed)
@@ -148,7 +146,7 @@ def channel_importance(
     orders, errors = {}, {}
     for name, block in blocks.items():
         weight = block.conv[2].weight.detach().flatten(1).cpu()  # (outputs, hidden)
-        weight = (projection_scale(block).view(-1, 1) * weight).double()
+        weight = (norm_scale(block.conv[3]).view(-1, 1) * weight).double()
         covariance = hidden[name].matrix(centred=True)
         orders[name], curve = elimination_order(covariance, weight, group_size)
         # from a fraction of the projection's variance to one of the whole block's
@@ -163,8 +161,6 @@ def preprocessed_batches(
     model: nn.Module, images: torch.Tensor, preprocess: Callable, description: str
 ) -> Iterator[torch.Tensor]:
     """Batches on the model's device, channels last; puts the model in eval mode."""
-    if len(images) < 2:
-        raise TrainingError(f"{len(images)} images are too few: give some hundreds.")
     model.eval()
     device = next(model.parameters()).device
     size = 8 if device.type == "cpu" else 64  # a processor's cache holds the maps of 8

@@ -1,6 +1,7 @@
 """Saving and loading pruned networks: their weights, and the shape that they need."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -26,11 +27,8 @@ def save(model: nn.Module, path: str | os.PathLike, **metadata) -> Path:
     Raises:
         MicrobudgetError: weights that are NaN, metadata that JSON can't hold.
     """
-    if isinstance(model, MobileNetV2):
-        shape = _mobilenet_shape(model)
-    else:
-        shape = _classifier_shape(model)
-    return save_tensors(path, model.state_dict(), shape=shape, **metadata)
+    describe = _mobilenet if isinstance(model, MobileNetV2) else _classifier
+    return save_tensors(path, model.state_dict(), shape=describe(model), **metadata)
 
 
 def load(path: str | os.PathLike) -> nn.Module:
@@ -41,18 +39,15 @@ def load(path: str | os.PathLike) -> nn.Module:
     """
     tensors, metadata = load_tensors(path)
     if "shape" not in metadata:
-        raise MicrobudgetError(
-            f"{path} wasn't written by mb.pruning.save: load it with the function of "
-            "the chapter that saved it."
-        )
+        raise MicrobudgetError(f"{path} wasn't written by mb.pruning.save.")
     shape = metadata["shape"]
     build = _build_mobilenet if "hidden" in shape else _build_classifier
-    model = build(shape)
+    model = build(**shape)
     model.load_state_dict(tensors)
     return model.eval()
 
 
-def _mobilenet_shape(model: MobileNetV2) -> dict:
+def _mobilenet(model: MobileNetV2) -> dict:
     modules = list(model.modules())
     eps = [module.eps for module in modules if isinstance(module, nn.BatchNorm2d)]
     return {
@@ -63,45 +58,49 @@ def _mobilenet_shape(model: MobileNetV2) -> dict:
     }
 
 
-def _build_mobilenet(shape: dict) -> nn.Module:
-    model = mobilenet_v2(shape["classes"], pretrained=False)
-    kept = {
-        name: torch.arange(whole) < shape["hidden"][name]
-        for name, whole in hidden_channels(model).items()
-    }
-    model = remove_channels(model, kept)
-    if shape["same_padding"]:
+def _build_mobilenet(
+    hidden: dict, classes: int, same_padding: bool, eps: float | None
+) -> nn.Module:
+    model = mobilenet_v2(classes, pretrained=False)
+    model = remove_channels(model, _first(hidden, hidden_channels(model)))
+    if same_padding:
         use_same_padding_(model)
-    if shape["eps"] is None:
+    if eps is None:
         return fold_batchnorm(model)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.eps = shape["eps"]
+            module.eps = eps
     return model
 
 
-def _classifier_shape(model: Classifier) -> dict:
+def _classifier(model: Classifier) -> dict:
     return {
         "config": model.encoder.config.to_diff_dict(),
         "base_id": model.base_id,
         "classes": {task: head.out_features for task, head in model.heads.items()},
         "task": model.task,
-        **heads_and_neurons(model),
+        "parts": heads_and_neurons(model),
     }
 
 
-def _build_classifier(shape: dict) -> nn.Module:
+def _build_classifier(
+    config: dict, base_id: str, classes: dict, task: str, parts: dict
+) -> nn.Module:
+    config = transformers.AutoConfig.for_model(**config)
     encoder = transformers.AutoModel.from_config(
-        transformers.AutoConfig.for_model(**shape["config"]),
-        add_pooling_layer=False, attn_implementation="eager",
-    )  # fmt: skip
-    model = Classifier(encoder, shape["base_id"])
-    for task, classes in shape["classes"].items():
-        model.add_head(task, classes)
-    model.task = shape["task"]
-    whole = heads_and_neurons(model)
+        config, add_pooling_layer=False, attn_implementation="eager"
+    )
+    model = Classifier(encoder, base_id)
+    for name, count in classes.items():
+        model.add_head(name, count)
+    model.task, whole = task, heads_and_neurons(model)
     heads, neurons = (
-        {i: torch.arange(count) < shape[kind][i] for i, count in enumerate(whole[kind])}
+        _first(dict(enumerate(parts[kind])), dict(enumerate(whole[kind])))
         for kind in ("heads", "neurons")
     )
     return remove_heads_and_neurons(model, heads, neurons)
+
+
+def _first(widths: Mapping, whole: Mapping) -> dict:
+    """Masks that keep the first ``widths`` of the ``whole``: any will do for shapes."""
+    return {name: torch.arange(whole[name]) < widths[name] for name in whole}

@@ -12,8 +12,9 @@ layer, ``True`` where the weight stays:
 ``two_four_masks``   prunes the two smallest of every four neighbours (2:4)
 ===================  ===========================================================
 
-The ranking is ``torch.nn.utils.prune``'s. Masks make no dense runtime faster and no
-file smaller: see ``remove_channels`` and ``remove_heads_and_neurons``.
+The ranking is ``torch.nn.utils.prune``'s, which refuses sparsities outside
+[0, 1]. Masks make no dense runtime faster and no file smaller: see ``remove_channels``
+and ``remove_heads_and_neurons``.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,11 +45,7 @@ def random_masks(weights: Weights, sparsity: float, seed: int = 0) -> Masks:
 
 
 def l1_masks(weights: Weights, sparsity: float) -> Masks:
-    """Keep the largest magnitudes of each layer (Han et al. 2015, section 3).
-
-    Raises:
-        ValueError: a sparsity outside [0, 1].
-    """
+    """Keep the largest magnitudes of each layer (Han et al. 2015, section 3)."""
     criterion = prune.L1Unstructured(float(sparsity))
     return {name: _mask(criterion, weight) for name, weight in weights.items()}
 
@@ -57,9 +54,6 @@ def global_l1_masks(weights: Weights, sparsity: float) -> Masks:
     """Keep the largest magnitudes of all layers in one ranking.
 
     Layers of small weights lose more; one can lose all, and the network its output.
-
-    Raises:
-        ValueError: a sparsity outside [0, 1].
     """
     every = torch.cat([weight.flatten() for weight in weights.values()])
     kept = _mask(prune.L1Unstructured(float(sparsity)), every)
@@ -76,9 +70,6 @@ def row_masks(weights: Weights, sparsity: float, n: float = 2, dim: int = 0) -> 
     Args:
         n: of the norm; 1, 2, ``math.inf`` …
         dim: 0 prunes outputs (rows, filters), 1 inputs (columns, channels).
-
-    Raises:
-        ValueError: a sparsity outside [0, 1].
     """
     criterion = prune.LnStructured(float(sparsity), n, dim)
     return {name: _mask(criterion, weight) for name, weight in weights.items()}

@@ -1,7 +1,29 @@
-"""Making a layer smaller: the same layer with fewer outputs or fewer inputs."""
+"""Making layers smaller: the same layer with fewer outputs or fewer inputs."""
+
+from collections.abc import Mapping
 
 import torch
 from torch import nn
+
+from ..core.errors import TrainingError
+
+
+def check_kept(kept: Mapping, widths: Mapping, may_be_empty: bool = False) -> None:
+    """Check what a user wants to keep: name -> boolean (width,).
+
+    Raises:
+        TrainingError: an unknown name, a mask that doesn't fit or keeps nothing.
+    """
+    for name, keep in kept.items():
+        if name not in widths:
+            raise TrainingError(f"Nothing to prune in {name!r}: choose of {[*widths]}.")
+        if keep.dtype != torch.bool or keep.shape != (widths[name],):
+            raise TrainingError(
+                f"{name!r}: expected {widths[name]} booleans, got {keep.dtype} "
+                f"{tuple(keep.shape)}."
+            )
+        if not (may_be_empty or keep.any()):
+            raise TrainingError(f"{name!r} would lose everything: keep at least one.")
 
 
 def keep_outputs_(layer: nn.Module, kept: torch.Tensor) -> None:

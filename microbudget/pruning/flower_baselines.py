@@ -69,9 +69,9 @@ def stage_inputs(
 
 
 def last_stages(model: nn.Module, first: int) -> nn.Sequential:
-    """Stages from ``first`` on, the mean over space, the head: the model's own."""
+    """The model's own stages from ``first`` on, the mean over space, and its head."""
     stages = model.features[first:].requires_grad_(True)
-    pooled = image_classifier.PooledDepths(stages, at=(len(stages) - 1,), unit=False)
+    pooled = image_classifier.MultiStageFeatures(stages, [len(stages) - 1], unit=False)
     return nn.Sequential(pooled, model.classifier[1].requires_grad_(True))
 
 
@@ -84,9 +84,8 @@ def fine_tune_(
         inputs: (images, channels, h, w) or (views, images, channels, h, w).
     """
     end = last_stages(model, first)
-    image_classifier.fine_tune(
-        end, inputs, labels, head=end[1], lr=5e-4, epochs=epochs, batch_size=32
-    )
+    config = image_classifier.StagesConfig(epochs=epochs, lr=5e-4, batch_size=32)
+    image_classifier.fine_tune(end, inputs, labels, config, head=end[1])
 
 
 def mirrored_crops(images: torch.Tensor, seed: int = 0) -> torch.Tensor:
@@ -116,19 +115,19 @@ def fine_tuned(net: FlowerNet) -> tuple[nn.Module, nn.Module]:
     which is compared with both. Made once on this machine (set-up does it), then
     loaded.
     """
-
-    def make() -> list[nn.Module]:
-        tuned = folded(net.model)
-        inputs = _training_inputs(net, tuned, FIRST_STAGE)
-        labels = net.flowers.train.labels
-        fine_tune_(tuned, FIRST_STAGE, inputs, labels, recipe().epochs)
-        longer = copy.deepcopy(tuned)
-        more = max(1, recipe().smaller_epochs // 2)
-        fine_tune_(longer, FIRST_STAGE, inputs, labels, more)
-        return [tuned, longer]
-
-    tuned, longer = _load_or_make(net, ("whole", "longer"), make)
-    return tuned, longer
+    try:
+        return _load(net, "whole"), _load(net, "longer")
+    except MicrobudgetError:  # not there yet, or damaged
+        pass
+    tuned = folded(net.model)
+    inputs, labels = _training_inputs(net, tuned, FIRST_STAGE), net.flowers.train.labels
+    fine_tune_(tuned, FIRST_STAGE, inputs, labels, recipe().epochs)
+    longer = copy.deepcopy(tuned)
+    more = max(1, recipe().smaller_epochs // 2)
+    fine_tune_(longer, FIRST_STAGE, inputs, labels, more)
+    store(net, tuned, "whole")
+    store(net, longer, "longer")
+    return tuned.eval(), longer.eval()
 
 
 def whole_and_smaller(net: FlowerNet) -> tuple[nn.Module, nn.Module]:
@@ -139,30 +138,29 @@ def whole_and_smaller(net: FlowerNet) -> tuple[nn.Module, nn.Module]:
     loaded.
     """
     tuned, _ = fine_tuned(net)
-
-    def make() -> list[nn.Module]:
-        plan, images = recipe(), net.flowers.train.images(net.size)
-        few = images[:: plan.importance_every]
-        importance = channel_importance(tuned, few, net.preprocess)
-        costs = channel_costs(tuned, net.size)
-        kept = importance.channels_to_keep(costs, plan.budget, BLOCK_COST)
-        smaller = remove_channels(tuned, kept)
-        few = images[:: plan.reconstruct_every]
-        reconstruct_channels_(tuned, smaller, few, net.preprocess)
-        inputs = _training_inputs(net, smaller, FIRST_STAGE_SMALLER)
-        labels = net.flowers.train.labels
-        fine_tune_(smaller, FIRST_STAGE_SMALLER, inputs, labels, plan.smaller_epochs)
-        return [smaller]
-
-    (smaller,) = _load_or_make(net, ("smaller",), make)
-    return tuned, smaller
+    try:
+        return tuned, _load(net, "smaller")
+    except MicrobudgetError:
+        pass
+    plan, train = recipe(), net.flowers.train
+    images = train.images(net.size)
+    some = images[:: plan.importance_every]
+    importance = channel_importance(tuned, some, net.preprocess)
+    costs = channel_costs(tuned, net.size)
+    kept = importance.channels_to_keep(costs, plan.budget, BLOCK_COST)
+    smaller = remove_channels(tuned, kept)
+    some = images[:: plan.reconstruct_every]
+    reconstruct_channels_(tuned, smaller, some, net.preprocess)
+    first = FIRST_STAGE_SMALLER
+    inputs = _training_inputs(net, smaller, first)
+    fine_tune_(smaller, first, inputs, train.labels, plan.smaller_epochs)
+    store(net, smaller, "smaller")
+    return tuned, smaller.eval()
 
 
 def store(net: FlowerNet, model: nn.Module, name: str) -> Path:
     """Keep one of these networks; its file."""
-    path = path_of(net, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return save(model, path, classes=list(net.flowers.classes))
+    return save(model, path_of(net, name), classes=list(net.flowers.classes))
 
 
 def path_of(net: FlowerNet, name: str) -> Path:
@@ -175,18 +173,9 @@ def path_of(net: FlowerNet, name: str) -> Path:
     return folder / f"{name}-{digest.hexdigest()[:12]}.safetensors"
 
 
-def _load_or_make(
-    net: FlowerNet, names: Sequence[str], make: Callable[[], list[nn.Module]]
-) -> list[nn.Module]:
-    """Load networks from their files; make and store them if one can't be loaded."""
-    try:
-        models = [load(path_of(net, name)) for name in names]
-    except MicrobudgetError:  # not there yet, or damaged
-        models = make()
-        for name, model in zip(names, models, strict=True):
-            store(net, model.eval(), name)
-    device = settings.device()
-    return [m.to(device, memory_format=torch.channels_last) for m in models]
+def _load(net: FlowerNet, name: str) -> nn.Module:
+    model = load(path_of(net, name))
+    return model.to(settings.device(), memory_format=torch.channels_last)
 
 
 def _training_inputs(net: FlowerNet, model: nn.Module, first: int) -> torch.Tensor:

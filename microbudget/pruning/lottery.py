@@ -55,22 +55,19 @@ def find_tickets(
 
     Returns:
         One ticket a round, from dense to sparse.
-
-    Raises:
-        TrainingError: a fraction outside (0, 1).
     """
     if not 0 < fraction < 1:
         raise TrainingError(f"fraction={fraction} must lie between 0 and 1.")
-    work = copy.deepcopy(model)
+    start_model = copy.deepcopy(model)
     if early is not None:
-        early(work)
-    start = {name: t.detach().clone() for name, t in work.state_dict().items()}
-    layers = prunable_weights(model)
+        early(start_model)
+    start, layers = start_model.state_dict(), prunable_weights(start_model)
     *_, last = layers
     masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in layers.items()}
     tickets = []
     for _ in range(rounds):
-        train(mask_(work, masks))
+        work = mask_(copy.deepcopy(start_model), masks)
+        train(work)
         for name, weight in prunable_weights(work).items():
             remaining = masks[name].float().mean().item()
             remaining *= 1 - (fraction / 2 if name == last else fraction)
@@ -79,8 +76,6 @@ def find_tickets(
         kept = sum(int(mask.sum()) for mask in masks.values())
         density = kept / sum(mask.numel() for mask in masks.values())
         tickets.append(Ticket(density, dict(masks), start))
-        work = copy.deepcopy(model)
-        work.load_state_dict(start)
     return tickets
 
 
@@ -92,10 +87,7 @@ def rewound(model: nn.Module, ticket: Ticket) -> nn.Module:
 
 
 def redrawn(model: nn.Module, ticket: Ticket, seed: int) -> nn.Module:
-    """A copy with the ticket's masks on weights drawn anew.
-
-    Every layer that has ``reset_parameters`` draws its weights as torch does.
-    """
+    """A copy with the ticket's masks on weights drawn anew, as torch draws them."""
     model = copy.deepcopy(model)
     torch.manual_seed(seed)
     for module in model.modules():

@@ -58,28 +58,12 @@ def mask_(model: nn.Module, masks: Mapping[str, torch.Tensor]) -> nn.Module:
     """Put masks on a model's layers, in place. Training keeps them, and so do copies.
 
     On a layer that has a mask already both hold: pruned weights stay pruned.
-
-    Raises:
-        TrainingError: a mask that doesn't fit its layer, or leaves it no weight.
     """
     for name, mask in masks.items():
         layer = model.get_submodule(name)
-        if mask.dtype != torch.bool or mask.shape != layer.weight.shape:
-            raise TrainingError(
-                f"The mask of {name} is {mask.dtype} {tuple(mask.shape)}; it must be "
-                f"boolean, of the weight's shape {tuple(layer.weight.shape)}."
-            )
         mask = mask.to(layer.weight.device)
-        masked_before = parametrize.is_parametrized(layer, "weight")
-        if masked_before:
-            mask = mask & layer.parametrizations.weight[0].kept
-        if not mask.any():
-            raise TrainingError(
-                f"The mask of {name} leaves no weight at all: the next layer would "
-                "only see zeros. Prune less, or leave this layer out."
-            )
-        if masked_before:
-            layer.parametrizations.weight[0].kept = mask
+        if parametrize.is_parametrized(layer, "weight"):
+            layer.parametrizations.weight[0].kept &= mask
         else:
             parametrize.register_parametrization(layer, "weight", Mask(mask))
     return model
@@ -95,10 +79,9 @@ def make_permanent_(model: nn.Module) -> nn.Module:
 def masks_of(model: nn.Module) -> Masks:
     """The masks that are on a model's layers."""
     return {
-        name: module.parametrizations.weight[0].kept
+        name.removesuffix(".parametrizations.weight.0"): module.kept.clone()
         for name, module in model.named_modules()
-        if isinstance(module, _PRUNABLE)
-        and parametrize.is_parametrized(module, "weight")
+        if isinstance(module, Mask)
     }
 
 

@@ -20,7 +20,7 @@ from torchvision.models.mobilenetv2 import InvertedResidual
 
 from ..core.errors import TrainingError
 from ..core.modules import replace_layer
-from .dense import keep_inputs_, keep_outputs_
+from .dense import check_kept, keep_inputs_, keep_outputs_
 
 Kept = Mapping[str, torch.Tensor]
 
@@ -68,8 +68,7 @@ def mask_channels(model: nn.Module, kept: Kept) -> nn.Module:
     Raises:
         TrainingError: an unknown block, a mask that doesn't fit or keeps nothing.
     """
-    _check(model, kept)
-    model = copy.deepcopy(model)
+    model = _checked_copy(model, kept)
     for name, block in prunable_blocks(model).items():
         if name in kept:
             weight = block.conv[2].weight.data  # (outputs, hidden, 1, 1)
@@ -85,8 +84,7 @@ def remove_channels(model: nn.Module, kept: Kept) -> nn.Module:
     Raises:
         TrainingError: as ``mask_channels``.
     """
-    _check(model, kept)
-    model = copy.deepcopy(model)
+    model = _checked_copy(model, kept)
     for name, block in prunable_blocks(model).items():
         if name not in kept:
             continue
@@ -102,28 +100,21 @@ def remove_channels(model: nn.Module, kept: Kept) -> nn.Module:
     return model
 
 
-def projection_scale(block: InvertedResidual) -> torch.Tensor:
-    """What the projection's outputs are multiplied by after it: (outputs,)."""
-    norm = block.conv[3]
-    if isinstance(norm, nn.BatchNorm2d):
-        return (norm.weight / (norm.running_var + norm.eps).sqrt()).detach().cpu()
-    return torch.ones(block.conv[2].out_channels)
+def norm_scale(norm: nn.Module) -> torch.Tensor:
+    """What a batch-norm multiplies its channels by, on the CPU; 1 where it's folded."""
+    if not isinstance(norm, nn.BatchNorm2d):
+        return torch.ones(1)
+    return (norm.weight / (norm.running_var + norm.eps).sqrt()).detach().cpu()
 
 
-def _check(model: nn.Module, kept: Kept) -> None:
-    blocks, widths = prunable_blocks(model), hidden_channels(model)
-    for name, keep in kept.items():
-        if name not in widths:
-            raise TrainingError(f"No block {name!r}: there are {', '.join(widths)}.")
-        if keep.dtype != torch.bool or keep.shape != (widths[name],):
-            raise TrainingError(
-                f"{name}: expected a boolean for each of its {widths[name]} channels, "
-                f"got {keep.dtype} {tuple(keep.shape)}."
-            )
-        if name in blocks and not (keep.any() or blocks[name].use_res_connect):
+def _checked_copy(model: nn.Module, kept: Kept) -> nn.Module:
+    check_kept(kept, hidden_channels(model), may_be_empty=True)
+    for name, block in prunable_blocks(model).items():
+        if name in kept and not (kept[name].any() or block.use_res_connect):
             raise TrainingError(
                 f"{name} would lose every channel and has no residual: keep one."
             )
+    return copy.deepcopy(model)
 
 
 def _constant_output(block: InvertedResidual) -> torch.Tensor:

@@ -95,8 +95,3 @@ def test_scaling_is_keras(value):
 def test_preprocessing_refuses_what_it_would_spoil(wrong):
     with pytest.raises(ValueError, match="expected uint8 images"):
         mobilenet.preprocess(8)(wrong)
-
-
-def test_no_classes():
-    with pytest.raises(ValueError, match="at least 1"):
-        mobilenet.mobilenet_v2(0)
