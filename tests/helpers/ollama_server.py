@@ -12,7 +12,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from microbudget.assets import gguf_file
+from microbudget.assets.gguf_file import read_gguf
 from microbudget.core.errors import MicrobudgetError
 from microbudget.llm.engines import llama_cpp
 
@@ -88,7 +88,7 @@ class OllamaServer:
         if not self.blob(digest).is_file():
             raise Refused(400, f'blob "{digest}" does not exist')
         try:
-            gguf_file.read(self.blob(digest))
+            read_gguf(self.blob(digest))
         except MicrobudgetError as error:
             raise Refused(400, f"invalid file: {error}") from error
         self.models[full(body["model"])] = digest
@@ -124,7 +124,7 @@ class OllamaServer:
 
     def tag(self, name: str) -> dict:
         digest = self.models[name]
-        file = gguf_file.read(self.blob(digest))
+        file = read_gguf(self.blob(digest))
         details = {"format": "gguf", "family": "llama", "families": ["llama"],
                    "parameter_size": f"{file.weights / 1e6:.2f}M", "parent_model": "",
                    "quantization_level": max(file.types())}  # fmt: skip

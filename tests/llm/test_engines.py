@@ -19,7 +19,7 @@ PROMPT = "The small model"
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
-    return gguf.write_f16(tiny_llm.llm(hidden=64), path)
+    return gguf.write_gguf(tiny_llm.llm(hidden=64), path)
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def nobody(monkeypatch) -> str:
 
 @pytest.fixture
 def model(server, path):
-    return ollama.Model.create(path, "tiny")
+    return ollama.Model(path)
 
 
 def text_of(model, prompt: str = PROMPT, *args) -> str:
@@ -53,16 +53,14 @@ def text_of(model, prompt: str = PROMPT, *args) -> str:
 def test_the_server_is_found(server, monkeypatch):
     assert ollama.version() == "ollama 0.12.3"
     assert ollama.is_running()
-    assert ollama.models() == {}
     monkeypatch.delenv("OLLAMA_HOST")
     assert ollama.version(server.url) == "ollama 0.12.3"
 
 
 def test_a_file_becomes_a_model_and_answers(server, path):
-    size = path.stat().st_size
-    with ollama.Model.create(path, "tiny") as model:
-        assert ollama.models() == {"tiny:latest": size}
-        assert (model.name, model.size, model.speed) == ("tiny", size, None)
+    with ollama.Model(path) as model:
+        assert [*server.models] == ["microbudget-tiny:latest"]
+        assert (model.name, model.speed) == ("microbudget-tiny", None)
         pieces = list(model.stream(PROMPT, 20))
         assert len(pieces) > 1
         with llama_cpp.Model(path) as here:
@@ -71,7 +69,7 @@ def test_a_file_becomes_a_model_and_answers(server, path):
         assert model.speed.new_tokens == 20 - 1  # the first came with the prompt
         assert model.speed.prefill_s > 0 < model.speed.decode_s
         assert "writes" in str(model.speed)
-    assert ollama.models() == {}
+    assert not server.models
 
 
 def test_the_prompt_is_sent_as_it_is(model, server):
@@ -85,9 +83,9 @@ def test_the_prompt_is_sent_as_it_is(model, server):
                                "num_thread": settings.load().threads}  # fmt: skip
 
 
-@pytest.mark.parametrize("engine", ["ollama", "llama.cpp"])
+@pytest.mark.parametrize("engine", [ollama, llama_cpp])
 def test_sampling_is_reproducible(server, path, engine):
-    with engines.load(path, engine=engine) as model:
+    with engine.Model(path) as model:
         first, again = (text_of(model, PROMPT, 12, 1.0, 3) for _ in range(2))
         others = {text_of(model, PROMPT, 12, 1.0, seed) for seed in range(4, 8)}
         assert first == again
@@ -95,20 +93,8 @@ def test_sampling_is_reproducible(server, path, engine):
         assert text_of(model, PROMPT, 12) == text_of(model, PROMPT, 12, 0.0, 9)
 
 
-def test_only_what_was_made_here_is_deleted(model, server):
-    with ollama.Model("tiny") as visitor:
-        assert text_of(visitor)
-        assert visitor.size == model.size
-    assert ollama.models()
-    assert ollama.Model("none").size == 0
-    model.close()
-    assert not ollama.models()
-    model.close()  # twice is no error
-    assert len(server.asked("DELETE", "/api/delete")) == 1
-
-
 def test_an_exception_deletes_the_model(server, path):
-    with pytest.raises(ZeroDivisionError), ollama.Model.create(path, "tiny"):
+    with pytest.raises(ZeroDivisionError), ollama.Model(path):
         assert server.models
         _ = 1 / 0
     assert not server.models
@@ -121,28 +107,14 @@ def test_an_answer_nobody_wants_is_dropped(model):
     assert text_of(model, PROMPT, 20)  # the next one is whole
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny:latest"])
-def test_a_name_that_is_taken(model, server, path, name, tmp_path):
-    with pytest.raises(EngineError, match=rf"'{name}' already.*`ollama rm {name}`"):
-        ollama.Model.create(path, name)
-    ollama.Model.create(path, "tiny:other")
-    llm = tiny_llm.llm(hidden=64, layers=1)
-    other = gguf.write_f16(llm, tmp_path / "other.gguf")
-    replaced = ollama.Model.create(other, name, replace=True)
-    assert replaced.size == other.stat().st_size < model.size
-    replaced.close()
-    assert [*server.models] == ["tiny:other"]
-
-
 def test_a_model_that_isnt_there(model, server):
     server.models.clear()
-    with pytest.raises(EngineError, match=r"refused \(404\): model 'tiny' not found"):
+    with pytest.raises(EngineError, match=r"refused \(404\): model .* not found"):
         text_of(model)
 
 
 def test_nobody_there(nobody, path):
-    for ask in (ollama.version, ollama.models, lambda: ollama.Model("tiny"),
-                lambda: ollama.Model.create(path, "tiny")):  # fmt: skip
+    for ask in (ollama.version, lambda: ollama.Model(path)):
         with pytest.raises(EngineError, match=f"No Ollama server at {nobody}.*serve"):
             ask()
     assert not ollama.is_running()
@@ -153,7 +125,7 @@ def test_a_server_too_old(server, path, version):
     server.version = version
     assert not ollama.is_running()
     with pytest.raises(EngineError, match=r"0\.5\.5 or newer is needed.*Update it"):
-        ollama.Model.create(path, "tiny")
+        ollama.Model(path)
     assert not server.asked("POST", "/api/create")
 
 
@@ -167,15 +139,14 @@ def test_servers_new_enough(server, version):
     assert ollama.is_running()
 
 
-def test_a_stuck_server(model, server, monkeypatch):
+def test_a_stuck_server(path, server, monkeypatch):
     monkeypatch.setattr(ollama, "_ASK_S", 0.3)
     monkeypatch.setattr(ollama, "_SLOW_S", 0.3)
-    hasty = ollama.Model("tiny")
+    hasty = ollama.Model(path)
     server.delay = 3.0
     assert not ollama.is_running()
-    for act in (ollama.models, lambda: text_of(hasty)):
-        with pytest.raises(EngineError, match="did not answer in time: it is busy or"):
-            act()
+    with pytest.raises(EngineError, match="did not answer in time: it is busy or"):
+        text_of(hasty)
     server.delay, server.stall = 0.0, 3.0
     pieces = hasty.stream(PROMPT)
     assert next(pieces)
@@ -188,7 +159,7 @@ def test_a_stream_that_breaks_off(model, server, cut):
     server.cut = cut
     pieces = model.stream(PROMPT)
     assert next(pieces)
-    with pytest.raises(EngineError, match=r"broke off.*log.*run this again"):
+    with pytest.raises(EngineError, match=r"broke off.*log"):
         list(pieces)
     assert model.speed is None
     server.cut = ""
@@ -208,59 +179,37 @@ def test_errors_of_the_server(model, server, path):
     with pytest.raises(EngineError, match=says):
         text_of(model)
     with pytest.raises(EngineError, match=says):
-        ollama.Model.create(path, "another")
-    assert [*server.models] == ["tiny:latest"]
+        ollama.Model(path)
 
 
 @pytest.mark.parametrize(
     "content",
     [b"<html>Welcome</html>", b"", b"{", b"{}", b"[]", b"3"],
 )  # fmt: skip
-def test_another_kind_of_server(server, content):
-    model = ollama.Model("tiny")
-    server.raw = dict.fromkeys(
-        ["/api/version", "/api/tags", "/api/generate"], content + b"\n"
-    )
+def test_another_kind_of_server(model, server, content):
+    server.raw = dict.fromkeys(["/api/version", "/api/generate"], content + b"\n")
     assert not ollama.is_running()
-    with pytest.raises(EngineError, match=r"no Ollama server.*Set OLLAMA_HOST"):
+    with pytest.raises(EngineError, match=r"isn't Ollama .*set OLLAMA_HOST"):
         ollama.version()
-    for act in (ollama.models, lambda: text_of(model)):
-        with pytest.raises(EngineError):
-            act()
+    with pytest.raises(EngineError):
+        text_of(model)
 
 
 def test_a_damaged_file_is_never_sent(server, path, tmp_path):
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(path.read_bytes()[:-5000])
-    for file, says in (
-        (cut, "is truncated"),
-        (tmp_path / "none.gguf", "can't be read"),
-    ):
-        for engine in ("ollama", "llama.cpp"):
+    missing = tmp_path / "none.gguf"
+    for file, says in ((cut, "is damaged or cut short"), (missing, "can't be read")):
+        for engine in (ollama, llama_cpp):
             with pytest.raises(QuantizationError, match=says):
-                engines.load(file, engine=engine)
+                engine.Model(file)
     assert not server.requests
 
 
 def test_a_create_that_fails_halfway(server, path):
     server.raw["/api/create"] = b'{"status": "pulling"}'
-    with pytest.raises(EngineError, match="did not create 'tiny': pulling"):
-        ollama.Model.create(path, "tiny")
-
-
-def test_a_model_that_cant_be_listed_isnt_left_behind(server, path, monkeypatch):
-    real, asked = ollama.models, []
-
-    def models(host=None):
-        asked.append(host)
-        if len(asked) > 1:
-            raise EngineError("the server is stuck")
-        return real(host)
-
-    monkeypatch.setattr(ollama, "models", models)
-    with pytest.raises(EngineError):
-        ollama.Model.create(path, "tiny")
-    assert not server.models
+    with pytest.raises(EngineError, match="did not create 'microbudget-tiny': pulling"):
+        ollama.Model(path)
 
 
 def test_an_address_that_is_none(monkeypatch):
@@ -269,10 +218,10 @@ def test_an_address_that_is_none(monkeypatch):
 
 
 @pytest.mark.parametrize("prompt", ["", " \n"])
-@pytest.mark.parametrize("engine", ["ollama", "llama.cpp"])
+@pytest.mark.parametrize("engine", [ollama, llama_cpp])
 def test_empty_prompts(server, path, engine, prompt):
     with (
-        engines.load(path, engine=engine) as model,
+        engine.Model(path) as model,
         pytest.raises(EngineError, match="The prompt is empty"),
     ):
         text_of(model, prompt)
@@ -282,16 +231,10 @@ def test_ollama_where_it_runs_else_in_process(server, path):
     with engines.load(path) as model:
         assert (model.engine, model.name) == ("ollama", "microbudget-tiny")
         assert [*server.models] == ["microbudget-tiny:latest"]
-    with engines.load(path, "named") as model:
-        assert model.name == "named"
     assert not server.models
     server.version = "0.1.0"
     with engines.load(path) as model:
-        assert (model.engine, model.name) == ("llama.cpp in process", "tiny")
-    with pytest.raises(EngineError, match="or newer is needed"):
-        engines.load(path, engine="ollama")
-    with pytest.raises(EngineError, match="engine='vllm': use 'auto', 'ollama' or"):
-        engines.load(path, engine="vllm")
+        assert model.engine == "llama.cpp in process"
 
 
 def test_what_is_available(server):

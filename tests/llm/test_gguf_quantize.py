@@ -8,10 +8,9 @@ import pytest
 import tiny_llm
 import torch
 
-from microbudget.assets import gguf_file
+from microbudget.assets.gguf_file import read_gguf
 from microbudget.core.errors import EngineError, QuantizationError
-from microbudget.llm import gguf as gguf_convert
-from microbudget.llm import gguf_blocks
+from microbudget.llm import quantize_gguf, write_gguf
 from microbudget.llm.engines import llama_cpp
 
 
@@ -19,7 +18,7 @@ from microbudget.llm.engines import llama_cpp
 def f16(tmp_path_factory):
     """Rows of 256 weights, as K-quants need them."""
     path = tmp_path_factory.mktemp("gguf") / "wide.gguf"
-    return gguf_convert.write_f16(tiny_llm.llm(), path)
+    return write_gguf(tiny_llm.llm(), path)
 
 
 @pytest.fixture(scope="module")
@@ -27,38 +26,37 @@ def files(f16):
     """kind -> the model quantized to it."""
     pytest.importorskip("cyllama")
     return {
-        kind: llama_cpp.quantize(f16, f16.with_name(f"{kind}.gguf"), kind)
+        kind: quantize_gguf(f16, f16.with_name(f"{kind}.gguf"), kind)
         for kind in llama_cpp.KINDS
     }
 
 
 def weights(file, name: str) -> np.ndarray:
     """float32, as the file stores them."""
-    (tensor,) = [t for t in file.tensors if t.name == name]
-    kind = gguf.GGMLQuantizationType[tensor.type]
-    found = gguf.quants.dequantize(file.data(name), kind)
-    return found.reshape(tensor.shape).astype(np.float32)
+    (tensor,) = [t for t in gguf.GGUFReader(file.path).tensors if t.name == name]
+    found = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+    return found.astype(np.float32)
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])
-def test_llama_cpp_writes_the_bytes_that_we_compute(f16, tmp_path, kind):
-    pytest.importorskip("cyllama")
-    found = llama_cpp.quantize(f16, tmp_path / "q.gguf", kind, pure=True)
-    before, encode = gguf_file.read(f16), getattr(gguf_blocks, kind.lower())
-    assert found.types() == {kind: 15, "F32": 5}
-    for tensor in before.tensors:
-        if tensor.type == "F16":
-            expected = encode(weights(before, tensor.name))
-            assert found.data(tensor.name).tobytes() == expected.tobytes(), tensor.name
-        else:
-            assert (found.data(tensor.name) == before.data(tensor.name)).all()
+def test_llama_cpp_writes_the_bytes_of_ggufs_reference(files, kind):
+    """Byte for byte what the notebook's functions give, which it compares with gguf."""
+    before, compared = files["F16"], 0
+    for tensor in gguf.GGUFReader(files[kind].path).tensors:
+        if tensor.tensor_type.name == kind:
+            expected = gguf.quants.quantize(
+                weights(before, tensor.name), tensor.tensor_type
+            )
+            assert tensor.data.tobytes() == expected.tobytes(), tensor.name
+            compared += 1
+    assert compared >= 14  # all matrices, in Q4_0 without the embeddings
 
 
 @pytest.mark.parametrize("kind", llama_cpp.KINDS)
 def test_every_kind_gives_a_whole_model(files, kind):
     found = files[kind]
     before = files["F16"]
-    assert found == gguf_file.read(found.path)
+    assert found == read_gguf(found.path)
     assert [(t.name, t.shape) for t in found.tensors] == [
         (t.name, t.shape) for t in before.tensors
     ]
@@ -82,7 +80,7 @@ def test_fewer_bits_are_fewer_bytes_and_more_noise(files):
     assert noise[0] < 0.001 * np.square(exact).mean()
 
 
-def test_bits_a_weight_are_the_formats(files):
+def test_bits_per_weight_are_the_formats(files):
     bits = {t.type: t.bits for f in files.values() for t in f.tensors}
     assert bits == {"F32": 32, "F16": 16, "Q8_0": 8.5, "Q6_K": 6.5625, "Q5_K": 5.5,
                     "Q4_K": 4.5, "Q4_0": 4.5, "Q3_K": 3.4375,
@@ -90,7 +88,7 @@ def test_bits_a_weight_are_the_formats(files):
 
 
 def test_mixtures_are_visible(files):
-    """The "M" kinds spend more on the tied embedding and on some maps."""
+    """The "M" kinds spend more on the tied embedding and on some layers."""
     assert files["Q4_K_M"].types() == {"F32": 5, "Q4_K": 12, "Q6_K": 3}
     types = {t.name: t.type for t in files["Q4_K_M"].tensors}
     assert types["token_embd.weight"] == "Q6_K"
@@ -99,8 +97,8 @@ def test_mixtures_are_visible(files):
 def test_narrow_rows_fall_back_visibly(tmp_path):
     """Rows of 64 are no blocks of 256."""
     pytest.importorskip("cyllama")
-    source = gguf_convert.write_f16(tiny_llm.llm(hidden=64), tmp_path / "n.gguf")
-    found = llama_cpp.quantize(source, tmp_path / "q.gguf", "Q4_K_M")
+    source = write_gguf(tiny_llm.llm(hidden=64), tmp_path / "n.gguf")
+    found = quantize_gguf(source, tmp_path / "q.gguf", "Q4_K_M")
     assert "Q4_K" not in found.types()
     assert found.types() == {"F32": 5, "Q5_0": 12, "Q8_0": 3}
     assert found.bits > 4.5
@@ -110,7 +108,7 @@ def test_the_source_may_be_the_target(f16, tmp_path):
     pytest.importorskip("cyllama")
     path = tmp_path / "m.gguf"
     path.write_bytes(f16.read_bytes())
-    assert llama_cpp.quantize(path, path, "Q8_0").types()["Q8_0"] == 15
+    assert quantize_gguf(path, path, "Q8_0").types()["Q8_0"] == 15
     assert [p.name for p in tmp_path.iterdir()] == ["m.gguf"]
 
 
@@ -118,8 +116,8 @@ def test_the_source_may_be_the_target(f16, tmp_path):
     ("content", "says"),
     [
         (b"PK\x03\x04" + bytes(1000), "no GGUF file"),
-        (b"GGUF\x63" + bytes(1000), "version 99"),
-        (b"GGUF\x03\0\0\0" + bytes(10), "truncated"),
+        (b"GGUF\x63" + bytes(1000), "no GGUF file"),
+        (b"GGUF\x03\0\0\0" + bytes(10), "cut short"),
         (None, "can't be read"),
     ],
 )
@@ -128,16 +126,16 @@ def test_sources_that_are_no_models(tmp_path, content, says):
     if content:
         (tmp_path / "m.gguf").write_bytes(content)
     with pytest.raises(QuantizationError, match=says):
-        llama_cpp.quantize(tmp_path / "m.gguf", tmp_path / "q.gguf", "Q8_0")
+        quantize_gguf(tmp_path / "m.gguf", tmp_path / "q.gguf", "Q8_0")
     assert not (tmp_path / "q.gguf").exists()
 
 
 def test_what_is_quantized_already_is_refused(files, tmp_path):
     with pytest.raises(QuantizationError, match=r"already \(Q4_K, Q6_K\): start from"):
-        llama_cpp.quantize(files["Q4_K_M"].path, tmp_path / "q.gguf", "Q8_0")
+        quantize_gguf(files["Q4_K_M"].path, tmp_path / "q.gguf", "Q8_0")
     for kind in ("Q9_0", "q8_0", ""):
         with pytest.raises(QuantizationError, match=f"kind='{kind}': use one of F16, "):
-            llama_cpp.quantize(files["F16"].path, tmp_path / "q.gguf", kind)
+            quantize_gguf(files["F16"].path, tmp_path / "q.gguf", kind)
     assert not list(tmp_path.iterdir())
 
 
@@ -145,31 +143,16 @@ def test_what_is_quantized_already_is_refused(files, tmp_path):
 def test_weights_that_arent_finite(f16, tmp_path, kind, capfd):
     pytest.importorskip("cyllama")
     content, source = bytearray(f16.read_bytes()), tmp_path / "nan.gguf"
-    (tensor,) = [t for t in gguf_file.read(f16).tensors if "0.ffn_up" in t.name]
+    (tensor,) = [t for t in read_gguf(f16).tensors if "0.ffn_up" in t.name]
     content[tensor.offset : tensor.offset + 2] = np.float16("nan").tobytes()
     source.write_bytes(content)
     with pytest.raises(QuantizationError, match=r"not quantize nan\.gguf.*finite"):
-        llama_cpp.quantize(source, tmp_path / "q.gguf", kind)
+        quantize_gguf(source, tmp_path / "q.gguf", kind)
     assert [p.name for p in tmp_path.iterdir()] == ["nan.gguf"]
-
-
-def test_a_quantizer_that_writes_half_a_file(f16, tmp_path, monkeypatch):
-    pytest.importorskip("cyllama")
-
-    def half(source, target, options):
-        with open(source, "rb") as whole, open(target, "wb") as file:
-            file.write(whole.read(1_000_000))
-
-    monkeypatch.setattr(llama_cpp._library(), "model_quantize", half)
-    (tmp_path / "q.gguf").write_bytes(b"before")
-    with pytest.raises(QuantizationError, match="truncated"):
-        llama_cpp.quantize(f16, tmp_path / "q.gguf", "Q8_0")
-    assert (tmp_path / "q.gguf").read_bytes() == b"before"
-    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_without_llama_cpp(f16, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cyllama.llama", None)
     llama_cpp._library.cache_clear()
     with pytest.raises(EngineError, match="pip install cyllama"):
-        llama_cpp.quantize(f16, tmp_path / "q.gguf", "Q8_0")
+        quantize_gguf(f16, tmp_path / "q.gguf", "Q8_0")

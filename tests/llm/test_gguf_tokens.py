@@ -37,9 +37,9 @@ def words(tmp_path_factory):
     """llama.cpp's tokenizer."""
     pytest.importorskip("cyllama")
     path = tmp_path_factory.mktemp("gguf") / "m.gguf"
-    gguf.write_f16(Llm("tiny", model(), tiny_llm.tokenizer()), path)
+    gguf.write_gguf(Llm("tiny", model(), tiny_llm.tokenizer()), path)
     with llama_cpp.Model(path) as theirs:
-        yield theirs._words
+        yield theirs._vocabulary
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -100,13 +100,13 @@ def test_other_tokenizers_are_read_alike_or_refused(tmp_path, change):
     pytest.importorskip("cyllama")
     tokenizer, path = changed(change), tmp_path / "m.gguf"
     try:
-        gguf.write_f16(Llm("tiny", model(len(tokenizer)), tokenizer), path)
+        gguf.write_gguf(Llm("tiny", model(len(tokenizer)), tokenizer), path)
     except QuantizationError:
         assert not list(tmp_path.iterdir())
         return
     with llama_cpp.Model(path) as theirs:
         for text in (*TEXTS, "\n     12 the lay"):
-            found = theirs._words.tokenize(text, False, True)
+            found = theirs._vocabulary.tokenize(text, False, True)
             assert found == ids_of(tokenizer, text), text
 
 
@@ -131,18 +131,20 @@ def test_tokenizers_that_llama_cpp_doesnt_have(tmp_path, change, says):
     backend = SimpleNamespace(to_str=lambda: json.dumps(content))
     llm = Llm("tiny", model(), SimpleNamespace(backend_tokenizer=backend))
     with pytest.raises(QuantizationError, match=says):
-        gguf.write_f16(llm, tmp_path / "m.gguf")
+        gguf.write_gguf(llm, tmp_path / "m.gguf")
     assert not list(tmp_path.iterdir())
 
 
 def test_the_courses_tokenizer_on_the_courses_text(tmp_path):
-    """What is judged through llama.cpp and through torch must be the same tokens."""
+    """What is evaluated through llama.cpp and through torch must be the same tokens."""
     pytest.importorskip("cyllama")
     if (folder := assets.locate(llms.DEFAULT)) is None:
         pytest.skip("the small LLM isn't here")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     llm = Llm("tiny", sentences.llama(), tokenizer)
-    path = gguf.write_f16(llm, tmp_path / "m.gguf")
+    path = gguf.write_gguf(llm, tmp_path / "m.gguf")
     with llama_cpp.Model(path) as theirs:
         for text in (*TEXTS, prose.load().calibration):
-            assert theirs._words.tokenize(text, False, True) == ids_of(tokenizer, text)
+            assert theirs._vocabulary.tokenize(text, False, True) == ids_of(
+                tokenizer, text
+            )

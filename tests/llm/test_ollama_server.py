@@ -17,7 +17,7 @@ PROMPT, ANSWER = "The small model", "writes €."
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
-    return gguf.write_f16(tiny_llm.parrot(PROMPT, ANSWER), path)
+    return gguf.write_gguf(tiny_llm.parrot(PROMPT, ANSWER), path)
 
 
 @pytest.fixture
