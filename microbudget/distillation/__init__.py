@@ -22,7 +22,7 @@ __getattr__, __dir__ = attach(
         "layer_map": "student_training",  # which layer learns from which
         "mixture_weights": "teachers",  # several teachers: how much to trust each
         "mix_teachers": "teachers",
-        "train_mutually": "mutual",  # students that teach each other
+        "train_mutually": "student_training",  # students that teach each other
         "sequence": "sequence",  # the same for language models
         "logits_and_states": "students",
         "attention_transfer_loss": ".training.losses",

@@ -2,14 +2,17 @@
 
 One ``train`` for every method, so that only the loss differs: hard labels, soft targets
 (Hinton et al. 2015), raw logits, hidden states with a layer map and a trained
-projection (Romero et al. 2015; Jiao et al. 2020), attention transfer.
+projection (Romero et al. 2015; Jiao et al. 2020), attention transfer. Or without a
+teacher: students that teach each other (Zhang et al. 2018).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from ..core.errors import TrainingError
@@ -40,7 +43,6 @@ class DistilConfig(FinetuneConfig):
         alpha_hidden: of the mean squared distance of the states of ``layer_map``'s
             pairs, the student's projected by a linear layer that is trained with it.
         alpha_attention: of the distance of the pairs' attention maps.
-        layer_map: (student's layer, teacher's layer); default: ``layer_map``'s.
     """
 
     alpha_hard: float = 1.0
@@ -49,7 +51,6 @@ class DistilConfig(FinetuneConfig):
     alpha_hidden: float = 0.0
     alpha_attention: float = 0.0
     temperature: float = TEMPERATURE
-    layer_map: LayerMap = ()
 
     @property
     def needs_logits(self) -> bool:
@@ -101,10 +102,13 @@ class DistilDataset(Dataset):
         same = len(teacher) == len(sentences)
         if not same or (teacher.states and list(teacher.lengths) != self.lengths):
             raise TrainingError(
-                f"The teacher answered for {len(teacher)} other sentences than these "
-                f"{len(sentences)}: get its outputs for these."
+                f"These are {len(teacher)} outputs of other sentences than the "
+                f"{len(sentences)} given: call teacher_outputs(teacher, sentences)."
             )
-        self._starts = torch.tensor([0, *teacher.lengths]).cumsum(0).tolist()
+        self._states = {  # layer -> the states of each sentence, (its tokens, d)
+            layer: states.split(list(teacher.lengths))
+            for layer, states in teacher.states.items()
+        }
 
     def __len__(self) -> int:
         return len(self.sentences)
@@ -122,12 +126,9 @@ class DistilDataset(Dataset):
         if self.teacher is None:
             return batch
         batch["logits"] = self.teacher.logits[indices]
-        for layer, states in self.teacher.states.items():
-            padded = torch.zeros(*ids.shape, states.shape[-1])  # (batch, tokens, d)
-            for row, i in enumerate(indices):
-                own = states[self._starts[i] : self._starts[i + 1]]
-                padded[row, : len(own)] = own
-            batch["states"][layer] = padded
+        for layer, states in self._states.items():
+            own = [states[i].float() for i in indices]
+            batch["states"][layer] = pad_sequence(own, batch_first=True)
         return batch
 
 
@@ -163,16 +164,16 @@ class StudentWithProjections(nn.Module):
 def train(student: nn.Module, data: DistilDataset, config: DistilConfig) -> History:
     """Train a student in place.
 
-    With ``DistilConfig()``, labels alone, this is ``text_classifier.train``: the
-    student without a teacher. The order of the sentences and the number of steps depend
-    on the seed and the sizes, not on the loss.
+    With labels alone this is ``text_classifier.train``: the student without a teacher.
+    The order of the sentences and the number of steps depend on the seed and the sizes,
+    not on the loss.
 
     Raises:
         TrainingError: a loss that needs what the teacher's outputs don't hold, or that
-            has nothing to go by; a layer map of other layers; as ``training.fit``.
+            has nothing to go by; as ``training.fit``.
     """
     _require_targets(data, config)
-    pairs = _layer_pairs(student, data.teacher, config) if config.needs_states else ()
+    pairs = _layer_pairs(student, data.teacher) if config.needs_states else ()
     torch.manual_seed(config.seed)  # of the projections
     device = next(student.parameters()).device
     model = StudentWithProjections(student, pairs, data.teacher).to(device)
@@ -193,6 +194,45 @@ def train(student: nn.Module, data: DistilDataset, config: DistilConfig) -> Hist
         return total
 
     return fit(model, data, loss, config.for_fit(model, data.lengths))
+
+
+def train_mutually(
+    students: Sequence[nn.Module], sentences, config: DistilConfig
+) -> History:
+    """Train two students or more in place, each on the labels and on the others.
+
+    Zhang et al. 2018, Deep Mutual Learning (arXiv:1706.00384), equations 8 and 9: each
+    one's loss is its cross-entropy + the mean KL(other ‖ own) at T = 1. Here all take
+    their step at once, from the same predictions.
+
+    Args:
+        sentences: a ``data.text.Sentences``; ``IGNORE`` (−100) as label: none.
+        config: ``alpha_hard`` and ``alpha_soft`` weigh the two terms.
+    """
+    model, data = SideBySide(students), DistilDataset(sentences)
+
+    def loss(module: nn.Module, batch: dict) -> torch.Tensor:
+        all_logits = [z.float() for z in module(batch["ids"], batch["mask"])]
+        total = 0.0
+        for i, own in enumerate(all_logits):
+            total = total + config.alpha_hard * label_loss(own, batch["labels"])
+            others = [z.detach() for j, z in enumerate(all_logits) if j != i]
+            soft = [soft_target_loss(own, z, config.temperature) for z in others]
+            total = total + config.alpha_soft * sum(soft) / len(soft)
+        return total
+
+    return fit(model, data, loss, config.for_fit(model, data.lengths))
+
+
+class SideBySide(nn.Module):
+    """Several students as one module: (ids, mask) -> the logits of each."""
+
+    def __init__(self, students: Sequence[nn.Module]):
+        super().__init__()
+        self.students = nn.ModuleList(students)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> list[torch.Tensor]:
+        return [student(ids, mask) for student in self.students]
 
 
 def label_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -233,15 +273,11 @@ def _require_targets(data: DistilDataset, config: DistilConfig) -> None:
         raise TrainingError("No sentence has a label, and there is no teacher.")
 
 
-def _layer_pairs(
-    student: nn.Module, teacher: TeacherOutputs, config: DistilConfig
-) -> LayerMap:
-    depth = len(state_widths(student)) - 1
-    pairs = config.layer_map or layer_map(depth, max(teacher.states))
-    for own, theirs in pairs:
-        if not 0 <= own <= depth or theirs not in teacher.states:
-            raise TrainingError(
-                f"Layer map {pairs}: the student has layers 0 to {depth}; of the "
-                f"teacher {sorted(teacher.states)} were kept."
-            )
+def _layer_pairs(student: nn.Module, teacher: TeacherOutputs) -> LayerMap:
+    pairs = layer_map(len(state_widths(student)) - 1, max(teacher.states))
+    if missing := {theirs for _, theirs in pairs} - set(teacher.states):
+        raise TrainingError(
+            f"The student's layers learn from the teacher's {sorted(missing)}, whose "
+            f"states weren't kept: teacher_outputs(…, layers={[t for _, t in pairs]})."
+        )
     return pairs

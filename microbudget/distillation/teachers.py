@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ..core import settings
 from ..core.checkpoint import load_tensors, save_tensors
-from ..core.errors import MicrobudgetError, TrainingError
+from ..core.errors import MicrobudgetError
 from ..core.precision import autocast, of_training
 from ..core.progress import bar
 from ..data import text
@@ -68,26 +68,18 @@ def compute_outputs(
     """Run the teacher on every sentence.
 
     Args:
-        layers: whose states to keep; 0: the embeddings, −1: the last layer.
-
-    Raises:
-        TrainingError: a layer that isn't there.
+        layers: whose states to keep, from 1; 0: the embeddings.
     """
     teacher.eval()
     device = next(teacher.parameters()).device
     order = torch.tensor(sentences.lengths).argsort(stable=True)
-    logits: list[torch.Tensor] = [None] * len(order)
-    states: dict[int, list[torch.Tensor]] = {}
-    with (
-        autocast(),
-        bar(None, "the teacher answers", total=len(order), unit="sentence") as shown,
-    ):
+    logits = [None] * len(order)  # in the sentences' order
+    states = {layer: [None] * len(order) for layer in layers}
+    with autocast(), bar(None, "the teacher answers", total=len(order)) as shown:
         for rows in batches(len(order), _BATCH):
             indices = order[rows].tolist()
             ids, mask, _ = sentences.collate([sentences[i] for i in indices])
             answers, found = logits_and_states(teacher, ids.to(device), mask.to(device))
-            if not states:
-                states = {_layer(i, len(found)): [None] * len(order) for i in layers}
             answers = answers.float().cpu()  # (batch, classes)
             kept = {layer: found[layer].half().cpu() for layer in states}
             for row, i in enumerate(indices):
@@ -111,7 +103,6 @@ def teacher_outputs(
         With ``origin``: computed, read, or computed again since the file was damaged.
 
     Raises:
-        TrainingError: as ``compute_outputs``.
         MicrobudgetError: the outputs aren't finite; the disk is full.
     """
     path, origin = cache_path(teacher, sentences, layers), "computed"
@@ -206,11 +197,3 @@ def with_teacher_labels(labelled: text.Labelled, logits: torch.Tensor) -> text.L
 def unlabelled(texts: Sequence[str]) -> text.Labelled:
     """Sentences without labels: ``IGNORE`` stands in place of each."""
     return text.Labelled(tuple(texts), (IGNORE,) * len(texts))
-
-
-def _layer(i: int, count: int) -> int:
-    if not -count <= i < count:
-        raise TrainingError(
-            f"Layer {i}: the teacher has 0 (its embeddings) to {count - 1}."
-        )
-    return i % count

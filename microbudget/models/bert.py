@@ -18,6 +18,7 @@ from ..assets.folders import (
 )
 from ..core import settings
 from ..core.errors import AssetError
+from ..data.batching import masked_mean
 from .bitsandbytes import keep_trainable_, nf4_options
 
 MINI, FULL = "minilm-l6", "roberta-base"
@@ -48,8 +49,7 @@ class Classifier(nn.Module):
     def embed(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """ids, mask (batch, tokens) -> (batch, d): the mean over each one's tokens."""
         states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        weights = mask.unsqueeze(-1).float()  # (batch, tokens, 1)
-        return (states.float() * weights).sum(1) / weights.sum(1)
+        return masked_mean(states.float(), mask, 1)
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """ids, mask (batch, tokens) -> logits (batch, classes)."""
@@ -73,7 +73,6 @@ class Encoder:
         task: str = "task",
         seed: int = 0,
         four_bit: bool = False,
-        dropout: float = 0.0,
     ) -> Classifier:
         """A fresh copy of the weights with a new head, on the course's device.
 
@@ -81,13 +80,11 @@ class Encoder:
             seed: of the head's first weights.
             four_bit: store the encoder's linear layers in bitsandbytes' NF4 with
                 double quantization (Dettmers et al. 2023, QLoRA, section 3).
-            dropout: in the encoder. None by default: drawing the masks takes a sixth of
-                a step, and a few hundred steps overfit little.
         """
         if four_bit:  # packed weights aren't made to be copied
-            encoder = keep_trainable_(_weights(self.folder, dropout, four_bit=True))
+            encoder = keep_trainable_(_weights(self.folder, four_bit=True))
         else:
-            encoder = copy.deepcopy(_pristine(self.folder, self.base_id, dropout))
+            encoder = copy.deepcopy(_pristine(self.folder, self.base_id))
         encoder.to(settings.device())
         model = Classifier(encoder, f"{self.name}:{self.base_id}")
         torch.manual_seed(seed)
@@ -117,17 +114,19 @@ def load(folder: str | Path | None = None) -> Encoder:
 
 
 @lru_cache(maxsize=1)
-def _pristine(folder: Path, base_id: str, dropout: float) -> nn.Module:
+def _pristine(folder: Path, base_id: str) -> nn.Module:
     """Read once, copied for every model: a notebook makes dozens of them."""
-    return _weights(folder, dropout)
+    return _weights(folder)
 
 
-def _weights(folder: Path, dropout: float, four_bit: bool = False) -> nn.Module:
+def _weights(folder: Path, four_bit: bool = False) -> nn.Module:
     with clear_load_errors(folder):
         encoder = transformers.AutoModel.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True,
             add_pooling_layer=False,
-            hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
+            # no dropout: drawing its masks takes a sixth of a step, and a few hundred
+            # steps overfit little
+            hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
             # fused attention is slow for short sentences in bfloat16 on a CPU
             attn_implementation="eager", **(nf4_options() if four_bit else {}),
         )  # fmt: skip

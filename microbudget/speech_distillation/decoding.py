@@ -75,17 +75,13 @@ class DecodingRules:
     """Whisper's own rules of decoding, from its generation configuration.
 
     Attributes:
-        prompt: (2,) start of transcript, no timestamps; with language and task between
-            them for a multilingual model.
+        prompt: (2,) start of transcript, no timestamps.
         end: the token that ends a transcript.
     """
 
     def __init__(self, whisper: Whisper):
         config, device = whisper.model.generation_config, whisper.model.device
-        start = [config.decoder_start_token_id]
-        if getattr(config, "is_multilingual", False):  # English is asked for
-            start += [config.lang_to_id["<|en|>"], config.task_to_id["transcribe"]]
-        start.append(config.no_timestamps_token_id)
+        start = [config.decoder_start_token_id, config.no_timestamps_token_id]
         self.prompt = torch.tensor(start, device=device)
         ends = config.eos_token_id
         self.end = ends[0] if isinstance(ends, list) else ends

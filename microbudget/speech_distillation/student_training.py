@@ -268,7 +268,7 @@ def train(
         alphas = config.alpha_soft, config.alpha_hard
         rows = 64 if low else 256  # what was fastest on laptops
         weight = vocabulary.to(hidden.device)
-        return fused_loss(hidden, weight, batch.labels, batch.kept, alphas, rows)[0]
+        return fused_loss(hidden, weight, batch.labels, batch.kept, alphas, rows)
 
     def after_epoch(model: nn.Module) -> dict[str, float]:
         release_memory()

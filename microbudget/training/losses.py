@@ -172,7 +172,7 @@ def fused_loss(
     kept: TopK,
     alphas: tuple[float, float],
     rows: int = 64,
-) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+) -> torch.Tensor:
     """α_soft·``soft_target_loss_top_k`` + α_hard·``pseudo_label_loss``, for large V.
 
     The (n, V) logits of a batch would be its largest tensor by far. Here they are never
@@ -186,12 +186,8 @@ def fused_loss(
         labels: int64 (n,), no padding. kept: the teacher's top k.
         alphas: (α_soft, α_hard).
         rows: in a chunk.
-
-    Returns:
-        The loss, and its two terms (soft, hard) without gradient.
     """
-    loss, soft, hard = _FusedLoss.apply(hidden, weight, labels, kept, alphas, rows)
-    return loss, (soft, hard)
+    return _FusedLoss.apply(hidden, weight, labels, kept, alphas, rows)
 
 
 class _FusedLoss(torch.autograd.Function):
@@ -213,12 +209,10 @@ class _FusedLoss(torch.autograd.Function):
             soft, hard = soft + chunk_soft, hard + chunk_hard
             gradient[chunk] = logits_gradient @ weight
         ctx.save_for_backward((gradient / count).to(hidden.dtype))
-        soft, hard = soft / count, hard / count
-        ctx.mark_non_differentiable(soft, hard)
-        return alphas[0] * soft + alphas[1] * hard, soft, hard
+        return (alphas[0] * soft + alphas[1] * hard) / count
 
     @staticmethod
-    def backward(ctx, loss_gradient, *_):
+    def backward(ctx, loss_gradient):
         (gradient,) = ctx.saved_tensors
         return gradient * loss_gradient, None, None, None, None, None
 

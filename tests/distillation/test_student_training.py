@@ -1,5 +1,7 @@
 """One loop for every way to learn from a teacher; only the loss differs."""
 
+from dataclasses import replace
+
 import pytest
 import sentences as tiny
 import torch
@@ -10,8 +12,11 @@ from torch.nn import functional as F
 from microbudget.core.errors import TrainingError
 from microbudget.data import text
 from microbudget.distillation import student_training, students, teachers
-from microbudget.distillation.mutual import train_mutually
-from microbudget.distillation.student_training import DistilConfig, DistilDataset
+from microbudget.distillation.student_training import (
+    DistilConfig,
+    DistilDataset,
+    train_mutually,
+)
 from microbudget.finetuning import methods, saving
 from microbudget.training import text_classifier
 from microbudget.training.losses import (
@@ -145,12 +150,6 @@ def test_equal_widths_are_compared_as_they_are(data):
     assert max(losses) < 1e-5  # the teacher itself: only float16's rounding is left
 
 
-def test_a_map_of_ones_own_is_followed(data, teacher):
-    to_layer_2 = train(student(), data, teacher, **HIDDEN, layer_map=((1, 2),)).losses
-    default = train(student(), data, teacher, **HIDDEN).losses
-    assert to_layer_2 != default
-
-
 def states(seed, width, tokens=6):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(3, tokens, width, generator=generator)
@@ -211,8 +210,6 @@ def test_twins_have_nothing_to_teach_each_other(data):
     [
         (SOFT, None, "needs a teacher's logits"),
         (HIDDEN, "logits", "needs the teacher's hidden states"),
-        (HIDDEN | {"layer_map": ((1, 3),)}, "whole", "were kept"),
-        (HIDDEN | {"layer_map": ((2, 4),)}, "whole", "were kept"),
         (SOFT, "short", "other sentences"),
         (SOFT, "three classes", "must have one shape"),
     ],
@@ -229,6 +226,13 @@ def test_losses_that_do_not_fit_the_teachers_outputs(
     }[outputs]
     with pytest.raises(TrainingError, match=says):
         train(student(), data, given_outputs, **loss)
+
+
+def test_every_layer_that_is_learnt_from_must_have_been_kept(data, teacher):
+    two = students.keep_layers(tiny.classifier(layers=4), [0, 3])
+    last_only = replace(teacher, states={4: teacher.states[4]})
+    with pytest.raises(TrainingError, match=r"\[2\], whose states weren't kept"):
+        train(two, data, last_only, **HIDDEN)
 
 
 def test_without_labels_and_without_a_teacher_there_is_nothing_to_learn(data):

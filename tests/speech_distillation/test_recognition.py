@@ -74,12 +74,6 @@ def test_windows_and_half_precision_stay_close(teacher, clips, transcripts):
     assert recognition.window_seconds(29.0) == 30.0
 
 
-def test_a_run_gives_the_same_transcripts_again(teacher, clips, transcripts):
-    sound = [clip.samples() for clip in clips][:2]
-    both = [recognition.transcribe(teacher, sound, window="clip") for _ in range(2)]
-    assert both[0] == both[1]
-
-
 def test_a_long_recording_loses_nothing_at_the_seams(teacher):
     """Clips joined to some 75 s, without a gap, are written as they are one by one."""
     chosen, samples = [], []
@@ -100,7 +94,7 @@ def test_a_long_recording_loses_nothing_at_the_seams(teacher):
     assert found.wer < reference.wer + 0.03
 
 
-@given(seconds=st.floats(0.1, 100), seed=st.integers(0, 5))
+@given(seconds=st.floats(0.1, 100) | st.floats(30, 31), seed=st.integers(0, 5))
 def test_pieces_make_up_the_recording(seconds, seed):
     n = int(seconds * 16_000)
     samples = np.random.default_rng(seed).standard_normal(n).astype("f4")
@@ -108,6 +102,7 @@ def test_pieces_make_up_the_recording(seconds, seed):
     assert np.array_equal(np.concatenate(pieces), samples)
     assert all(len(piece) <= 30 * 16_000 for piece in pieces)
     assert all(len(piece) >= 19 * 16_000 for piece in pieces[:-1])
+    assert len(pieces) == 1 or len(pieces[-1]) >= 16_000  # never a splinter
 
 
 def test_a_cut_falls_into_the_pause():
@@ -240,27 +235,6 @@ def test_silence_at_the_end_of_a_long_recording_is_not_written(teacher):
     assert len(both) == 2
     assert word_errors([" ".join(c.text for c in speech.load().test[44:46])],
                        [both[1]]).insertions <= 2  # fmt: skip
-
-
-def test_a_last_piece_is_never_a_splinter():
-    for seconds in (30.001, 30.06, 30.9, 31.0):
-        rng = np.random.default_rng(0)
-        noise = rng.standard_normal(int(seconds * 16_000)).astype("f4")
-        assert min(map(len, recognition.split_recording(noise))) >= 16_000
-
-
-@pytest.mark.parametrize("size", [0, -1])
-def test_a_batch_of_none_is_a_clear_error(teacher, size):
-    sound = [np.ones(16_000, np.float32)]
-    with pytest.raises(MicrobudgetError, match="batch_size"):
-        recognition.transcribe(teacher, sound, batch_size=size)
-
-
-def test_a_generation_configuration_with_several_ends_and_none_suppressed():
-    several = tiny()
-    several.model.generation_config.eos_token_id = [END, 3]
-    several.model.generation_config.suppress_tokens = None
-    assert decoding.DecodingRules(several).end == END
 
 
 @pytest.mark.full
