@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 
 from ..core.errors import QuantizationError
+from .mapping import AffineMapping, affine_mapping
 
 BITS = (2, 3, 4, 5, 6, 7, 8)
-_SMALLEST, _LARGEST = 2.0**-24, 65504.0  # of float16, in which scales are stored
 
 
 @dataclass(frozen=True)
@@ -111,28 +111,14 @@ def grid(w: torch.Tensor, config: QuantConfig) -> tuple[torch.Tensor, torch.Tens
     Raises:
         QuantizationError: the range is too wide for a float16 scale.
     """
-    low, high = w.amin(-1).clamp(max=0), w.amax(-1).clamp(min=0)
+    low, high = w.amin(-1), w.amax(-1)
     if config.symmetric:
         high = torch.maximum(high, -low)
         low = -high
-    scale = ((high - low) / config.q_max).clamp(min=_SMALLEST)
-    if scale.numel() and float(scale.max()) >= _LARGEST:
-        raise QuantizationError(
-            f"These weights span {float((high - low).max()):.1e}: a scale of more than "
-            f"{_LARGEST:g} can't be stored in 16 bits. Is this a layer's weight?"
-        )
-    scale = _round_up_to_half(scale)
+    mapping = affine_mapping(low, high, config.bits, float16_scale=True)
     if config.symmetric:
-        return scale, torch.full_like(scale, 2 ** (config.bits - 1))
-    return scale, (-low / scale).round().clamp(0, config.q_max)
-
-
-def _round_up_to_half(scale: torch.Tensor) -> torch.Tensor:
-    """The next float16 that isn't smaller, as float32; for positive numbers."""
-    half = scale.half()
-    # The bits of positive floats, read as integers, count upwards: + 1 is the next one.
-    following = (half.view(torch.int16) + 1).view(torch.float16)
-    return torch.where(half.float() < scale, following, half).float()
+        return mapping.scale, torch.full_like(mapping.scale, 2 ** (config.bits - 1))
+    return mapping.scale, mapping.zero_point.float()
 
 
 def round_to_nearest(weight: torch.Tensor, config: QuantConfig) -> QuantizedTensor:
@@ -152,7 +138,7 @@ def round_to_nearest(weight: torch.Tensor, config: QuantConfig) -> QuantizedTens
     grids = [grid(part, config) for part in parts]  # each (out,), (out,)
     scales, zero_points = (torch.stack(found, 1) for found in zip(*grids, strict=True))
     scale, zero_point = (expand_groups(x, groups) for x in (scales, zero_points))
-    codes = (torch.round(w / scale) + zero_point).clamp_(0, config.q_max)
+    codes = AffineMapping(scale, zero_point, 0, config.q_max).quantize(w)
     return as_stored(codes, scales, zero_points, groups, config)
 
 

@@ -66,7 +66,11 @@ class AffineMapping:
 
 
 def affine_mapping(
-    low: torch.Tensor, high: torch.Tensor, bits: int = 8
+    low: torch.Tensor,
+    high: torch.Tensor,
+    bits: int = 8,
+    *,
+    float16_scale: bool = False,
 ) -> AffineMapping:
     """2^b codes from 0 for the range [low, high], widened so that 0.0 is in it.
 
@@ -75,15 +79,19 @@ def affine_mapping(
 
     Args:
         low, high: float, of one shape.
+        float16_scale: round the scale up to a float16, in which checkpoints store it,
+            before Z is computed with it; up, so that the range stays covered.
 
     Raises:
-        QuantizationError: bits below 1 or above 16, a range that isn't finite or is
-            the wrong way round.
+        QuantizationError: bits below 1 or above 16, a range that isn't finite, is the
+            wrong way round, or too wide for a float16 scale.
     """
     low, high = _checked_range(low, high, bits)
     low, high = low.clamp(max=0), high.clamp(min=0)
     quant_max = 2**bits - 1
     scale = ((high - low) / quant_max).clamp(min=_SMALLEST_SCALE)
+    if float16_scale:
+        scale = _round_up_to_float16(scale)
     zero_point = torch.round(-low / scale).clamp(0, quant_max).int()
     return AffineMapping(scale, zero_point, 0, quant_max)
 
@@ -173,3 +181,17 @@ def _checked_range(low, high, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
             "A range must be finite, with low ≤ high: check the two ends."
         )
     return low, high
+
+
+def _round_up_to_float16(scale: torch.Tensor) -> torch.Tensor:
+    """The next float16 that isn't smaller, as float32; for positive numbers."""
+    largest = torch.finfo(torch.float16).max
+    if scale.numel() and float(scale.max()) >= largest:
+        raise QuantizationError(
+            f"A scale of {float(scale.max()):.1e} can't be stored in 16 bits, whose "
+            f"largest number is {largest:g}. Are these a layer's weights?"
+        )
+    half = scale.half()
+    # As integers, the bits of positive floats count upwards: one more is the next one.
+    following = (half.view(torch.int16) + 1).view(torch.float16)
+    return torch.where(half.float() < scale, following, half).float()
