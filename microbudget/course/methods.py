@@ -1,6 +1,6 @@
-"""What the at-a-glance table has lines of, and the chart that leads to them.
+"""The methods of the at-a-glance table, and the chart that leads to them.
 
-A line names ledger rows, nothing else: what it says is what the last run measured.
+A method names rows of the run records: its figures are what the last run measured.
 """
 
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ class Method:
 
     Attributes:
         key: of the decision chart. notebook: the name's first digits.
-        row, base: ledger rows: what the method made, and from what.
-        carrier: row with its bytes and latency, where another holds them.
-        needs: what it learns or is calibrated from.
+        row, base: rows of the run record: what the method made, and from what.
+        needs: the data that it is trained or calibrated on.
         made: rows whose work it took; "07:a row" is one of another notebook.
-        part: the bytes are of what was learnt alone; serving it takes the base as well.
+        carrier: row with its bytes and latency, where another holds them.
+        on_base: the bytes are of what was trained alone, and come on top of the base.
     """
 
     key: str
@@ -27,14 +27,14 @@ class Method:
     needs: str
     made: tuple[str, ...]
     carrier: str = ""
-    part: bool = False
+    on_base: bool = False
 
 
 METHODS = (
     Method(
         "transfer", "transfer: frozen MobileNetV2, linear head", "01",
         "three depths, firm, mirrored, 3 seeds", "from scratch: small CNN",
-        "a few labelled pictures a class",
+        "a few labelled images per class",
         (
             "features, once a picture", "features at three depths, mirrored",
             "three depths, firm, mirrored, 3 seeds",
@@ -44,12 +44,12 @@ METHODS = (
     Method(
         "distil-speech", "distillation: Whisper, half of the decoder", "02",
         "student, all clips", "teacher, all clips", "speech, the teacher's transcripts",
-        ("the teacher's lessons", "the student's training"),
+        ("the teacher's targets", "the student's training"),
     ),
     *(
         Method(
             key, name, "03", f"{key}, seeds 1 and 2", "full, seeds 1 and 2",
-            "labelled sentences", (f"{key}, seeds 1 and 2",), part=True,
+            "labelled sentences", (f"{key}, seeds 1 and 2",), on_base=True,
         )
         for key, name in (
             ("bitfit", "BitFit: biases alone"),
@@ -69,7 +69,7 @@ METHODS = (
     Method("nf4", "NF4 while loading", "04", "NF4", "original", "nothing", ("NF4",)),
     Method(
         "int8", "int8, our own, static", "05", "MobileNetV2, int8",
-        "MobileNetV2, float", "unlabelled pictures",
+        "MobileNetV2, float", "unlabelled images",
         ("MobileNetV2, static int8, fake-quantized",),
     ),
     Method(
@@ -87,7 +87,7 @@ METHODS = (
     Method(
         "channels", "pruning: channels removed, fine-tuned", "07",
         "flowers: smaller, fine-tuned", "flowers: whole, fine-tuned",
-        "labelled pictures",
+        "labelled images",
         ("flowers: importance of channels",
          "flowers: channels removed and reconstructed",
          "flowers: smaller, fine-tuned"),
@@ -130,9 +130,9 @@ METHODS = (
          "sentences: distilled, pruned, exported and quantized"),
     ),
     Method(
-        "stacked-pictures", "stacked: channels removed, ONNX Runtime int8", "11",
+        "stacked-images", "stacked: channels removed, ONNX Runtime int8", "11",
         "flowers: pruned, onnxruntime int8", "flowers: whole, torch",
-        "labelled pictures",
+        "labelled images",
         ("07:flowers: importance of channels",
          "07:flowers: channels removed and reconstructed",
          "07:flowers: smaller, fine-tuned",
@@ -142,27 +142,27 @@ METHODS = (
 
 # question -> answer -> another question, or the keys of methods
 CHART = {
-    "What is the trouble?": {
+    "What is the problem?": {
         "there is no model for my task yet": {
             "What may change?": {
                 "nothing but a new head": ("transfer",),
-                "a few weights, for many tasks beside each other": ("lora", "ia3"),
+                "a few weights, for many tasks side by side": ("lora", "ia3"),
             }
         },
         "it doesn't fit into memory or on the disk": {
             "What is it?": {
                 "a language model, on a CPU": ("gguf",),
                 "a language model, on a GPU": ("gptq", "nf4"),
-                "a network for pictures": ("int8", "detector"),
+                "a network for images": ("int8", "detector"),
             }
         },
         "it is too slow": {
-            "May it be trained again?": {
+            "Can it be trained again?": {
                 "no": ("engine", "engine-int8"),
                 "a little": ("channels", "heads", "low-rank"),
                 "yes, and there are examples without labels": ("distil", "distil-lstm"),
             }
         },
-        "all of that": ("stacked", "stacked-pictures"),
+        "all of that": ("stacked", "stacked-images"),
     }
 }

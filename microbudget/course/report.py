@@ -25,7 +25,7 @@ class Result:
     Attributes:
         metric: of ``quality``, such as accuracy.
         latency_ms, size: milliseconds, bytes; None where it wasn't measured.
-        adds: the size is of what was trained alone, and comes on top of the base.
+        on_base: the size is of what was trained alone, and comes on top of the base.
         seconds, cost: of all the work that the method took.
     """
 
@@ -34,7 +34,7 @@ class Result:
     quality: tuple[float, float]
     latency_ms: tuple[float | None, float | None]
     size: tuple[float | None, float | None]
-    adds: bool
+    on_base: bool
     seconds: float
     cost: float
     currency: str
@@ -49,7 +49,7 @@ class Result:
     @property
     def size_text(self) -> str:
         megabytes = [size and size / 1e6 for size in self.size]
-        return _change(megabytes, "MB", "+" if self.adds else "→")
+        return _change(megabytes, "MB", "+" if self.on_base else "→")
 
     @property
     def time_text(self) -> str:
@@ -100,7 +100,7 @@ def method_result(method: Method, records: Records) -> Result | None:
         quality=(before["scores"][metric], after["scores"][metric]),
         latency_ms=(_latency(before), _latency(carrier)),
         size=(_bytes(before), _bytes(carrier)),
-        adds=method.part,
+        on_base=method.on_base,
         seconds=sum(rows[name]["wall_s"] for name in method.made),
         cost=sum(rows[name]["cost"] for name in method.made),
         currency=currency,
@@ -113,7 +113,7 @@ def at_a_glance(records: Records, *, link: bool = False) -> str:
     Args:
         link: begin a line with an anchor for the chart, and link to the notebook.
     """
-    head = ("method", "quality", "bytes", "time", "learns from", "made in",
+    head = ("method", "quality", "bytes", "time", "trained on", "made in",
             "lines of its notebook")  # fmt: skip
     lines = []
     for method in METHODS:

@@ -31,11 +31,9 @@ __getattr__, __dir__ = attach(
         "measure_in_turn": "timing",
         "measure_generation": "generation",
         "generate": "generation",
-        "rtfx": "wer",
         "time_by_operation": "profiling",
         "memory_bandwidth": "roofline",
         "bytes_per_token": "roofline",
-        "decode_bound": "roofline",
         # memory
         "peak_memory": "memory",
         "release_memory": "memory",

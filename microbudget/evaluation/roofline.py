@@ -45,8 +45,3 @@ def bytes_per_token(model: nn.Module) -> int:
     if head is None or head.weight is not rows:
         stored.pop(rows.data_ptr(), None)
     return sum(stored.values())
-
-
-def decode_bound(bytes_read: int, bandwidth: float) -> float:
-    """Tokens a second that memory allows."""
-    return bandwidth / bytes_read

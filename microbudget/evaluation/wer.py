@@ -1,4 +1,4 @@
-"""How well and how fast speech was written down: word errors and real-time factor."""
+"""How well speech was transcribed: word error rates and where the errors are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -127,11 +127,6 @@ def align_words(reference: str, hypothesis: str) -> list[tuple[str, str, str]]:
 def normalize_text(text: str) -> str:
     """Whisper's English normalizer: case, punctuation, numbers, spelling."""
     return _normalizer()(text).strip()
-
-
-def rtfx(audio_seconds: float, wall_seconds: float) -> float:
-    """Seconds of speech written down per second of waiting; higher is better."""
-    return audio_seconds / wall_seconds
 
 
 @cache

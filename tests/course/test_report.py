@@ -42,7 +42,7 @@ def test_a_result_says_what_the_record_holds(records):
     assert found.cost == pytest.approx(found.seconds / 1000)
     table = report.at_a_glance(records)
     assert METHOD.name in table and "accuracy 0.810 → 0.740 ↑" in table
-    added = report.method_result(replace(METHOD, part=True), records)
+    added = report.method_result(replace(METHOD, on_base=True), records)
     assert added.size_text == "90.0 + 62.0 MB"
 
 

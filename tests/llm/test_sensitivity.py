@@ -176,11 +176,8 @@ def test_packed_weights_are_fewer_bytes(model, tmp_path):
     assert 4 * weights * 0.8 < saved < 4 * weights * 7 / 8
 
 
-def test_a_bound_is_bandwidth_over_bytes(model):
-    assert roofline.decode_bound(500, 1e6) == 2000
-    bandwidth = roofline.memory_bandwidth(size=2**22)
-    assert bandwidth > 0
-    assert roofline.decode_bound(roofline.bytes_per_token(model), bandwidth) > 0
+def test_memory_has_a_bandwidth():
+    assert roofline.memory_bandwidth(size=2**22) > 0
 
 
 def test_where_time_goes(model):
