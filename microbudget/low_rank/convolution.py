@@ -93,18 +93,12 @@ def decompose_convolutions(
     outputs: Mapping[str, Moments] | None = None,
     names: Sequence[str] | None = None,
 ) -> dict[str, Decomposition]:
-    """``convolution_svd`` by name; default: of all of ``named_convolutions``.
-
-    Raises:
-        MicrobudgetError, DataError: as there; a name that isn't such a convolution.
-    """
-    convs = named_convolutions(model)
-    return {
-        name: convolution_svd(
-            pick(convs, name), kind, pick(outputs, name) if outputs else None
-        )
-        for name in names or convs
-    }
+    """``convolution_svd`` by name; default: of all of ``named_convolutions``."""
+    convs, found = named_convolutions(model), {}
+    for name in names or convs:
+        own = pick(outputs, name) if outputs else None
+        found[name] = convolution_svd(pick(convs, name), kind, own)
+    return found
 
 
 def collect_outputs(

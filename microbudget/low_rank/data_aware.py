@@ -81,22 +81,13 @@ def data_aware_decompose(
     *,
     centred: bool = False,
 ) -> dict[str, Decomposition]:
-    """``data_aware_svd`` of every linear layer that moments were collected for.
-
-    Raises:
-        MicrobudgetError, DataError: as there; a name that isn't a linear layer, or that
-            gradients are missing for.
-    """
-    layers = named_linear_layers(model)
-    return {
-        name: data_aware_svd(
-            pick(layers, name).weight,
-            own,
-            pick(gradients, name) if gradients else None,
-            centred=centred,
-        )
-        for name, own in moments.items()
-    }
+    """``data_aware_svd`` of every linear layer that moments were collected for."""
+    layers, found = named_linear_layers(model), {}
+    for name, own in moments.items():
+        weight = pick(layers, name).weight
+        g = pick(gradients, name) if gradients else None
+        found[name] = data_aware_svd(weight, own, g, centred=centred)
+    return found
 
 
 def matrix_root(s: torch.Tensor) -> torch.Tensor:

@@ -81,11 +81,7 @@ class Decomposition:
 
 
 def svd(weight: torch.Tensor) -> Decomposition:
-    """The singular value decomposition of a matrix (out, in), in float64.
-
-    Raises:
-        MicrobudgetError: NaN or infinity in it.
-    """
+    """The singular value decomposition of a matrix (out, in), in float64."""
     u, s, v = torch.linalg.svd(finite_float64(weight), full_matrices=False)
     return Decomposition(down=s[:, None] * v, up=u, values=s)
 
@@ -93,11 +89,7 @@ def svd(weight: torch.Tensor) -> Decomposition:
 def decompose(
     model: nn.Module, names: Sequence[str] | None = None
 ) -> dict[str, Decomposition]:
-    """The plain SVD of linear layers by name; default: of all of a model's.
-
-    Raises:
-        MicrobudgetError: a name that isn't a linear layer, NaN in a weight.
-    """
+    """The plain SVD of linear layers by name; default: of all of a model's."""
     layers = named_linear_layers(model)
     return {name: svd(pick(layers, name).weight) for name in names or layers}
 
