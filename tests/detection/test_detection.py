@@ -101,7 +101,7 @@ def test_pages_are_the_same_for_a_seed_and_share_nothing_between_seeds(three):
 
 
 def test_formulas_dont_depend_on_the_size_of_letters_in_plots():
-    formula, plain = r"$e^{i\pi} = -1$", typeset._engraved
+    formula, plain = r"$e^{i\pi} = -1$", typeset._render_formula
     with matplotlib.rc_context({"font.size": 17}):
         larger = plain.__wrapped__(formula)
     assert larger.tobytes() == plain.__wrapped__(formula).tobytes()

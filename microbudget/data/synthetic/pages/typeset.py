@@ -1,7 +1,7 @@
-"""Typesetting a page of blocks whose places are noted: what a layout detector finds.
+"""Typesetting a page of blocks whose boxes are noted: what a layout detector finds.
 
-Running head, headings, paragraphs, drawings of the flower garden with captions, tables,
-equations, references, page number.
+Running head, headings, paragraphs, synthetic flowers with captions, tables, equations,
+references, page number.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..flowers import render as photograph
+from ..flowers import render as render_flower
 from ..flowers import species
 
 CLASSES = (
@@ -32,17 +32,10 @@ _FORMULAS = (
     r"$\int_0^\infty e^{-t} t^{z-1} dt = \Gamma(z)$",
     r"$\hat{y} = \mathrm{softmax}(A x + b)$",
 )
-_FINE = 200  # dots per inch that formulas are kept at
+_FORMULA_DPI = 200  # dots per inch of rendered formulas
 _NAMES = (
-    "Marsh",
-    "Okafor",
-    "Lindqvist",
-    "Tanaka",
-    "Herrera",
-    "Novak",
-    "Byrne",
-    "Rossi",
-)
+    "Marsh", "Okafor", "Lindqvist", "Tanaka", "Herrera", "Novak", "Byrne", "Rossi",
+)  # fmt: skip
 
 
 class Sheet:
@@ -70,7 +63,7 @@ class Sheet:
         rng, (width, height) = self.rng, self.image.size
         margin = int(width * rng.uniform(0.08, 0.12))
         top, bottom = int(height * 0.09), int(height * 0.92)
-        self.line("header", _words(rng, 4, 7), margin, int(height * 0.045))
+        self.line("header", _random_words(rng, 4, 7), margin, int(height * 0.045))
         page = str(rng.integers(1, 400))
         centre = (width - self.small.getlength(page)) / 2
         self.line("footer", page, centre, int(height * 0.945))
@@ -95,25 +88,25 @@ class Sheet:
     def lines(self, kind, text, x, y, width, font, step, *, centred=False) -> int:
         """Text broken into lines; returns where the next block may begin."""
         found = []
-        for i, line in enumerate(_broken(text, font, width)):
+        for i, line in enumerate(_wrap(text, font, width)):
             left = x + (width - font.getlength(line)) / 2 if centred else x
-            place = (left, y + i * step)
-            self.draw.text(place, line, self.ink, font)
-            found.append(self.draw.textbbox(place, line, font))
+            position = (left, y + i * step)
+            self.draw.text(position, line, self.ink, font)
+            found.append(self.draw.textbbox(position, line, font))
         box = np.array(found)
         self.note(kind, (*box[:, :2].min(0), *box[:, 2:].max(0)))
         return int(y + len(found) * step)
 
     def heading(self, x, y, width, *, large=False) -> int:
         font = self.large if large else self.bold
-        text = _words(self.rng, 4, 8) if large else _words(self.rng, 2, 5)
+        text = _random_words(self.rng, 4, 8) if large else _random_words(self.rng, 2, 5)
         if not large:
             text = f"{self.rng.integers(1, 9)}  {text}"
         return self.lines("title", text, x, y, width, font, int(font.size * 1.25))
 
     def caption(self, word, x, y, width) -> int:
         self.numbered += 1
-        text = f"{word} {self.numbered}. {_words(self.rng, 5, 12)}"
+        text = f"{word} {self.numbered}. {_random_words(self.rng, 5, 12)}"
         kind = f"{word.lower()} caption"
         step = int(self.small.size * 1.25)
         return self.lines(kind, text, x, y, width, self.small, step, centred=True)
@@ -121,11 +114,11 @@ class Sheet:
     def figure(self, x, y, width) -> int:
         side = int(width * self.rng.uniform(0.45, 0.75))
         kind = species(int(self.rng.integers(0, 100)))
-        picture = photograph(kind, self.rng, 96).resize((side, int(side * 0.75)))
+        flower = render_flower(kind, self.rng, 96).resize((side, int(side * 0.75)))
         left = x + (width - side) // 2
-        self.image.paste(picture, (left, y))
-        self.note("figure", (left, y, left + side, y + picture.height))
-        return self.caption("Figure", x, y + picture.height + self.step // 3, width)
+        self.image.paste(flower, (left, y))
+        self.note("figure", (left, y, left + side, y + flower.height))
+        return self.caption("Figure", x, y + flower.height + self.step // 3, width)
 
     def table(self, x, y, width) -> int:
         y = self.caption("Table", x, y, width) + self.step // 4
@@ -143,9 +136,9 @@ class Sheet:
         for row in range(rows):
             for column in range(columns):
                 number = f"{self.rng.uniform(0, 100):.1f}"
-                text = number if row and column else _words(self.rng, 1, 1)[:7]
-                place = (x + column * wide + 6, y + row * high + 2)
-                self.draw.text(place, text, self.ink, self.small)
+                text = number if row and column else _random_words(self.rng, 1, 1)[:7]
+                position = (x + column * wide + 6, y + row * high + 2)
+                self.draw.text(position, text, self.ink, self.small)
         self.note("table", (x, y, right + 1, bottom + 1))
         return bottom + 2
 
@@ -164,8 +157,9 @@ class Sheet:
         for i in range(int(self.rng.integers(4, 9))):
             name = _NAMES[self.rng.integers(len(_NAMES))]
             year = self.rng.integers(1950, 2020)
-            entry = f"[{i + 1}] {name}, {name[0]}. ({year}). {_words(self.rng, 6, 12)}."
-            entries += _broken(entry, self.small, width)
+            title = _random_words(self.rng, 6, 12)
+            entry = f"[{i + 1}] {name}, {name[0]}. ({year}). {title}."
+            entries += _wrap(entry, self.small, width)
         entries = entries[: max(1, (bottom - y) // step)]
         text = "\n".join(entries)
         return self.lines("reference", text, x, y, width, self.small, step)
@@ -173,37 +167,37 @@ class Sheet:
     def fill(self, x, y, width, bottom, *, ends) -> None:
         """A column of blocks from ``y`` down to ``bottom``."""
         low = bottom - (12 * self.step if ends and self.rng.random() < 0.5 else 0)
-        makers: dict[Callable, float] = {
+        lines_needed: dict[Callable, float] = {
             self.heading: 3.5, self.figure: width * 0.6 / self.step + 3,
             self.table: 15, self.equation: 3,
         }  # fmt: skip
         while low - y > 4 * self.step:
             room = (low - y) / self.step
             if self.rng.random() < 0.5:
-                fits = [maker for maker, lines in makers.items() if lines < room]
+                fits = [block for block, lines in lines_needed.items() if lines < room]
                 if fits:
                     chosen = fits[self.rng.integers(len(fits))]
                     y = chosen(x, y, width) + int(self.step * 0.8)
                     room = (low - y) / self.step
             if room > 3:
                 lines = int(self.rng.integers(2, max(3, min(10, int(room) - 1))))
-                text = _prose(self.rng, self.body, width, lines)
+                text = _random_lines(self.rng, self.body, width, lines)
                 y = self.lines("text", text, x, y, width, self.body, self.step)
                 y += int(self.step * 0.8)
         if low < bottom:
             self.references(x, max(y, low), width, bottom)
 
 
-def _words(rng, fewest: int, most: int) -> str:
+def _random_words(rng, fewest: int, most: int) -> str:
     words = _sentences()[rng.integers(len(_sentences()))].rstrip(".").split()
     count = int(rng.integers(fewest, most + 1))
     return " ".join(words[:count]).rstrip(",;").capitalize()
 
 
-def _prose(rng, font, width: int, lines: int) -> str:
+def _random_lines(rng, font, width: int, lines: int) -> str:
     """So many lines of the course's sentences; the last one ends early."""
     text = ""
-    while len(broken := _broken(text, font, width)) <= lines:
+    while len(broken := _wrap(text, font, width)) <= lines:
         text += " ".join(
             _sentences()[i] for i in rng.integers(len(_sentences()), size=lines)
         )
@@ -212,13 +206,13 @@ def _prose(rng, font, width: int, lines: int) -> str:
     return "\n".join(broken)
 
 
-def _broken(text: str, font, width: float) -> list[str]:
+def _wrap(text: str, font, width: float) -> list[str]:
     """Lines that a text breaks into; a word is as wide as it is alone."""
-    lines, space = [], _length(font, " ")
+    lines, space = [], _word_width(font, " ")
     for part in text.split("\n"):
         line, long = [], 0.0
         for word in part.split():
-            wide = _length(font, word)
+            wide = _word_width(font, word)
             if line and long + wide > width:
                 lines.append(" ".join(line))
                 line, long = [], 0.0
@@ -229,7 +223,7 @@ def _broken(text: str, font, width: float) -> list[str]:
 
 
 @lru_cache(1 << 16)
-def _length(font, word: str) -> float:
+def _word_width(font, word: str) -> float:
     return font.getlength(word)
 
 
@@ -252,18 +246,18 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
 
 def _formula(text: str, size: int) -> Image.Image:
     """A formula's ink as a mask (8 bit), for a body of so many pixels."""
-    mask = _engraved(text)
-    factor = 72 * size / (10 * _FINE)
+    mask = _render_formula(text)
+    factor = 72 * size / (10 * _FORMULA_DPI)
     new = max(1, round(mask.width * factor)), max(1, round(mask.height * factor))
     return mask.resize(new, Image.BILINEAR)
 
 
 @lru_cache(64)
-def _engraved(text: str) -> Image.Image:
+def _render_formula(text: str) -> Image.Image:
     """A formula set by matplotlib, finely, and only once: it takes a while."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.mathtext import math_to_image
 
     target, ten = BytesIO(), FontProperties(size=10)  # whatever size plots have
-    math_to_image(text, target, prop=ten, dpi=_FINE, format="png")
+    math_to_image(text, target, prop=ten, dpi=_FORMULA_DPI, format="png")
     return Image.eval(Image.open(target).convert("L"), lambda v: 255 - v)
