@@ -19,7 +19,7 @@ _BLOCK = 32  # neighbouring tokens' losses are alike: their means count as one d
 
 @dataclass(frozen=True)
 class PerplexityResult:
-    """How a model read some windows of text.
+    """How well a model predicted some windows of text.
 
     Attributes:
         losses: float32 (tokens,), −ln p of every token but each window's first.
@@ -48,12 +48,12 @@ class PerplexityResult:
     @property
     def kl(self) -> float:
         """Mean KL divergence to the original, nats a token."""
-        return float(_there(self.divergence).double().mean())
+        return float(self.divergence.double().mean())
 
     @property
     def agreement(self) -> float:
         """Fraction of tokens where both would have written the same."""
-        return float(_there(self.agrees).double().mean())
+        return float(self.agrees.double().mean())
 
     def __str__(self) -> str:
         places = 2 if self.perplexity < 1000 else 0
@@ -76,7 +76,6 @@ def log_probabilities(
         float32 (windows, tokens − 1, vocabulary), on the CPU: 4 bytes a number, so
         0.2 GB for a thousand tokens of a vocabulary of 49,152.
     """
-    _require_windows(windows)
     parts = [
         F.log_softmax(scorer(batch)[:, :-1].float(), -1).cpu()
         for batch in windows.split(batch_size)
@@ -98,14 +97,10 @@ def evaluate_perplexity(
         original: ``log_probabilities`` of the model to compare with.
 
     Raises:
-        EvaluationError: windows of one token, an original of other windows, or a model
-            that answers with NaN.
+        EvaluationError: a model that answers with NaN.
     """
-    _require_windows(windows)
-    if original is not None and original.shape[:2] != (
-        len(windows), windows.shape[1] - 1,
-    ):  # fmt: skip
-        raise EvaluationError("The original's probabilities are of other windows.")
+    predicted = (len(windows), windows.shape[1] - 1)
+    assert original is None or original.shape[:2] == predicted, "of other windows"
     losses, divergence, agrees = [], [], []
     for i, batch in enumerate(windows.split(batch_size)):
         ours = F.log_softmax(scorer(batch)[:, :-1].float(), -1)  # (batch, t − 1, vocab)
@@ -139,8 +134,7 @@ def perplexity_ratio(a: PerplexityResult, b: PerplexityResult) -> tuple[float, f
 
     Much sharper than two perplexities with an error each: hard text is hard for both.
     """
-    if a.losses.shape != b.losses.shape:
-        raise EvaluationError("Two readings of the same windows are needed.")
+    assert a.losses.shape == b.losses.shape, "the two are of other windows"
     difference = a.losses - b.losses
     ratio = float(difference.double().mean().exp())
     return ratio, ratio * block_standard_error(difference)
@@ -198,18 +192,3 @@ def _split(tokenizer, passage) -> tuple[list[int], int]:
     if not before or whole[: len(before)] != before or len(whole) == len(before):
         raise DataError(f"The word can't be told from its context: {text[-60:]!r}.")
     return whole, len(before)
-
-
-def _require_windows(windows: torch.Tensor) -> None:
-    if windows.ndim != 2 or windows.shape[1] < 2 or not len(windows):
-        raise EvaluationError(
-            f"Windows of at least two tokens are needed, got {tuple(windows.shape)}."
-        )
-
-
-def _there(values: torch.Tensor | None) -> torch.Tensor:
-    if values is None:
-        raise EvaluationError(
-            "Nothing to compare with: give evaluate_perplexity() the original's."
-        )
-    return values

@@ -33,9 +33,9 @@ class TrainingMemory:
         return sum(astuple(self))
 
     def __str__(self) -> str:
-        parts = zip(("weights", "gradients", "moments", "activations"),
-                    astuple(self), strict=True)  # fmt: skip
-        texts = [f"{name} {size / 1e6:,.1f}" for name, size in parts]
+        names = ("weights", "gradients", "moments", "activations")
+        sizes = zip(names, astuple(self), strict=True)
+        texts = [f"{name} {size / 1e6:,.1f}" for name, size in sizes]
         return f"{' + '.join(texts)} = {self.total / 1e6:,.1f} MB"
 
 
@@ -76,8 +76,8 @@ def measure_training_memory(
     )
     optim.zero_grad(set_to_none=True)
     model.eval()
-    return TrainingMemory(sum(t.nbytes for t in weights), gradients, moments,
-                  sum(kept.values()))  # fmt: skip
+    stored = sum(tensor.nbytes for tensor in weights)
+    return TrainingMemory(stored, gradients, moments, sum(kept.values()))
 
 
 def predict_training_memory(

@@ -139,9 +139,6 @@ def test_what_a_result_says():
     assert str(found) == "perplexity 40.00 ± 0.00"
     says = "perplexity 40.00 ± 0.00, KL 0.0000 nats, same first choice 100.0%"
     assert str(evaluate_perplexity(uniform, windows(), original)) == says
-    for ask in ("kl", "agreement"):
-        with pytest.raises(EvaluationError, match="Nothing to compare with"):
-            getattr(found, ask)
 
 
 def correlated(seed: int, tokens: int = 3200, memory: float = 0.0) -> torch.Tensor:
@@ -186,19 +183,8 @@ def test_a_ratio_is_sharper_than_two_perplexities():
     assert ratio == pytest.approx(math.exp(0.1), abs=3 * error)
     assert error < 0.1 * min(a.error / a.perplexity, b.error / b.perplexity)
     assert perplexity_ratio(b, b) == (1, 0)
-    with pytest.raises(EvaluationError, match="of the same windows"):
-        perplexity_ratio(a, PerplexityResult(losses[:-1]))
     with pytest.raises(EvaluationError, match="63 tokens are too few: read at"):
         block_standard_error(losses[:63])
-
-
-@pytest.mark.parametrize(
-    "ids", [windows(5, 1), windows(0, 5), windows()[0], windows()[None]]
-)
-def test_windows_without_a_next_token(ids):
-    for ask in (evaluate_perplexity, log_probabilities):
-        with pytest.raises(EvaluationError, match=r"at least two tokens.*got"):
-            ask(uniform, ids)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -210,10 +196,3 @@ def test_a_model_that_answers_with_nan(value):
 
     with pytest.raises(EvaluationError, match="answered with NaN or infinity"):
         evaluate_perplexity(broken, windows())
-
-
-def test_an_original_of_other_windows():
-    for other in (windows(4), windows(5, 21)):
-        original = log_probabilities(uniform, other)
-        with pytest.raises(EvaluationError, match="of other windows"):
-            evaluate_perplexity(uniform, windows(), original)
