@@ -1,7 +1,7 @@
 """Models and data sets: ``fetch("mobilenet-v2")`` gives a folder, cached for good."""
 
 from .catalog import Asset, get, names, needed
-from .store import bytes_received, config, fetch, locate, load, verify
+from .store import bytes_received, config, fetch, load, locate, verify
 
 __all__ = [
     "Asset", "bytes_received", "config", "fetch", "get", "load", "locate", "names",

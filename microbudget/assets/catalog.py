@@ -1,16 +1,14 @@
 """The catalog: every model and data set of the course, with its source per profile."""
 
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 
 from ..core import settings
 from ..core.errors import AssetError
 
 _FILE = Path(__file__).with_name("catalog.toml")
-SOURCES = ("wheel", "sdist", "hub", "url", "torchvision", "generate")
 
 
 @dataclass(frozen=True)
@@ -25,13 +23,12 @@ class Asset:
 
     name: str
     profile: str
-    kind: str
     title: str
     licence: str
     citation: str
-    notebooks: tuple[str, ...] = ()
-    folder: str = ""
-    spec: MappingProxyType = field(default_factory=lambda: MappingProxyType({}))
+    notebooks: tuple[str, ...]
+    folder: str
+    spec: dict
 
     @property
     def config(self) -> dict:
@@ -45,7 +42,7 @@ class Asset:
     def card(self) -> str:
         """Source, licence, size and a plain word on what it is, for the reader."""
         lines = [
-            f"{self.title}",
+            self.title,
             f"  source   {self._source()}",
             f"  licence  {self.licence}",
             f"  cite     {self.citation}",
@@ -58,9 +55,11 @@ class Asset:
         spec = self.spec
         megabytes = f"{spec.get('bytes', 0) / 1e6:.1f} MB"
         match spec.get("source"):
-            case "wheel" | "sdist" as kind:
-                kind = {"sdist": "source archive"}.get(kind, kind)
-                return f"{kind} {spec['requirement']} on the package index, {megabytes}"
+            case "wheel":
+                return f"wheel {spec['requirement']} on the package index, {megabytes}"
+            case "sdist":
+                archive = f"source archive {spec['requirement']}"
+                return f"{archive} on the package index, {megabytes}"
             case "hub":
                 return f"Hub {spec['repo']}@{spec['revision'][:8]}, {megabytes}"
             case "url":
@@ -85,11 +84,13 @@ def names(profile: str | None = None, notebook: str | None = None) -> list[str]:
 def needed(profile: str | None = None) -> list[str]:
     """What the course's notebooks need in a profile (default: the current one)."""
     profile = profile or settings.load().profile
-    wanted = [name for name in names(profile) if _entries()[name]["notebooks"]]
-    if profile == "mini":
-        return wanted
     device = "cuda" if "cuda" in settings.device() else "cpu"
-    return [n for n in wanted if get(n, profile).spec.get("device", device) == device]
+    wanted = [get(name, profile) for name in names(profile)]
+    return [
+        asset.name
+        for asset in wanted
+        if asset.notebooks and asset.spec.get("device", device) == device
+    ]
 
 
 def get(name: str, profile: str | None = None) -> Asset:
@@ -105,15 +106,14 @@ def get(name: str, profile: str | None = None) -> Asset:
         )
     profile = profile or settings.load().profile
     return Asset(
-        name=name,
-        profile=profile,
-        kind=entry["kind"],
-        title=entry["title"],
-        licence=entry["licence"],
-        citation=entry["citation"],
-        notebooks=tuple(entry["notebooks"]),
-        folder=entry.get("folder", name),
-        spec=MappingProxyType(entry.get(profile, {})),
+        name,
+        profile,
+        entry["title"],
+        entry["licence"],
+        entry["citation"],
+        tuple(entry["notebooks"]),
+        entry.get("folder", name),
+        entry.get(profile, {}),
     )
 
 

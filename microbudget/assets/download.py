@@ -24,15 +24,6 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def git_blob_of(path: Path) -> str:
-    """A file's id in git, 40 hexadecimal digits: sha1 of a header and its content."""
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def download(urls: list[str], target: Path, sha256: str, size: int, client) -> int:
     """Download one file to ``target``; a part that is already there is gone on with.
 
@@ -49,38 +40,39 @@ def download(urls: list[str], target: Path, sha256: str, size: int, client) -> i
     Raises:
         AssetError: no mirror answered, the digest is wrong, or the disk is full.
     """
-    if _is(target, sha256):
-        return 0
+    import httpx2
+
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
-    received, problems = 0, []
-    if _is(part, sha256):  # whole already, but killed before it was renamed
-        os.replace(part, target)
+    received, problems, given_up = 0, [], set()
+    if _size(part) and sha256_of(part).startswith(sha256):
+        os.replace(part, target)  # whole already, but killed before it was renamed
         return 0
-    for url in urls:
-        for attempt in range(_ATTEMPTS):
-            before = part.stat().st_size if part.exists() else 0
-            try:
-                _stream(url, part, size, client)
-            except _network_errors() as error:
-                problems.append(f"{_host_free(url)}: {type(error).__name__}: {error}")
-                if not _worth_a_retry(error):
-                    break
-                time.sleep(0.2 * 2**attempt)
-                continue
-            finally:
-                after = part.stat().st_size if part.exists() else 0
-                received += after - before if after >= before else after
+    for url in (mirror for mirror in urls for _ in range(_ATTEMPTS)):
+        if url in given_up:
+            continue
+        before, error = _size(part), None
+        try:
+            _stream(url, part, size, client)
+        except (httpx2.HTTPError, OSError) as failure:
+            error = failure
+        received += max(0, _size(part) - before)
+        if error is None:
             digest = sha256_of(part)
             if digest.startswith(sha256):
                 os.replace(part, target)
                 return received
             part.unlink()  # never go on from bytes known to be wrong
-            problems.append(
-                f"{_host_free(url)}: sha256 is {digest[:16]}…, expected {sha256[:16]}…"
-            )
-            if not before:  # a resumed file may mix two versions: once more, whole
-                break
+            problem = f"sha256 is {digest[:16]}…, expected {sha256[:16]}…"
+            again = before > 0  # a resumed file may mix two versions
+        else:
+            problem = f"{type(error).__name__}: {error}"
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            again = status is None or status >= 500 or status in (416, 429)
+            time.sleep(0.5 if again else 0)
+        problems.append(f"{url.rsplit('/', 1)[-1]}: {problem}")
+        if not again:
+            given_up.add(url)
     raise AssetError(
         f"Could not download {target.name}:\n  "
         + "\n  ".join(dict.fromkeys(problems))
@@ -91,12 +83,11 @@ def download(urls: list[str], target: Path, sha256: str, size: int, client) -> i
 
 def _stream(url: str, part: Path, size: int, client) -> None:
     """Append what is missing of ``url`` to ``part``."""
-    have = part.stat().st_size if part.exists() else 0
+    have = _size(part)
     headers = {"Range": f"bytes={have}-"} if have else {}
     with client.stream("GET", url, headers=headers, follow_redirects=True) as response:
-        if response.status_code == 416 and have:  # no shorter than the file: start anew
+        if response.status_code == 416:  # not shorter than the file: the next is whole
             part.unlink()
-            return _stream(url, part, size, client)
         response.raise_for_status()
         goes_on = response.status_code == 206
         shown = bar(
@@ -113,8 +104,8 @@ def _stream(url: str, part: Path, size: int, client) -> None:
                 shown.update(len(block))
 
 
-def _is(path: Path, sha256: str) -> bool:
-    return path.is_file() and sha256_of(path).startswith(sha256)
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def require_space(folder: Path, needed: int) -> None:
@@ -130,19 +121,3 @@ def require_space(folder: Path, needed: int) -> None:
             "needed. Free some space, or set MICROBUDGET_HOME to a folder on another "
             "disk."
         )
-
-
-def _network_errors() -> tuple:
-    import httpx2
-
-    return (httpx2.HTTPError, ConnectionError, TimeoutError, BlockingIOError)
-
-
-def _worth_a_retry(error: Exception) -> bool:
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    return status is None or status >= 500 or status == 429
-
-
-def _host_free(url: str) -> str:
-    """The last part of an address: enough to recognise it, no index is named."""
-    return url.rsplit("/", 1)[-1].split("#")[0]

@@ -1,7 +1,7 @@
 """A model's folder in transformers' layout: whole, readable, with finite weights."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,11 +13,14 @@ from ..core.errors import AssetError, MicrobudgetError
 _FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
-def require_files(folder: Path, kind: str) -> None:
+def require_files(folder: Path, kind: str, files: Iterable[str] = _FILES) -> None:
     """Raise an AssetError unless all files of a model are there."""
-    for file in _FILES:
+    for file in files:
         if not (folder / file).is_file():
-            raise AssetError(f"{folder} holds no {file}: it is no {kind} folder.")
+            raise AssetError(
+                f"{folder} holds no {file}: it is no {kind} folder. Copy the whole "
+                "folder of a fetched model there."
+            )
 
 
 @contextmanager

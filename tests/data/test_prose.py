@@ -260,23 +260,3 @@ def test_wikitexts_parquet_files_become_texts(tmp_path):
         assert (ready / f"{name}.txt").read_text("utf-8") == expected
     kept = prose.read(ready / "test.txt").split("\n")
     assert kept == [line.rstrip("\n") for line in lines[2:500]]
-
-
-@pytest.mark.parametrize("content", [b"", b"PAR1 is what it begins with", None])
-def test_parquet_files_that_are_none(tmp_path, content):
-    parquet(tmp_path, "validation", ["a"] * 100)
-    parquet(tmp_path, "test", ["a"] * 100)
-    (path,) = tmp_path.rglob("test-*.parquet")
-    path.unlink() if content is None else path.write_bytes(content)
-    with pytest.raises(AssetError, match=r"test.* is no table of lines"):
-        texts.wikitext(tmp_path, tmp_path)
-
-
-def test_a_table_without_text(tmp_path):
-    import datasets
-
-    for name in ("validation", "test"):
-        path = tmp_path / f"{name}-00000-of-00001.parquet"
-        datasets.Dataset.from_dict({"other": ["a"] * 100}).to_parquet(str(path))
-    with pytest.raises(AssetError, match=r"validation-.* is no table of lines"):
-        texts.wikitext(tmp_path, tmp_path)
