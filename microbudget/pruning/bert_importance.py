@@ -42,13 +42,12 @@ def gate_importance(model: nn.Module, batches: Batches) -> Importance:
     device = next(model.parameters()).device
     gates: list[torch.Tensor] = []  # head gates and neuron gates of layer 0, 1, …
     sums, examples = [], 0
-    with ExitStack() as hooks:
-        counts = zip(*heads_and_neurons(model).values(), strict=True)
-        for layer, both in zip(encoder_layers(model.eval()), counts, strict=True):
-            linears = layer.attention.output.dense, layer.output.dense
-            for linear, count in zip(linears, both, strict=True):
-                hook = linear.register_forward_pre_hook(_gate(count, gates))
-                hooks.enter_context(hook)  # removed at the end of the block
+    by_layer = zip(*heads_and_neurons(model).values(), strict=True)
+    counts = [count for both in by_layer for count in both]
+    with ExitStack() as hooks:  # leaving it removes them
+        for (_, output), count in zip(_halves(model.eval()), counts, strict=True):
+            hook = output.dense.register_forward_pre_hook(_gate(count, gates))
+            hooks.enter_context(hook)
         for ids, mask, labels in batches:
             gates.clear()
             logits = model(ids.to(device), mask.to(device)).float()

@@ -13,7 +13,7 @@ from ..core.progress import bar
 from ..evaluation.moments import Moments
 from ..models.vision import fold_batchnorm
 from .channels import position_sampler, preprocessed_batches
-from .mobilenet import Bypass, norm_scale, prunable_blocks
+from .mobilenet import Bypass, prunable_blocks
 from .reconstruction import RIDGE, least_squares
 
 
@@ -36,11 +36,12 @@ def reconstruct_channels_(
 
     Args:
         model: the original, with ``features``, a sequence of stages.
-        smaller: from ``remove_channels``, batch-norms folded or not.
+        smaller: from ``remove_channels``, its batch-norms folded.
         images: uint8 (n, 3, h, w); some hundreds.
     """
     sample, model = position_sampler(seed), fold_batchnorm(model)
     smaller.eval()
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in smaller.modules())
     blocks = list(prunable_blocks(smaller).values())
     device = next(smaller.parameters()).device
     batches = preprocessed_batches(model, images, preprocess, "images")
@@ -49,18 +50,17 @@ def reconstruct_channels_(
     stages = list(zip(model.features, smaller.features, strict=True))
     for i, (old, new) in enumerate(bar(stages, "reconstruction", unit="stage")):
         original = _run(old, original, device)
-        if not any(new is block for block in blocks):
-            current = _run(new, current, device)
-            continue
-        targets = original
-        # A bypassed block computes nothing: the block before it is fitted to what
-        # comes after the bypass, and the constant of the bypass isn't needed.
-        for skipped, bypass in stages[i + 1 :]:
-            if not isinstance(bypass, Bypass):
-                break
-            targets = _run(skipped, targets, device)
-            bypass.bias.zero_()
-        current = _fit_projection_(new, current, targets, sample, ridge)
+        if new in blocks:
+            targets = original
+            # A bypassed block computes nothing: the block before it is fitted to what
+            # comes after the bypass, and the constant of the bypass isn't needed.
+            for skipped, bypass in stages[i + 1 :]:
+                if not isinstance(bypass, Bypass):
+                    break
+                targets = _run(skipped, targets, device)
+                bypass.bias.zero_()
+            _fit_projection_(new, current, targets, sample, ridge)
+        current = _run(new, current, device)
     return smaller
 
 
@@ -70,28 +70,16 @@ def _run(stage: nn.Module, inputs: list, device: torch.device) -> list[torch.Ten
 
 def _fit_projection_(
     block: nn.Module, inputs: list, targets: list, sample: Callable, ridge: float
-) -> list[torch.Tensor]:
-    """Fit a block's projection to its targets; returns what the block gives then."""
-    expand, depthwise, project, norm = block.conv
+) -> None:
+    expand, depthwise, project, _ = block.conv
     device = project.weight.device
     moments = Moments.zeros(project.in_channels + project.out_channels)
-    hidden = []
     for x, target in zip(inputs, targets, strict=True):
         x, target = x.to(device), target.to(device)
-        inner = depthwise(expand(x))  # (batch, hidden, h, w)
+        hidden = depthwise(expand(x))  # (batch, hidden, h, w)
         target = target - x if block.use_res_connect else target
-        moments.add(torch.cat(sample(inner, target), 1))
-        hidden.append(inner.cpu())
-    prior = norm_scale(norm).view(-1, 1) * project.weight.flatten(1).cpu()
+        moments.add(torch.cat(sample(hidden, target), 1))
+    prior = project.weight.flatten(1)  # (outputs, hidden)
     weight, bias = least_squares(moments, project.in_channels, ridge, prior)
     project.weight.copy_(weight.view_as(project.weight))
-    bias = bias.to(device)
-    if isinstance(norm, nn.BatchNorm2d):  # its scale becomes 1, its shift the bias
-        norm.weight.copy_((norm.running_var + norm.eps).sqrt())
-        bias = bias + norm.running_mean
-    (project if project.bias is not None else norm).bias.copy_(bias)
-    outputs = []
-    for x, inner in zip(inputs, hidden, strict=True):
-        y = norm(project(inner.to(device))).cpu()
-        outputs.append(x + y if block.use_res_connect else y)
-    return outputs
+    project.bias.copy_(bias)

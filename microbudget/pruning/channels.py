@@ -4,9 +4,7 @@ By their filters' norms, which looks at no image; or by how well the other chann
 replace them on some images.
 """
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +13,8 @@ from torch import nn
 from ..core.progress import bar
 from ..data.batching import batches
 from ..evaluation.moments import Moments
-from .mobilenet import norm_scale, prunable_blocks
+from ..models.vision import fold_batchnorm
+from .mobilenet import prunable_blocks
 from .reconstruction import allocate_budget, elimination_order
 
 _POSITIONS = 32  # sampled per image and map: neighbouring pixels hold much the same
@@ -26,17 +25,15 @@ _COST_PER_VALUE = 20.0  # multiplications that writing and reading one number is
 def largest_norm_channels(model: nn.Module, fraction: float) -> dict[str, torch.Tensor]:
     """Keep this fraction of every block's channels, by the L2 norm of their filters.
 
-    The filter of the expansion, times batch-norm's scale: magnitudes, no image is
-    looked at (Li et al. 2017, section 3.1; Liu et al. 2017 for the scales).
+    The filter of the expansion, batch-norm folded in: magnitudes, no image is looked at
+    (Li et al. 2017, section 3.1; Liu et al. 2017 for batch-norm's scales).
     """
     kept = {}
-    for name, block in prunable_blocks(model).items():
-        conv, norm = block.conv[0][0], block.conv[0][1]
-        norms = conv.weight.detach().flatten(1).norm(dim=1).cpu()  # (hidden,)
-        scores = norms * norm_scale(norm).abs()
+    for name, block in prunable_blocks(fold_batchnorm(model)).items():
+        scores = block.conv[0][0].weight.detach().flatten(1).norm(dim=1)  # (hidden,)
         count = max(1, round(fraction * len(scores)))
         kept[name] = torch.zeros(len(scores), dtype=torch.bool)
-        kept[name][scores.argsort(descending=True)[:count]] = True
+        kept[name][scores.argsort(descending=True)[:count].cpu()] = True
     return kept
 
 
@@ -46,7 +43,7 @@ def channel_costs(model: nn.Module, size: int) -> dict[str, float]:
     Multiplications, plus some for each number that is written and read again: on a
     CPU the early, large maps cost more time than their multiplications say.
     """
-    model, costs = copy.deepcopy(model).eval(), {}
+    model, costs = fold_batchnorm(model), {}  # a copy: its hooks go with it
     for name, block in prunable_blocks(model).items():
 
         def note(module, inputs, output, name=name):
@@ -125,28 +122,26 @@ def channel_importance(
     Raises:
         DataError: no images, or NaN in the activations.
     """
-    blocks = prunable_blocks(model)
-    sample = position_sampler(seed)
+    model = fold_batchnorm(model)  # a copy: its hooks go with it
+    blocks, sample = prunable_blocks(model), position_sampler(seed)
     hidden = {n: Moments.zeros(b.conv[2].in_channels) for n, b in blocks.items()}
     outputs = {n: Moments.zeros(b.conv[2].out_channels) for n, b in blocks.items()}
-    with ExitStack() as hooks, torch.inference_mode():
-        for name, block in blocks.items():
+    for name, block in blocks.items():
 
-            def add_hidden(module, inputs, name=name):
-                hidden[name].add(sample(inputs[0])[0])
+        def add_hidden(module, inputs, name=name):
+            hidden[name].add(sample(inputs[0])[0])
 
-            def add_output(module, inputs, output, name=name):
-                outputs[name].add(sample(output)[0])
+        def add_output(module, inputs, output, name=name):
+            outputs[name].add(sample(output)[0])
 
-            project = block.conv[2]
-            hooks.enter_context(project.register_forward_pre_hook(add_hidden))
-            hooks.enter_context(block.register_forward_hook(add_output))
+        block.conv[2].register_forward_pre_hook(add_hidden)
+        block.register_forward_hook(add_output)
+    with torch.inference_mode():
         for x in preprocessed_batches(model, images, preprocess, "importance"):
             model(x)
     orders, errors = {}, {}
     for name, block in blocks.items():
-        weight = block.conv[2].weight.detach().flatten(1).cpu()  # (outputs, hidden)
-        weight = (norm_scale(block.conv[3]).view(-1, 1) * weight).double()
+        weight = block.conv[2].weight.detach().flatten(1).cpu().double()
         covariance = hidden[name].matrix(centred=True)
         orders[name], curve = elimination_order(covariance, weight, group_size)
         # from a fraction of the projection's variance to one of the whole block's

@@ -12,9 +12,9 @@ layer, ``True`` where the weight stays:
 ``two_four_masks``   prunes the two smallest of every four neighbours (2:4)
 ===================  ===========================================================
 
-The ranking is ``torch.nn.utils.prune``'s, which refuses sparsities outside
-[0, 1]. Masks make no dense runtime faster and no file smaller: see ``remove_channels``
-and ``remove_heads_and_neurons``.
+The ranking is ``torch.nn.utils.prune``'s, which refuses sparsities outside [0, 1].
+Masks make no dense runtime faster and no file smaller: ``remove_channels`` and
+``remove_heads_and_neurons`` do.
 """
 
 from collections.abc import Callable, Mapping

@@ -100,13 +100,6 @@ def remove_channels(model: nn.Module, kept: Kept) -> nn.Module:
     return model
 
 
-def norm_scale(norm: nn.Module) -> torch.Tensor:
-    """What a batch-norm multiplies its channels by, on the CPU; 1 where it's folded."""
-    if not isinstance(norm, nn.BatchNorm2d):
-        return torch.ones(1)
-    return (norm.weight / (norm.running_var + norm.eps).sqrt()).detach().cpu()
-
-
 def _checked_copy(model: nn.Module, kept: Kept) -> nn.Module:
     check_kept(kept, hidden_channels(model), may_be_empty=True)
     for name, block in prunable_blocks(model).items():

@@ -30,9 +30,6 @@ def least_squares(
         moments: of examples (inputs + outputs,): x and t side by side.
         prior: P, (outputs, inputs), which W stays close to when there are few examples:
             zeros by default.
-
-    Raises:
-        DataError: no examples. TrainingError: NaN.
     """
     covariance = moments.matrix(centred=True).cpu()
     xx, tx = covariance[:inputs, :inputs], covariance[inputs:, :inputs]
@@ -67,9 +64,6 @@ def elimination_order(
         order: int64 (inputs,); the most important inputs stand last.
         errors: float64 (groups + 1,): the error, as a fraction of the outputs'
             variance, after 0, 1, … groups are removed; from 0 to 1, never falling.
-
-    Raises:
-        TrainingError: NaN.
     """
     inputs = len(covariance)
     covariance = _add_ridge(covariance.cpu().double(), ridge)

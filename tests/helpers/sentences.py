@@ -29,12 +29,12 @@ def sentences(repeats: int = 2) -> text.Sentences:
     return text.Sentences(tokenizer(), labelled(repeats))
 
 
-def bert(seed: int = 0, layers: int = 2, dropout: float = 0.0):
+def bert(seed: int = 0, layers: int = 2):
     torch.manual_seed(seed)
     config = transformers.BertConfig(
         vocab_size=30522, hidden_size=48, num_hidden_layers=layers,
-        num_attention_heads=4, intermediate_size=96, hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout, attn_implementation="eager",
+        num_attention_heads=4, intermediate_size=96, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0, attn_implementation="eager",
     )  # fmt: skip
     return transformers.BertModel(config, add_pooling_layer=False).eval()
 
