@@ -127,8 +127,7 @@ def evaluate(
         iou_thresholds: the course uses others only to show what they hide.
 
     Raises:
-        EvaluationError: other images than annotated, nothing annotated but crowds, or
-            a score that is not a number.
+        EvaluationError: other images than annotated, or nothing annotated but crowds.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -171,8 +170,7 @@ def to_coco_results(detections: Sequence[Detections], annotations: dict) -> list
     """Detections as COCO's list of results, in the order of ``annotations["images"]``.
 
     Raises:
-        EvaluationError: not one list of detections for each image, or a score that is
-            not a number.
+        EvaluationError: not one list of detections for each image.
     """
     images = annotations["images"]
     if len(detections) != len(images):
@@ -182,10 +180,6 @@ def to_coco_results(detections: Sequence[Detections], annotations: dict) -> list
     ids = [category["id"] for category in annotations["categories"]]
     rows = []
     for image, own in zip(images, detections, strict=True):
-        if np.isnan(own.scores).any():
-            raise EvaluationError(
-                f"Image {image['id']} has a detection whose score is not a number."
-            )
         boxes = to_coco_boxes(own.boxes).tolist()
         for box, score, label in zip(boxes, own.scores, own.labels, strict=True):
             rows.append(_result(image["id"], ids[label], box, float(score)))

@@ -9,7 +9,6 @@ arXiv:2006.04388).
 
 import numpy as np
 
-from ..core.errors import DataError
 from .boxes import multiclass_nms, rescale_boxes
 from .coco import MAX_DETECTIONS, Detections
 
@@ -39,23 +38,15 @@ def decode(
         score_threshold: below it nothing is reported. For average precision low: it
             looks at all scores; for people 0.4.
         iou_threshold: above it the worse of two boxes of a class goes.
-
-    Raises:
-        DataError: outputs of another network.
     """
     boxes, scores = [], []
     heads = len(STRIDES)
-    if len(outputs) != 2 * heads:
-        raise DataError(f"{len(outputs)} outputs; PicoDet has {2 * heads}.")
     for stride, score, edges in zip(
         STRIDES, outputs[:heads], outputs[heads:], strict=True
     ):
         score, edges = np.asarray(score)[0], np.asarray(edges)[0]
         positions = grid_positions(stride)
-        if len(score) != len(positions):
-            raise DataError(
-                f"{len(score)} positions at stride {stride}, not the network's."
-            )
+        assert len(score) == len(positions), f"another network: stride {stride}"
         likely = np.flatnonzero(score.max(1) >= score_threshold)
         outwards = np.array([-1, -1, 1, 1]) * edge_distances(edges[likely], stride)
         scores.append(score[likely])
