@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import json
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -82,8 +81,7 @@ class OllamaServer:
             self._loaded[digest] = llama_cpp.Model(self.blob(digest))
         return self._loaded[digest]
 
-    def create(self, body: dict) -> list[dict]:
-        """Lines of status."""
+    def create(self, body: dict) -> dict:
         ((_, digest),) = body["files"].items()
         if not self.blob(digest).is_file():
             raise Refused(400, f'blob "{digest}" does not exist')
@@ -92,45 +90,26 @@ class OllamaServer:
         except MicrobudgetError as error:
             raise Refused(400, f"invalid file: {error}") from error
         self.models[full(body["model"])] = digest
-        using = f"using existing layer {digest}"
-        return [{"status": s} for s in ("parsing GGUF", using, "success")]
+        return {"status": "success"}
 
     def generate(self, body: dict):
         """Lines of an answer, the last one with counts and nanoseconds."""
-        options, prompt = body.get("options") or {}, body["prompt"]
-        if not body.get("raw"):
-            prompt = f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+        options = body["options"]
         common = {"model": body["model"], "created_at": "2025-01-01T00:00:00.0Z"}
         with self.lock:
-            began = time.perf_counter()
             model = self.loaded(body["model"])
-            load = time.perf_counter() - began
-            pieces = model.stream(
-                prompt, options.get("num_predict", 16),
-                options.get("temperature", 0.8), options.get("seed", 0),
-            )  # fmt: skip
+            pieces = model.stream(body["prompt"], options["num_predict"],
+                                  options["temperature"], options["seed"])  # fmt: skip
             for piece in pieces:
                 yield {**common, "response": piece, "done": False}
             speed = model.speed
         # passes after the prompt's: the last one brought a token, or the end
-        cut = speed.new_tokens == options.get("num_predict", 16) - 1
-        written = speed.new_tokens + cut
+        cut = speed.new_tokens == options["num_predict"] - 1
         yield {**common, "response": "", "done": True, "done_reason": "stop",
-               "total_duration": ns(time.perf_counter() - began),
-               "load_duration": ns(load), "prompt_eval_count": speed.prompt_tokens,
+               "prompt_eval_count": speed.prompt_tokens,
                "prompt_eval_duration": ns(speed.prefill_s),
-               "eval_count": written,
+               "eval_count": speed.new_tokens + cut,
                "eval_duration": ns(speed.decode_s)}  # fmt: skip
-
-    def tag(self, name: str) -> dict:
-        digest = self.models[name]
-        file = read_gguf(self.blob(digest))
-        details = {"format": "gguf", "family": "llama", "families": ["llama"],
-                   "parameter_size": f"{file.weights / 1e6:.2f}M", "parent_model": "",
-                   "quantization_level": max(file.types())}  # fmt: skip
-        return {"name": name, "model": name, "modified_at": "2025-01-01T00:00:00Z",
-                "size": file.size, "digest": digest.removeprefix("sha256:"),
-                "details": details}  # fmt: skip
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -161,25 +140,13 @@ class _Handler(BaseHTTPRequestHandler):
         match self.command, path:
             case "GET", "/api/version":
                 self.json({"version": server.version})
-            case "GET", "/api/tags":
-                self.json({"models": [server.tag(name) for name in server.models]})
             case _, path if path.startswith("/api/blobs/"):
                 self.take_blob(path.removeprefix("/api/blobs/"), content)
             case "POST", "/api/create":
-                lines = server.create(body)
-                streams = body.get("stream", True)
-                self.stream(lines) if streams else self.json(lines[-1])
+                self.json(server.create(body))
             case "POST", "/api/generate":
                 server.model(body["model"])
-                lines = server.generate(body)
-                if body.get("stream", True):
-                    return self.stream(lines)
-                *lines, last = lines
-                self.json({**last, "response": "".join(x["response"] for x in lines)})
-            case "POST", "/api/show":
-                server.model(body["model"])
-                tag = server.tag(full(body["model"]))
-                self.json({"details": tag["details"], "model_info": {}})
+                self.stream(server.generate(body))
             case "DELETE", "/api/delete":
                 server.model(body["model"])
                 del server.models[full(body["model"])]

@@ -7,8 +7,9 @@ A loaded model has ``stream(prompt, …)``, ``speed`` (of the last answer) and
 from pathlib import Path
 
 from ...core.errors import EngineError
+from ...core.lazy import attach
 
-__all__ = ["available", "load"]
+__getattr__, _ = attach(__name__, {"llama_cpp": "llama_cpp", "ollama": "ollama"})
 
 
 def available() -> dict[str, str]:
