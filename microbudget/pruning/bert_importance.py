@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ..core.errors import TrainingError
 from ..evaluation.moments import Moments, collect_moments
 from .bert import encoder_layers, heads_and_neurons
-from .reconstruction import RIDGE, elimination_order, least_squares
+from .reconstruction import elimination_order, least_squares
 
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]  # ids, mask, labels
 
@@ -115,7 +115,7 @@ def keep_irreplaceable_neurons(
 
 @torch.no_grad()
 def reconstruct_encoder_(
-    model: nn.Module, smaller: nn.Module, batches: Batches, ridge: float = RIDGE
+    model: nn.Module, smaller: nn.Module, batches: Batches
 ) -> nn.Module:
     """Refit ``smaller``'s output layers in place, one by one, by least squares.
 
@@ -137,9 +137,10 @@ def reconstruct_encoder_(
             hidden.append(new_part(new, masks[i]))
             moments.add(torch.cat([hidden[i], target - new], -1)[real[i]])
         if linear.in_features < old_output.dense.in_features:
-            fitted = least_squares(moments, linear.in_features, ridge, linear.weight)
-            linear.weight.copy_(fitted[0])
-            linear.bias.copy_(fitted[1])
+            prior = linear.weight
+            weight, bias = least_squares(moments, linear.in_features, prior=prior)
+            linear.weight.copy_(weight)
+            linear.bias.copy_(bias)
         new_inputs = list(map(new_output, hidden, new_inputs))
     return smaller
 

@@ -14,7 +14,7 @@ from ..evaluation.moments import Moments
 from ..models.vision import fold_batchnorm
 from .channels import position_sampler, preprocessed_batches
 from .mobilenet import Bypass, prunable_blocks
-from .reconstruction import RIDGE, least_squares
+from .reconstruction import least_squares
 
 
 @torch.no_grad()
@@ -23,9 +23,6 @@ def reconstruct_channels_(
     smaller: nn.Module,
     images: torch.Tensor,
     preprocess: Callable[[torch.Tensor], torch.Tensor],
-    *,
-    ridge: float = RIDGE,
-    seed: int = 0,
 ) -> nn.Module:
     """Refit ``smaller`` in place, block by block, to compute what ``model`` does.
 
@@ -39,7 +36,7 @@ def reconstruct_channels_(
         smaller: from ``remove_channels``, its batch-norms folded.
         images: uint8 (n, 3, h, w); some hundreds.
     """
-    sample, model = position_sampler(seed), fold_batchnorm(model)
+    sample, model = position_sampler(), fold_batchnorm(model)
     smaller.eval()
     assert not any(isinstance(m, nn.BatchNorm2d) for m in smaller.modules())
     blocks = list(prunable_blocks(smaller).values())
@@ -59,7 +56,7 @@ def reconstruct_channels_(
                     break
                 targets = _run(skipped, targets, device)
                 bypass.bias.zero_()
-            _fit_projection_(new, current, targets, sample, ridge)
+            _fit_projection_(new, current, targets, sample)
         current = _run(new, current, device)
     return smaller
 
@@ -69,7 +66,7 @@ def _run(stage: nn.Module, inputs: list, device: torch.device) -> list[torch.Ten
 
 
 def _fit_projection_(
-    block: nn.Module, inputs: list, targets: list, sample: Callable, ridge: float
+    block: nn.Module, inputs: list, targets: list, sample: Callable
 ) -> None:
     expand, depthwise, project, _ = block.conv
     device = project.weight.device
@@ -80,6 +77,6 @@ def _fit_projection_(
         target = target - x if block.use_res_connect else target
         moments.add(torch.cat(sample(hidden, target), 1))
     prior = project.weight.flatten(1)  # (outputs, hidden)
-    weight, bias = least_squares(moments, project.in_channels, ridge, prior)
+    weight, bias = least_squares(moments, project.in_channels, prior=prior)
     project.weight.copy_(weight.view_as(project.weight))
     project.bias.copy_(bias)

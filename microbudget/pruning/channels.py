@@ -110,7 +110,6 @@ def channel_importance(
     images: torch.Tensor,
     preprocess: Callable[[torch.Tensor], torch.Tensor],
     group_size: int = 8,
-    seed: int = 0,
 ) -> ChannelImportance:
     """Run ``model`` once over some images and rank every block's channels.
 
@@ -123,7 +122,7 @@ def channel_importance(
         DataError: no images, or NaN in the activations.
     """
     model = fold_batchnorm(model)  # a copy: its hooks go with it
-    blocks, sample = prunable_blocks(model), position_sampler(seed)
+    blocks, sample = prunable_blocks(model), position_sampler()
     hidden = {n: Moments.zeros(b.conv[2].in_channels) for n, b in blocks.items()}
     outputs = {n: Moments.zeros(b.conv[2].out_channels) for n, b in blocks.items()}
     for name, block in blocks.items():
@@ -164,12 +163,12 @@ def preprocessed_batches(
         yield x.contiguous(memory_format=torch.channels_last)
 
 
-def position_sampler(seed: int) -> Callable[..., list[torch.Tensor]]:
+def position_sampler() -> Callable[..., list[torch.Tensor]]:
     """A function from (n, c, h, w) maps to (n·positions, c) rows.
 
     Several maps are read at the same random positions of each image.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
 
     def sample(*maps: torch.Tensor) -> list[torch.Tensor]:
         n, _, h, w = maps[0].shape

@@ -8,7 +8,7 @@ layer, ``True`` where the weight stays:
 ``random_masks``     prunes a random fraction of every layer
 ``l1_masks``         prunes the smallest magnitudes of every layer
 ``global_l1_masks``  prunes the smallest magnitudes of all layers together
-``row_masks``        prunes whole rows or columns of least norm, in every layer
+``row_masks``        prunes the rows, or filters, of least norm in every layer
 ``two_four_masks``   prunes the two smallest of every four neighbours (2:4)
 ===================  ===========================================================
 
@@ -64,14 +64,9 @@ def global_l1_masks(weights: Weights, sparsity: float) -> Masks:
     }
 
 
-def row_masks(weights: Weights, sparsity: float, n: float = 2, dim: int = 0) -> Masks:
-    """Keep whole slices along ``dim`` of the largest Ln norm, in each layer.
-
-    Args:
-        n: of the norm; 1, 2, ``math.inf`` …
-        dim: 0 prunes outputs (rows, filters), 1 inputs (columns, channels).
-    """
-    criterion = prune.LnStructured(float(sparsity), n, dim)
+def row_masks(weights: Weights, sparsity: float) -> Masks:
+    """Keep whole rows, or filters, of the largest L2 norm, in each layer."""
+    criterion = prune.LnStructured(float(sparsity), n=2, dim=0)
     return {name: _mask(criterion, weight) for name, weight in weights.items()}
 
 

@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import math
 
 import pytest
 import torch
@@ -76,14 +75,11 @@ def test_global_l1_is_torchs(fraction, seed):
     assert_same(ours, {n: layer.weight_mask.bool() for n, layer in layers.items()})
 
 
-@pytest.mark.parametrize("n", [1, 2, math.inf])
-@pytest.mark.parametrize("dim", [0, 1])
 @pytest.mark.parametrize("fraction", [0.0, 0.25, 0.5])
-def test_rows_are_torchs(n, dim, fraction):
+def test_rows_are_torchs(fraction):
     model = network(3)
-    expected = of_torch(prune.ln_structured, model, amount=fraction, n=n, dim=dim)
-    weights = masks.prunable_weights(model)
-    assert_same(criteria.row_masks(weights, fraction, n, dim), expected)
+    expected = of_torch(prune.ln_structured, model, amount=fraction, n=2, dim=0)
+    assert_same(criteria.row_masks(masks.prunable_weights(model), fraction), expected)
 
 
 @given(fraction=FRACTIONS, seed=st.integers(0, 1000))
