@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 import time
 from pathlib import Path
 
@@ -106,18 +105,3 @@ def _stream(url: str, part: Path, size: int, client) -> None:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def require_space(folder: Path, needed: int) -> None:
-    """Stop before a download that can't fit.
-
-    Raises:
-        AssetError: less than ``needed`` bytes are free where ``folder`` is.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise AssetError(
-            f"{folder} has {free / 1e6:,.0f} MB free, but {needed / 1e6:,.0f} MB are "
-            "needed. Free some space, or set MICROBUDGET_HOME to a folder on another "
-            "disk."
-        )

@@ -16,11 +16,10 @@ from ..core import settings
 from ..core.errors import AssetError
 from ..core.files import full_disk_is_clear
 from . import catalog, convert
-from .download import require_space, sha256_of
+from .download import sha256_of
 from .sources import DOWNLOADS, SOURCES
 
 MANIFEST, CONFIG = "asset.json", "config.json"
-_SPACE_FACTOR = 3  # the download, its conversion, and some air
 
 
 def locate(name: str, profile: str | None = None) -> Path | None:
@@ -125,7 +124,6 @@ def bytes_received(name: str, profile: str | None = None) -> int:
 def _build(asset: catalog.Asset) -> None:
     folder = _folder(asset)
     cache = folder.parent
-    require_space(cache, _SPACE_FACTOR * asset.spec["bytes"])
     partial = cache / f".{folder.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     raw, ready = partial / "raw", partial / "ready"

@@ -145,26 +145,15 @@ def test_a_wrong_conversion_is_an_error(index, monkeypatch):
     assert assets.locate("toy") is None
 
 
-def test_a_server_that_stumbles_is_asked_again(index):
-    index.server.fail = []
-    assets.fetch("toy")  # warm: the index page is not retried, the file is
-    index.server.files["/again"] = b"hello"
-    index.server.fail = [503]
-    target = index.home / "cache" / "again"
-    client = sources.package_finder().session
-    digest = hashlib.sha256(b"hello").hexdigest()
-    assert (
-        download.download([f"{index.server.url}/again"], target, digest, 5, client) == 5
-    )
-
-
-def test_mirrors_are_tried_in_turn(home, server):
+def test_a_server_that_stumbles_is_asked_again_and_mirrors_are_tried(home, server):
     server.files["/b"] = b"hello"
+    server.fail = [503]
     digest = hashlib.sha256(b"hello").hexdigest()
     client = sources.package_finder().session
     urls = [f"{server.url}/a", f"{server.url}/b"]
     assert download.download(urls, home / "x" / "f", digest, 5, client) == 5
     assert (home / "x" / "f").read_bytes() == b"hello"
+    assert [path for path, _ in server.requests] == ["/a", "/a", "/b"]  # 503, 404
 
 
 def test_no_network_says_what_to_do(home, monkeypatch):
@@ -178,14 +167,6 @@ def test_offline_says_what_to_do(home, monkeypatch):
     monkeypatch.setenv("MICROBUDGET_OFFLINE", "1")
     with pytest.raises(AssetError, match="microbudget fetch mobilenet-v2"):
         assets.fetch("mobilenet-v2")
-
-
-def test_a_full_disk_is_noticed_before_the_download(index, monkeypatch):
-    usage = SimpleNamespace(free=1000)
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(AssetError, match="MICROBUDGET_HOME"):
-        assets.fetch("toy")
-    assert not downloads_of(index.server)
 
 
 def test_a_disk_that_fills_up_meanwhile_is_clear_and_breaks_nothing(index, monkeypatch):
@@ -235,46 +216,50 @@ def test_a_folder_of_the_users_wins(index, tmp_path, monkeypatch):
     assert not index.server.requests
 
 
-def hub_spec(content: bytes) -> dict:
-    return {
-        "source": "hub",
-        "repo": "team/model",
-        "revision": "c0ffee" + "0" * 34,
-        "bytes": len(content),
-        "hub_files": {"model.bin": hashlib.sha256(content).hexdigest()},
-    }
-
-
-def test_the_hub_at_a_pinned_revision(home, server, monkeypatch):
-    """huggingface_hub itself, against a server that speaks the Hub's HTTP API."""
-    spec = hub_spec(CONTENT)
-    path = f"/team/model/resolve/{spec['revision']}/model.bin"
+@pytest.fixture
+def hub(home, server, monkeypatch):
+    """A Hub on loopback with one file; ``pin(digest)`` puts it into the catalog."""
+    revision = "c0ffee" + "0" * 34
+    path = f"/team/model/resolve/{revision}/model.bin"
     server.files[path] = CONTENT
-    server.headers = {"ETag": '"abc"', "X-Repo-Commit": spec["revision"]}
+    server.headers = {"ETag": '"abc"', "X-Repo-Commit": revision}
     monkeypatch.setenv("HF_ENDPOINT", server.url)
-    use_catalog(monkeypatch, {"hubby": spec})
-    folder = assets.fetch("hubby")
-    assert (folder / "model.bin").read_bytes() == CONTENT
-    assert {asked for asked, _ in server.requests} == {path}
-    assert not list((home / "cache" / sources.DOWNLOADS).iterdir())
+
+    def pin(digest: str) -> None:
+        spec = {"source": "hub", "repo": "team/model", "revision": revision,
+                "bytes": len(CONTENT), "hub_files": {"model.bin": digest}}  # fmt: skip
+        use_catalog(monkeypatch, {"hubby": spec})
+
+    return SimpleNamespace(server=server, path=path, pin=pin, home=home)
 
 
-def test_a_hub_file_pinned_by_its_git_id(home, server, monkeypatch):
-    """Small files of the Hub are plain git blobs: git itself names the same digest."""
-    git = subprocess.run(
-        ["git", "hash-object", "--stdin"], input=CONTENT, capture_output=True
-    )
-    spec = hub_spec(CONTENT)
-    spec["hub_files"] = {"model.bin": git.stdout.decode().strip()}
-    assert len(spec["hub_files"]["model.bin"]) == 40
-    server.files[f"/team/model/resolve/{spec['revision']}/model.bin"] = CONTENT
-    server.headers = {"ETag": '"abc"', "X-Repo-Commit": spec["revision"]}
-    monkeypatch.setenv("HF_ENDPOINT", server.url)
-    use_catalog(monkeypatch, {"hubby": spec})
+@pytest.mark.parametrize("by", ["sha256", "git"])
+def test_the_hub_at_a_pinned_revision(hub, by):
+    """huggingface_hub itself, against a server that speaks the Hub's HTTP API.
+
+    Small files of the Hub are plain git blobs: git itself names the same digest.
+    """
+    command = ["git", "hash-object", "--stdin"]
+    git = subprocess.run(command, input=CONTENT, capture_output=True).stdout.decode()
+    digests = {"sha256": hashlib.sha256(CONTENT).hexdigest(), "git": git.strip()}
+    hub.pin(digests[by])
     assert (assets.fetch("hubby") / "model.bin").read_bytes() == CONTENT
-    spec["hub_files"] = {"model.bin": "0" * 40}
-    use_catalog(monkeypatch, {"hubby": spec})
-    with pytest.raises(AssetError, match="expected 0000"):
+    assert {asked for asked, _ in hub.server.requests} == {hub.path}
+    assert not list((hub.home / "cache" / sources.DOWNLOADS).iterdir())
+
+
+@pytest.mark.parametrize("digits", [40, 64])
+def test_a_hub_file_that_changed_is_refused(hub, digits):
+    hub.pin("0" * digits)
+    with pytest.raises(AssetError, match=r"model\.bin has digest .* expected 0000"):
+        assets.fetch("hubby")
+    assert assets.locate("hubby") is None
+
+
+def test_a_hub_that_is_out_of_reach(hub, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    hub.pin("0" * 64)
+    with pytest.raises(AssetError, match="copy the folder"):
         assets.fetch("hubby")
 
 
@@ -283,25 +268,6 @@ def test_full_fetches_only_what_this_device_needs(monkeypatch):
     needed = assets.needed("full")
     assert {"whisper-small.en", "distil-small.en", "speech"} <= set(needed)
     assert not {"whisper-medium.en", "distil-medium.en"} & set(needed)
-
-
-def test_a_hub_file_that_changed_is_refused(home, server, monkeypatch):
-    spec = hub_spec(b"what was pinned")
-    path = f"/team/model/resolve/{spec['revision']}/model.bin"
-    server.files[path] = b"what is there now"
-    server.headers = {"ETag": '"abc"', "X-Repo-Commit": spec["revision"]}
-    monkeypatch.setenv("HF_ENDPOINT", server.url)
-    use_catalog(monkeypatch, {"hubby": spec})
-    with pytest.raises(AssetError, match=r"model\.bin has digest"):
-        assets.fetch("hubby")
-    assert assets.locate("hubby") is None
-
-
-def test_a_hub_that_is_out_of_reach(home, monkeypatch):
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    use_catalog(monkeypatch, {"hubby": hub_spec(CONTENT)})
-    with pytest.raises(AssetError, match="copy the folder"):
-        assets.fetch("hubby")
 
 
 def test_files_from_the_web_are_unpacked_as_data(home, server, monkeypatch):
