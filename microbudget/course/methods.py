@@ -63,7 +63,7 @@ METHODS = (
         "gptq", "GPTQ, 4 bits", "04", "GPTQ 4", "original", "some text", ("GPTQ 4",)
     ),
     Method(
-        "gguf", "GGUF, Q4_K_M, by llama.cpp", "04", "Q4_K_M read", "F16 read",
+        "gguf", "GGUF, Q4_K_M, by llama.cpp", "04", "Q4_K_M evaluated", "F16 evaluated",
         "nothing", ("GGUF files written",),
     ),
     Method("nf4", "NF4 while loading", "04", "NF4", "original", "nothing", ("NF4",)),
