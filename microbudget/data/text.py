@@ -111,7 +111,8 @@ def load(folder: str | Path, classes: Sequence[str] = ()) -> Task:
     sentence of train.tsv that also stands in another table is left out.
 
     Args:
-        classes: names of the labels, in their order.
+        classes: names of the labels, in their order; without them, or with another
+            number of them, the labels themselves.
 
     Raises:
         DataError: a missing or malformed table, an empty sentence, labels that aren't
@@ -134,13 +135,15 @@ def load(folder: str | Path, classes: Sequence[str] = ()) -> Task:
             f"{folder} has labels that train.tsv hasn't: {sorted(strange)[:9]}. All "
             "tables of a task must have the same classes."
         )
-    # A sentence learnt by heart would say nothing about the model.
+    # A memorised sentence would say nothing about the model.
     evaluated = {text for text, _ in (*val, *test)}
     train = [row for row in train if row[0] not in evaluated]
     if not train or not val:
         raise DataError(f"{folder / 'train.tsv'} is too small to hold a part out.")
+    if len(classes) != len(known):
+        classes = [str(label) for label in sorted(known)]
     return Task(
-        folder.name, tuple(classes) or tuple(map(str, sorted(known))),
+        folder.name, tuple(classes),
         _labelled(train), _labelled(_shuffled(val)), _labelled(_shuffled(test)),
         f"tables from the folder {folder.name}", is_course_data=False,
     )  # fmt: skip
