@@ -82,14 +82,7 @@ def gptq_layer(
     require_matrix(weight, config)
     outputs, columns = weight.shape
     width = config.group_size or columns
-    # Transposed, because a column of W is then contiguous in memory: (in, out).
-    w = torch.empty(columns, outputs, device=h.device)
-    w.copy_(weight.detach().T)
-    h = h.clone()
-    dead = h.diagonal() == 0  # inputs that are always zero: their weights don't matter
-    w[dead] = 0
-    h.diagonal()[dead] = 1.0 if dead.all() else h.diagonal()[~dead].mean()
-
+    w, h = _copies_without_dead_inputs(weight, h)  # (in, out), (in, in)
     groups = columns_to_groups(columns, config, w.device)  # (in,)
     scales = w.new_empty(int(groups[-1]) + 1, outputs)  # (groups, out)
     zero_points = torch.empty_like(scales)
@@ -132,6 +125,21 @@ def gptq_layer(
         groups[back],
         config,
     )
+
+
+def _copies_without_dead_inputs(weight, h) -> tuple[torch.Tensor, torch.Tensor]:
+    """W transposed, because its columns are then contiguous in memory, and H.
+
+    Inputs that are always zero would make H singular. Their weights don't matter: they
+    become zero, and their place on the diagonal an average one.
+    """
+    w = torch.empty(weight.shape[::-1], device=h.device)  # (in, out), float32
+    w.copy_(weight.detach().T)
+    h = h.clone()
+    dead = h.diagonal() == 0
+    w[dead] = 0
+    h.diagonal()[dead] = 1.0 if dead.all() else h.diagonal()[~dead].mean()
+    return w, h
 
 
 @torch.inference_mode()  # it is thousands of tiny operations: each costs a little less
