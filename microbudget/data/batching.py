@@ -24,12 +24,11 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 
 @dataclass(frozen=True)
-class Part:
-    """A process's share of a global batch, or one accumulation part of it."""
+class Share:
+    """What one process computes of a global batch."""
 
     rows: list[int]
-    weight: float  # so that the mean over processes of the sum is the batch's mean
-    last: bool
+    weight: float  # so that the mean over processes is the batch's mean
 
 
 def global_batches(
@@ -56,25 +55,21 @@ def global_batches(
 
 
 def share(
-    batches: Sequence[torch.Tensor], accumulate: int, processes: int = 1, rank: int = 0
-) -> list[Part]:
-    """What one process computes of an epoch's batches.
+    batches: Sequence[torch.Tensor], processes: int = 1, rank: int = 0
+) -> list[Share]:
+    """What process ``rank`` of ``processes`` computes of an epoch's batches.
 
-    Every global batch is dealt out to the processes and cut into ``accumulate`` parts.
-    Weighted by ``Part.weight`` and averaged over processes, the parts' mean losses are
-    the batch's mean loss, however uneven the shares.
+    Every global batch is dealt out to the processes. Weighted by ``Share.weight`` and
+    averaged over processes, their mean losses are the batch's mean loss, however uneven
+    the shares.
     """
-    parts = []
+    shares = []
     for batch in batches:
         own = batch[rank::processes]
-        if len(own) == 0:  # fewer examples than processes: take part, weigh nothing
-            parts.append(Part(batch[:1].tolist(), 0.0, True))
-            continue
-        cuts = [cut for cut in own.tensor_split(accumulate) if len(cut)]
-        for i, cut in enumerate(cuts):
-            weight = len(cut) * processes / len(batch)
-            parts.append(Part(cut.tolist(), weight, i == len(cuts) - 1))
-    return parts
+        weight = len(own) * processes / len(batch)
+        # with fewer examples than processes: take part all the same, but weigh nothing
+        shares.append(Share((own if len(own) else batch[:1]).tolist(), weight))
+    return shares
 
 
 class Rows(Dataset):
@@ -114,7 +109,7 @@ def padded(rows: Sequence[Sequence[int]], filler: int) -> tuple[torch.Tensor, ..
 def masked_mean(
     values: torch.Tensor, mask: torch.Tensor, dim: int | None = None
 ) -> torch.Tensor:
-    """Mean of the values whose mask is true; what padding holds, NaN too, has no effect.
+    """Mean of the values whose mask is true; what padding holds (NaN, too) is ignored.
 
     Args:
         values: float (…), or (…, d) for one mean a column.

@@ -12,9 +12,8 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,9 +31,7 @@ from torch.utils.data import Dataset
 from ..core import settings
 from ..core.errors import TrainingError
 from ..core.progress import bar
-from ..core.settings import LOWER_IS_BETTER
 from ..data.batching import Rows, epoch_seed, global_batches, loader, share
-from . import checkpoints
 
 Loss = Callable[[nn.Module, Any], torch.Tensor]
 _PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
@@ -48,14 +45,10 @@ class History:
     Attributes:
         losses: mean loss of every global batch, in order.
         epochs: one dict an epoch: epoch, loss, lr, seconds, and what ``evaluate`` gave.
-        best_epoch: the epoch whose weights the model now has, when one was chosen.
     """
 
     losses: list[float] = field(default_factory=list)
     epochs: list[dict] = field(default_factory=list)
-    best_epoch: int | None = None
-    stopped_early: bool = False
-    resumed_from_epoch: int = 0
 
     def curve(self, key: str) -> list[float]:
         """One value an epoch, such as ``curve("loss")``."""
@@ -75,13 +68,9 @@ class TrainConfig:
             (``lr`` and ``weight_decay`` are then its own business).
         schedule: ``"constant"``, ``"linear"`` or ``"cosine"`` (to zero), after
             ``warmup`` (a fraction of all steps) of linear growth.
-        accumulate: parts a batch is computed in: less memory, the same numbers.
         precision: ``"no"`` (float32), ``"bf16"`` or ``"fp16"`` (GPU) autocast.
         max_grad_norm: longer gradients are scaled down to this norm.
         lengths: of every example, to batch those of similar length.
-        monitor: a metric of ``evaluate``, or ``"loss"``; the best epoch's weights are
-            put back at the end, and training stops after ``patience`` epochs without
-            improvement. Loss, wer, perplexity and latency are better when lower.
         seed: of the order of the examples and of dropout.
         description: of the progress bar.
 
@@ -96,20 +85,17 @@ class TrainConfig:
     optimizer: str | Callable[[list[nn.Parameter]], torch.optim.Optimizer] = "adamw"
     schedule: str = "constant"
     warmup: float = 0.0
-    accumulate: int = 1
     precision: str = "no"
     max_grad_norm: float | None = None
     lengths: Sequence[int] | None = None
-    monitor: str | None = None
-    patience: int | None = None
     seed: int = 0
     description: str = "training"
 
     def __post_init__(self):
-        if min(self.epochs, self.batch_size, self.accumulate) < 1:
+        if min(self.epochs, self.batch_size) < 1:
             raise TrainingError(
-                "epochs, batch_size and accumulate must be at least 1, but they are "
-                f"{self.epochs}, {self.batch_size} and {self.accumulate}."
+                "epochs and batch_size must be at least 1, but they are "
+                f"{self.epochs} and {self.batch_size}."
             )
         choices = {"schedule": ("constant", "linear", "cosine"),
                    "precision": ("no", "bf16", "fp16")}  # fmt: skip
@@ -120,25 +106,6 @@ class TrainConfig:
                 raise TrainingError(
                     f"{name}={getattr(self, name)!r}: use one of {', '.join(allowed)}."
                 )
-        if self.patience is not None and self.monitor is None:
-            raise TrainingError("patience needs monitor: a metric that shall improve.")
-
-
-@dataclass
-class Run:
-    """All that training changes, and so all that a checkpoint has to hold.
-
-    Attributes:
-        best: score and weights of the best epoch so far, when one is looked for.
-        epochs_since_best: how many epochs have gone by without improvement.
-    """
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    scheduler: torch.optim.lr_scheduler.LRScheduler
-    history: History = field(default_factory=History)
-    best: dict | None = None
-    epochs_since_best: int = 0
 
 
 def fit(
@@ -148,7 +115,6 @@ def fit(
     config: TrainConfig,
     *,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
-    checkpoint: str | Path | None = None,
 ) -> History:
     """Train the parameters of ``model`` that require gradients, in place.
 
@@ -158,93 +124,73 @@ def fit(
             copies through Python).
         loss: ``(model, batch) -> scalar``, a *mean* over the batch's examples.
         evaluate: ``model -> {metric: value}``, called in eval mode after each epoch.
-        checkpoint: a file, written atomically after each epoch; when it exists the run
-            goes on from it, with the losses an uninterrupted one would have had.
 
     Returns:
         The run's history, and the trained model in eval mode.
 
     Raises:
-        TrainingError: nothing to train, no data, a loss that is NaN or infinite, a
-            checkpoint of another run.
+        TrainingError: nothing to train, no data, a loss that is NaN or infinite.
     """
     data = Rows(data) if isinstance(data, tuple) else data
     _require_examples(data, config)
     accelerator = _accelerator(config.precision)
     model.to(accelerator.device)
-    steps = config.epochs * math.ceil(len(data) / config.batch_size)
     optimizer = _optimizer(model, config)
-    run = Run(model, optimizer, _schedule(optimizer, config, steps))
-    run_id = checkpoints.fingerprint(model, data, optimizer, config)
-    if checkpoint and Path(checkpoint).exists():
-        checkpoints.load(checkpoint, run, run_id)
-    history = run.history
+    steps = config.epochs * math.ceil(len(data) / config.batch_size)
+    scheduler = _schedule(optimizer, config, steps)
+    history = History()
     progress = bar(None, config.description, total=steps, unit="step")
-    progress.update(len(history.losses))
-    with closing(progress), _prepared(accelerator, run) as wrapped:
-        for epoch in range(len(history.epochs), config.epochs):
-            if history.stopped_early:
-                break
+    prepared = _prepared(accelerator, model, optimizer)
+    with closing(progress), prepared as (wrapped, optimizer):
+        for epoch in range(config.epochs):
             started = time.perf_counter()
             work = _epoch_batches(data, config, epoch, accelerator)
-            losses = _train_epoch(accelerator, wrapped, run, loss, work, config)
-            losses = _finite(losses, len(history.losses), progress)
+            step = _step(accelerator, wrapped, optimizer, scheduler, loss, config)
+            wrapped.train()
+            losses = _finite(map(step, work), len(history.losses), progress)
             row = {"epoch": epoch + 1, "loss": sum(losses) / len(losses),
-                   "lr": run.scheduler.get_last_lr()[0]}  # fmt: skip
+                   "lr": scheduler.get_last_lr()[0]}  # fmt: skip
             if evaluate:
                 row = _evaluate(evaluate, model, row)
             row["seconds"] = time.perf_counter() - started
             history.losses += losses
             history.epochs.append(row)
             progress.set_postfix(loss=f"{row['loss']:.3f}")
-            if config.monitor:
-                _remember_best(run, row, config, accelerator)
-            if checkpoint and accelerator.is_main_process:
-                checkpoints.save(checkpoint, run, run_id)
     _share_buffers(accelerator, model)
-    if run.best:
-        model.load_state_dict(run.best["model"])
     model.eval()
     return history
 
 
 def _epoch_batches(data, config: TrainConfig, epoch: int, accelerator) -> Iterable:
-    """This process's (part, examples) of every batch of an epoch, in order."""
-    # Dropout draws from here on, in a resumed run the same as in an uninterrupted one.
-    torch.manual_seed(epoch_seed(config.seed, epoch))
+    """This process's (share, examples) of every batch of an epoch, in order."""
+    torch.manual_seed(epoch_seed(config.seed, epoch))  # dropout draws from here on
     whole = global_batches(
         len(data), config.batch_size, config.seed, epoch, config.lengths
     )
-    parts = share(
-        whole, config.accumulate, accelerator.num_processes, accelerator.process_index
-    )
-    return zip(parts, loader(data, [part.rows for part in parts]), strict=True)
+    shares = share(whole, accelerator.num_processes, accelerator.process_index)
+    return zip(shares, loader(data, [own.rows for own in shares]), strict=True)
 
 
-def _train_epoch(
-    accelerator: Accelerator, wrapped: nn.Module, run: Run, loss: Loss, work: Iterable,
+def _step(
+    accelerator: Accelerator, wrapped: nn.Module, optimizer, scheduler, loss: Loss,
     config: TrainConfig,
-) -> Iterator[torch.Tensor]:  # fmt: skip
-    """Train on an epoch's batches; after each one yield its loss."""
-    wrapped.train()
-    batch_loss = 0.0
-    for part, examples in work:
-        examples = send_to_device(examples, accelerator.device)
-        # Several processes exchange their gradients in backward(). That is needed once
-        # a batch, with its last part; before, gradients are added up locally.
-        with nullcontext() if part.last else accelerator.no_sync(wrapped):
-            value = loss(wrapped, examples)
-            accelerator.backward(value * part.weight)
-        batch_loss = batch_loss + value.detach().float() * part.weight
-        if not part.last:
-            continue
+) -> Callable[[tuple], torch.Tensor]:  # fmt: skip
+    """The function that trains on one batch and returns its mean loss."""
+
+    def step(work: tuple) -> torch.Tensor:
+        own, examples = work
+        value = loss(wrapped, send_to_device(examples, accelerator.device))
+        # Accelerate averages gradients over processes; weighted by their size, the
+        # shares' mean losses average to the whole batch's mean loss.
+        accelerator.backward(value * own.weight)
         if config.max_grad_norm is not None:
             accelerator.clip_grad_norm_(wrapped.parameters(), config.max_grad_norm)
-        run.optimizer.step()
-        run.optimizer.zero_grad(set_to_none=True)
-        run.scheduler.step()
-        yield accelerator.reduce(batch_loss, "mean")
-        batch_loss = 0.0
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        scheduler.step()
+        return accelerator.reduce(value.detach().float() * own.weight, "mean")
+
+    return step
 
 
 def _finite(values: Iterable[torch.Tensor], before: int, progress) -> list[float]:
@@ -281,36 +227,9 @@ def _evaluate(evaluate: Callable, model: nn.Module, row: dict) -> dict:
     """The epoch's row with the metrics of ``evaluate``, the same in every process."""
     model.eval()
     # Each process has seen other examples: its batch-norm statistics differ, and so may
-    # its metrics. Those of the main process decide about the best epoch and stopping.
+    # its metrics. Those of the main process count.
     [row] = broadcast_object_list([row | evaluate(model)])
     return row
-
-
-def _remember_best(run: Run, row: dict, config: TrainConfig, accelerator) -> None:
-    """Keep the weights of an epoch that is the best so far; count those that aren't."""
-    score = _score(row, config.monitor)
-    if run.best is None or score > run.best["score"]:
-        _share_buffers(accelerator, run.model)
-        state = run.model.state_dict()
-        weights = {name: tensor.cpu().clone() for name, tensor in state.items()}
-        run.best, run.epochs_since_best = {"score": score, "model": weights}, 0
-        run.history.best_epoch = row["epoch"]
-    else:
-        run.epochs_since_best += 1
-    if config.patience is not None:
-        run.history.stopped_early = run.epochs_since_best >= config.patience
-
-
-def _score(row: dict, monitor: str) -> float:
-    """The monitored metric, turned so that higher is better."""
-    if monitor not in row:
-        raise TrainingError(
-            f"monitor={monitor!r} is not among the epoch's metrics: {sorted(row)}."
-        )
-    value = float(row[monitor])
-    if not math.isfinite(value):
-        raise TrainingError(f"{monitor} is {value} in epoch {row['epoch']}.")
-    return -value if monitor in LOWER_IS_BETTER else value
 
 
 def _accelerator(precision: str) -> Accelerator:
@@ -330,17 +249,17 @@ def _accelerator(precision: str) -> Accelerator:
 
 
 @contextmanager
-def _prepared(accelerator: Accelerator, run: Run) -> Iterator[nn.Module]:
-    """The model as Accelerate wraps it; when the block ends it is unwrapped again."""
-    model, has_own_forward = run.model, "forward" in vars(run.model)
-    wrapped, optimizer = accelerator.prepare(model, run.optimizer)
+def _prepared(accelerator: Accelerator, model: nn.Module, plain) -> Iterator[tuple]:
+    """Model and optimizer as Accelerate wraps them; unwrapped when the block ends."""
+    has_own_forward = "forward" in vars(model)
+    wrapped, optimizer = accelerator.prepare(model, plain)
     # Accelerate's optimizer looks for installed packages at every step: a fifth of a
     # small head's training time. Only a gradient scaler (fp16) and back ends that
     # distribute the optimizer itself need it; otherwise the plain one is used.
-    if accelerator.scaler is not None or accelerator.distributed_type not in _PLAIN:
-        run.optimizer = optimizer
+    if accelerator.scaler is None and accelerator.distributed_type in _PLAIN:
+        optimizer = plain
     try:
-        yield wrapped
+        yield wrapped, optimizer
     finally:
         accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # undoes autocast
         # Accelerate leaves two attributes on the model: a mark, because of which it
