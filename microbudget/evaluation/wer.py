@@ -53,15 +53,10 @@ def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> WordErr
             hypothesis counts every word as deleted.
 
     Raises:
-        EvaluationError: none, of different numbers, or a reference without words.
+        EvaluationError: a reference without words.
     """
     import jiwer
 
-    if len(references) != len(hypotheses) or not len(references):
-        raise EvaluationError(
-            f"{len(references)} references and {len(hypotheses)} transcripts: there "
-            "must be one transcript a reference, and at least one."
-        )
     said = [normalize_text(text) for text in references]
     for text, normal in zip(references, said, strict=True):
         if not normal:
@@ -90,14 +85,12 @@ def wer_difference(
 
     The same clips are drawn for both (paired bootstrap), so what is hard for both
     cancels out.
-
-    Raises:
-        EvaluationError: they are not of the same clips.
     """
-    if [w for _, w in a.per_clip] != [w for _, w in b.per_clip]:
-        raise EvaluationError("The two are not of the same clips.")
-    first, words = np.array(a.per_clip).T
-    second, _ = np.array(b.per_clip).T
+    (first, words), (second, same_words) = (
+        np.array(a.per_clip).T,
+        np.array(b.per_clip).T,
+    )
+    assert (words == same_words).all(), "the two are of other clips"
     interval = bootstrap_interval(_rate, first - second, words, draws=draws, seed=seed)
     return a.wer - b.wer, interval
 

@@ -5,7 +5,7 @@ import tiny_llm
 import torch
 from torch.nn import functional as F
 
-from microbudget.core.errors import DataError, EvaluationError
+from microbudget.core.errors import DataError
 from microbudget.data.prose import Passage
 from microbudget.evaluation.perplexity import last_words
 
@@ -107,8 +107,6 @@ def test_third_choices_are_among_five():
 
 def test_passages_that_wont_do():
     own = tiny_llm.tokenizer()
-    with pytest.raises(DataError, match="no passages"):
-        last_words(sure, own, [])
     with pytest.raises(DataError, match="can't be told from its context: ' word'"):
         last_words(sure, own, [*passages(), Passage("", "word")])
 
@@ -117,8 +115,3 @@ def test_passages_that_wont_do():
 
     with pytest.raises(DataError, match="from its context: 'the end'"):
         last_words(sure, melting, [Passage("the", "end")])
-
-
-def test_a_model_that_answers_with_nan():
-    with pytest.raises(EvaluationError, match="NaN or infinity"):
-        last_words(lambda ids: sure(ids) + torch.nan, tiny_llm.tokenizer(), passages())

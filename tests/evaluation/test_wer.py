@@ -55,10 +55,6 @@ def test_empty_and_ill_fitting_input():
     assert wer.word_errors(["two words"], [""]).deletions == 2
     with pytest.raises(EvaluationError, match="holds no words"):
         wer.word_errors(["two", "[laughs] hmm"], ["two", "three"])
-    with pytest.raises(EvaluationError, match="2 references and 1"):
-        wer.word_errors(["a", "b"], ["a"])
-    with pytest.raises(EvaluationError):
-        wer.word_errors([], [])
 
 
 def test_the_interval_holds_the_rate_and_shrinks_to_it():
@@ -81,8 +77,6 @@ def test_a_paired_difference():
     assert gap == pytest.approx(a.wer - b.wer)
     assert low < gap < high
     assert wer.wer_difference(a, a) == (0, (0, 0))
-    with pytest.raises(EvaluationError, match="same clips"):
-        wer.wer_difference(a, wer.word_errors(said[:3], said[:3]))
 
 
 @given(a=WORDS.filter(len), b=WORDS)
