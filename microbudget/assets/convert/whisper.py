@@ -6,7 +6,9 @@ number is changed, which the converter proves by fusing them again bit for bit.
 """
 
 import json
+import re
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +21,31 @@ from ...core.errors import AssetError
 
 VERSION, SPEC, REVISION = 6, "WhisperSpec", 3
 _DTYPES = (np.float32, np.int8, np.int16, np.int32, np.float16)  # CTranslate2's ids
-_QKV, _KV = ("q_proj", "k_proj", "v_proj"), ("k_proj", "v_proj")
+_LAYER = re.compile(r"(encoder|decoder)/layer_(\d+)/(.+)")
+# CTranslate2's modules -> transformers'; of a fused one, those its rows belong to
+_OUTSIDE = {
+    "encoder/conv1": "encoder.conv1",
+    "encoder/conv2": "encoder.conv2",
+    "encoder/position_encodings": "encoder.embed_positions",
+    "encoder/layer_norm": "encoder.layer_norm",
+    "decoder/embeddings": "decoder.embed_tokens",
+    "decoder/position_encodings": "decoder.embed_positions",
+    "decoder/layer_norm": "decoder.layer_norm",
+}
+_INSIDE = {
+    "self_attention/layer_norm": ["self_attn_layer_norm"],
+    "self_attention/linear_0": [f"self_attn.{part}_proj" for part in "qkv"],
+    "self_attention/linear_1": ["self_attn.out_proj"],
+    "attention/layer_norm": ["encoder_attn_layer_norm"],
+    "attention/linear_0": ["encoder_attn.q_proj"],
+    "attention/linear_1": ["encoder_attn.k_proj", "encoder_attn.v_proj"],
+    "attention/linear_2": ["encoder_attn.out_proj"],
+    "ffn/layer_norm": ["final_layer_norm"],
+    "ffn/linear_0": ["fc1"],
+    "ffn/linear_1": ["fc2"],
+}
+_PARTS = {"weight": "weight", "gamma": "weight", "encodings": "weight",
+          "bias": "bias", "beta": "bias"}  # fmt: skip
 
 
 def whisper_from_ctranslate2(raw: Path, ready: Path) -> None:
@@ -90,47 +116,18 @@ def read(path: Path) -> dict[str, np.ndarray]:
     return variables
 
 
-def _layers(variables: dict, side: str) -> int:
-    names = {name.split("/")[1] for name in variables if name.startswith(f"{side}/")}
-    return sum(name.startswith("layer_") and name[6:].isdigit() for name in names)
-
-
-def _pairs(variables: dict) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _pairs(variables: dict) -> Iterator[tuple[str, list[str]]]:
     """(CTranslate2's name, the transformers names its rows are divided among)."""
-    for i in (1, 2):
-        for part in ("weight", "bias"):
-            yield f"encoder/conv{i}/{part}", (f"model.encoder.conv{i}.{part}",)
-    yield "decoder/embeddings/weight", ("model.decoder.embed_tokens.weight",)
-    for side in ("encoder", "decoder"):
-        root = f"model.{side}"
-        positions = f"{side}/position_encodings/encodings"
-        yield positions, (f"{root}.embed_positions.weight",)
-        yield from _norm(f"{side}/layer_norm", f"{root}.layer_norm")
-        for i in range(_layers(variables, side)):
-            ct, hf = f"{side}/layer_{i}", f"{root}.layers.{i}"
-            own, other = f"{ct}/self_attention", f"{ct}/attention"
-            yield from _norm(f"{own}/layer_norm", f"{hf}.self_attn_layer_norm")
-            yield from _linear(f"{own}/linear_0", f"{hf}.self_attn", _QKV)
-            yield from _linear(f"{own}/linear_1", f"{hf}.self_attn", ("out_proj",))
-            yield from _norm(f"{ct}/ffn/layer_norm", f"{hf}.final_layer_norm")
-            yield from _linear(f"{ct}/ffn/linear_0", hf, ("fc1",))
-            yield from _linear(f"{ct}/ffn/linear_1", hf, ("fc2",))
-            if side == "decoder":
-                cross = f"{hf}.encoder_attn"
-                yield from _norm(f"{other}/layer_norm", f"{cross}_layer_norm")
-                yield from _linear(f"{other}/linear_0", cross, ("q_proj",))
-                yield from _linear(f"{other}/linear_1", cross, _KV)
-                yield from _linear(f"{other}/linear_2", cross, ("out_proj",))
-
-
-def _norm(source: str, target: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    yield f"{source}/gamma", (f"{target}.weight",)
-    yield f"{source}/beta", (f"{target}.bias",)
-
-
-def _linear(source: str, target: str, names: tuple[str, ...]) -> Iterator:
-    for part in ("weight", "bias"):
-        yield f"{source}/{part}", tuple(f"{target}.{name}.{part}" for name in names)
+    for name in variables:
+        module, _, part = name.rpartition("/")
+        if layer := _LAYER.fullmatch(module):
+            side, number, inner = layer.groups()
+            root, targets = f"model.{side}.layers.{number}", _INSIDE[inner]
+        elif module in _OUTSIDE:
+            root, targets = "model", [_OUTSIDE[module]]
+        else:
+            continue  # a setting, or the output layer, which is the embeddings
+        yield name, [f"{root}.{target}.{_PARTS[part]}" for target in targets]
 
 
 def _transformers_names(variables: dict) -> dict[str, torch.Tensor]:
@@ -162,12 +159,14 @@ def _model_config(variables: dict) -> transformers.WhisperConfig:
     vocabulary, width = variables["decoder/embeddings/weight"].shape
     heads = int(variables["encoder/num_heads"])
     hidden = variables["encoder/layer_0/ffn/linear_0/weight"].shape[0]
+    found = {match.groups()[:2] for match in map(_LAYER.match, variables) if match}
+    layers = Counter(side for side, _ in found)
     return transformers.WhisperConfig(
         vocab_size=vocabulary,
         num_mel_bins=variables["encoder/conv1/weight"].shape[1],
         d_model=width,
-        encoder_layers=_layers(variables, "encoder"),
-        decoder_layers=_layers(variables, "decoder"),
+        encoder_layers=layers["encoder"],
+        decoder_layers=layers["decoder"],
         encoder_attention_heads=heads,
         decoder_attention_heads=heads,
         encoder_ffn_dim=hidden,
