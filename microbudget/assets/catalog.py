@@ -83,14 +83,15 @@ def names(profile: str | None = None, notebook: str | None = None) -> list[str]:
 
 def needed(profile: str | None = None) -> list[str]:
     """What the course's notebooks need in a profile (default: the current one)."""
-    profile = profile or settings.load().profile
-    device = "cuda" if "cuda" in settings.device() else "cpu"
-    wanted = [get(name, profile) for name in names(profile)]
-    return [
-        asset.name
-        for asset in wanted
-        if asset.notebooks and asset.spec.get("device", device) == device
-    ]
+    wanted = (get(name, profile) for name in names(profile or settings.load().profile))
+    return [asset.name for asset in wanted if asset.notebooks and _suits_device(asset)]
+
+
+def _suits_device(asset: Asset) -> bool:
+    # Without such an entry torch, which takes seconds, isn't asked.
+    if "device" not in asset.spec:
+        return True
+    return (asset.spec["device"] == "cuda") == ("cuda" in settings.device())
 
 
 def get(name: str, profile: str | None = None) -> Asset:
