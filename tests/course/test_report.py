@@ -1,13 +1,16 @@
 """The tables: the at-a-glance lines, the decision chart, the README's copies."""
 
+import ast
 import copy
+import re
 from dataclasses import replace
 
+import nbformat
 import pytest
 
 from microbudget.core import settings
 from microbudget.core.errors import MicrobudgetError
-from microbudget.course import cli, methods, report
+from microbudget.course import cli, methods, notebooks, report
 
 README = (settings.project_root() / "README.md").read_text(encoding="utf-8")
 METHOD = next(m for m in methods.METHODS if m.key == "distil")
@@ -80,6 +83,31 @@ def test_keys_are_unique_and_the_chart_ends_at_methods():
         return {key for rest in answers.values() for key in ends(rest)}
 
     assert ends(methods.CHART) <= set(keys)
+
+
+def row_patterns(notebook):
+    """What ``run.measure`` may be called with in a notebook, as regular expressions."""
+    (path,) = notebooks.find([notebook])
+    for cell in nbformat.read(path, as_version=4).cells:
+        nodes = ast.walk(ast.parse(cell.source)) if cell.cell_type == "code" else ()
+        for node in nodes:
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "run.measure":
+                parts = getattr(node.args[0], "values", node.args)
+                yield "".join(
+                    re.escape(part.value) if isinstance(part, ast.Constant) else ".+"
+                    for part in parts
+                )
+
+
+@pytest.mark.parametrize("method", methods.METHODS, ids=lambda method: method.key)
+def test_a_methods_rows_are_measured_in_its_notebook(method):
+    rows = {method.row, method.base, *method.made, method.carrier or method.row}
+    for row in rows:
+        notebook, name = method.notebook, row
+        if re.match(r"\d\d:", row):  # of another notebook
+            notebook, name = row[:2], row[3:]
+        patterns = row_patterns(notebook)
+        assert any(re.fullmatch(pattern, name) for pattern in patterns), row
 
 
 def test_a_charts_end_quotes_and_links_its_method(records):
