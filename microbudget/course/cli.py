@@ -72,7 +72,7 @@ def _train_starting_points() -> None:
     runs = settings.load().home / "runs"
     kept = ("finetuned/sentiment-*", "finetuned/flowers-*", "pruning/longer-*")
     if all(any(runs.glob(pattern)) for pattern in kept):
-        return  # without importing torch; one of another recipe is made when needed
+        return  # a network of another recipe is made when it is needed
     import torch
 
     from ..pruning import flower_baselines

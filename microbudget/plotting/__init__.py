@@ -18,7 +18,6 @@ __getattr__, __dir__ = attach(
         "histogram": "figures",
         "heatmap": "figures",
         "confusion_matrix": "figures",
-        "pyramid": "figures",
         "waveform_and_mel": "figures",
         "bit_fields": "figures",
         "compare_boxes": "boxes",

@@ -132,21 +132,6 @@ def confusion_matrix(matrix: np.ndarray, label: str = "class") -> Axes:
     return axis
 
 
-def pyramid(values: Mapping[str, float], label: str) -> Axes:
-    """Centred bars, the largest at the bottom: sizes compared at a glance."""
-    order = sorted(values, key=values.get)
-    _, axis = plt.subplots(figsize=(7, 0.5 * len(values) + 0.6))
-    widths = [values[name] for name in order]
-    axis.barh(order, widths, left=[-width / 2 for width in widths], color=GOOD)
-    for i, width in enumerate(widths):
-        axis.text(max(widths) / 2, i, f"  {width:,.1f} {label}", va="center")
-    axis.invert_yaxis()
-    axis.set_xticks([])
-    axis.spines["bottom"].set_visible(False)
-    axis.margins(x=0.02)
-    return axis
-
-
 def waveform_and_mel(samples, mel, seconds: float) -> np.ndarray:
     """A recording as a wave and, below it, as Whisper sees it.
 
