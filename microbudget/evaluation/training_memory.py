@@ -58,9 +58,10 @@ def measure_training_memory(
     kept: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
+        # Autograd calls this for every tensor that it keeps for the backward pass.
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()  # views of one count once
+            kept[storage.data_ptr()] = storage.nbytes()  # views of one storage count once
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
