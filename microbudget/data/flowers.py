@@ -185,9 +185,11 @@ def _read_class_folders(folder: Path) -> tuple[dict[str, Split], list[str]]:
             found = make_dataset(
                 folder / split, numbers, SUFFIXES, allow_empty=split != "train"
             )
+            if not found:
+                raise DataError(f"{folder / split} holds no images.")
             paths, labels = zip(*found, strict=True)
             splits[split] = Split(split, tuple(map(Path, paths)), torch.tensor(labels))
-    except (FileNotFoundError, ValueError) as error:  # no classes, or no images
+    except FileNotFoundError as error:  # no classes, or one without images
         raise DataError(f"{folder}: {error}") from error
     if len(classes) < 2:
         raise DataError(f"{folder / 'train'} needs at least two classes (folders).")

@@ -85,6 +85,13 @@ def test_an_empty_class_is_named(tmp_path):
         flowers.load(tmp_path)
 
 
+def test_a_split_without_images(tmp_path):
+    make_class_folders(tmp_path, splits=("train",))
+    (tmp_path / "val" / "a").mkdir(parents=True)
+    with pytest.raises(DataError, match="val holds no images"):
+        flowers.load(tmp_path)
+
+
 def test_a_class_that_train_lacks(tmp_path):
     make_class_folders(tmp_path)
     (tmp_path / "val" / "c").mkdir()

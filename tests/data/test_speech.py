@@ -147,7 +147,7 @@ def test_librispeechs_folders(home, tmp_path):
     assert len(clip.samples()) == 40_000
 
 
-def test_without_train_sets_dev_is_learned_from(tmp_path):
+def test_without_train_sets_dev_is_split(tmp_path):
     folder = librispeech(tmp_path, clips=130)
     found = speech.load(folder)
     assert (len(found.train), len(found.val), len(found.test)) == (66, 64, 130)
@@ -166,7 +166,7 @@ def test_no_speaker_is_in_both_halves_of_dev(tmp_path):
     assert len(found.train) + len(found.val) == 150
 
 
-def test_a_folder_to_test_on_borrows_the_voice_to_learn_from(tmp_path):
+def test_a_folder_to_test_on_borrows_synthetic_training_clips(tmp_path):
     found = speech.load(librispeech(tmp_path, sets=("test-clean",)))
     assert list(found.tests) == ["real", "generated"]
     assert found.train_is_generated

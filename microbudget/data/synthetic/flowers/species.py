@@ -23,7 +23,7 @@ PALETTE = {
     "blue": (0.34, 0.44, 0.86),
 }
 # What sets sisters apart: (eye radius, tip blend, veins, spots, bands), each in 0..1.
-# Mostly fine patterns: they vanish when a picture is made small.
+# Mostly fine patterns: they vanish when an image is made small.
 MARKINGS = (
     (0.0, 0.0, 0.1, 0.0, 0.0),
     (0.42, 0.0, 0.1, 0.0, 0.0),
@@ -73,7 +73,7 @@ class Species:
     centre: str  # 'disc', 'stamens', 'trumpet' or 'button'
     centre_size: float
     centre_colour: tuple[float, float, float]
-    heads: int  # most flowers in one picture
+    heads: int  # most flowers in one image
     leaf_breadth: float
     leaf_colour: tuple[float, float, float]
     colour: tuple[float, float, float]  # of the petals
