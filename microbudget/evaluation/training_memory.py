@@ -61,7 +61,7 @@ def measure_training_memory(
         # Autograd calls this for every tensor that it keeps for the backward pass.
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()  # views of one storage count once
+            kept[storage.data_ptr()] = storage.nbytes()  # views count once
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
