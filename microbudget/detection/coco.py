@@ -231,8 +231,8 @@ def _average_precision(matches: list[_Match], targets: int) -> float:
     precision = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
     total = 0.0
     for own, recall in zip(precision, right / targets, strict=True):
-        place = np.searchsorted(recall, _RECALLS, side="left")
-        total += own[place[place < len(recall)]].sum() / len(_RECALLS)
+        index = np.searchsorted(recall, _RECALLS, side="left")
+        total += own[index[index < len(recall)]].sum() / len(_RECALLS)
     return total / len(hits)
 
 

@@ -105,34 +105,30 @@ def _convert_children_(parent: nn.Module) -> None:
 
 def _convert_sequence(sequence: nn.Sequential) -> nn.Sequential:
     """Layers with nothing but activations between them are joined to chains."""
-    modules, converted, i = list(_flatten(sequence)), [], 0
-    while i < len(modules):
-        module = modules[i]
-        i += 1
-        if not isinstance(module, FakeQuantize):
-            _convert_children_(module)
-            converted.append(module)
-            continue
-        end = i
-        while end < len(modules) and isinstance(modules[end], _ABSORBED):
-            end += 1
-        following = modules[end] if end < len(modules) else None
-        if isinstance(following, FakeQuantize) and _clips_alike(
-            modules[i:end], following
-        ):
-            converted.append(Int8Layer(module, following))
-            i = end  # the activations between are left out
+    modules = list(_flatten(sequence))
+    converted = dict(enumerate(modules))
+    layers = [i for i, module in enumerate(modules) if isinstance(module, FakeQuantize)]
+    for i, following in zip(layers, [*layers[1:], None], strict=False):
+        between = modules[i + 1 : following]
+        if following is not None and _clips_alike(between, modules[following]):
+            converted[i] = Int8Layer(modules[i], modules[following])
+            for absorbed in range(i + 1, following):
+                del converted[absorbed]
         else:
-            converted.append(Int8Layer(module))
-    return nn.Sequential(*converted)
+            converted[i] = Int8Layer(modules[i])
+    for module in converted.values():
+        _convert_children_(module)
+    return nn.Sequential(*converted.values())
 
 
-def _clips_alike(activations: list[nn.Module], following: FakeQuantize) -> bool:
-    """Whether clipping to the following layer's range does what the activations do."""
+def _clips_alike(between: list[nn.Module], following: FakeQuantize) -> bool:
+    """Whether clipping to the following layer's range does what stands between."""
+    if not all(isinstance(module, _ABSORBED) for module in between):
+        return False
     low, high = (float(end) for end in following.input_mapping().range)
-    if any(isinstance(module, nn.ReLU6) for module in activations):
+    if any(isinstance(module, nn.ReLU6) for module in between):
         return low == 0 and high <= 6.001
-    if any(isinstance(module, nn.ReLU) for module in activations):
+    if any(isinstance(module, nn.ReLU) for module in between):
         return low == 0
     return True
 
