@@ -33,11 +33,11 @@ class Method:
 METHODS = (
     Method(
         "transfer", "transfer: frozen MobileNetV2, linear head", "01",
-        "three depths, firm, mirrored, 3 seeds", "from scratch: small CNN",
+        "three stages, regularised, mirrored, 3 seeds", "from scratch: small CNN",
         "a few labelled images per class",
         (
-            "features, once a picture", "features at three depths, mirrored",
-            "three depths, firm, mirrored, 3 seeds",
+            "features, once an image", "features at three stages, mirrored",
+            "three stages, regularised, mirrored, 3 seeds",
         ),
         "saved classifier",
     ),

@@ -1,47 +1,40 @@
-"""Teaching an LLM by example answers, and hearing what it says."""
+"""Instruction tuning: an LLM trained on example answers, and what it answers then."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch.nn import functional as F
 
-from ..core.precision import autocast, of_training
+from ..core.precision import autocast
 from ..data import dialogue
 from ..data.batching import batches
 from ..models import bitsandbytes
 from ..models.smollm import Llm
-from ..training.loop import History, TrainConfig, fit
-from ..training.text_classifier import optimizer
+from ..training.loop import History, fit
+from ..training.text_classifier import FinetuneConfig
 
 
 def answer_loss(model, batch) -> torch.Tensor:
     """Mean cross entropy of the answers' tokens.
 
-    Scores over the vocabulary are computed where there is an answer only: elsewhere
+    Logits over the vocabulary are computed only where there is an answer: elsewhere
     they would be the largest tensor of the step, for nothing.
 
     Args:
         batch: ids, mask, labels, each (batch, tokens); labels of the question -100.
     """
     ids, mask, labels = batch
-    wanted = labels[:, 1:]  # token t predicts token t + 1
-    taught = wanted != -100
+    targets = labels[:, 1:]  # token t predicts token t + 1
+    in_answer = targets != -100
     with autocast():
         states = model.model(input_ids=ids, attention_mask=mask).last_hidden_state
-        logits = model.lm_head(states[:, :-1][taught])  # (answer tokens, vocabulary)
-    return F.cross_entropy(logits.float(), wanted[taught])
+        logits = model.lm_head(states[:, :-1][in_answer])  # (answer tokens, vocabulary)
+    return F.cross_entropy(logits.float(), targets[in_answer])
 
 
-def train(
-    llm: Llm,
-    data: dialogue.Dialogues,
-    *,
-    lr: float,
-    epochs: int = 1,
-    batch_size: int = 8,
-    seed: int = 0,
-) -> History:
-    """Train what a method of ``finetuning`` has left free of an LLM, in place.
+def train_llm(llm: Llm, data: dialogue.Dialogues, config: FinetuneConfig) -> History:
+    """Train the parameters of an LLM that require gradients on dialogues, in place.
 
     The loss is a mean over a batch's answer tokens, so batches can't be accumulated.
 
@@ -49,23 +42,8 @@ def train(
         TrainingError: as ``training.fit``.
     """
     bitsandbytes.keep_trainable_(llm.model)
-    return fit(
-        llm.model,
-        data,
-        answer_loss,
-        TrainConfig(
-            epochs=epochs,
-            batch_size=batch_size,
-            optimizer=optimizer(llm.model, lr),
-            schedule="linear",
-            warmup=0.1,
-            precision=of_training(),
-            lengths=data.lengths,
-            seed=seed,
-            max_grad_norm=1.0,
-            description="LLM",
-        ),
-    )
+    config = replace(config, description="LLM")
+    return fit(llm.model, data, answer_loss, config.for_fit(llm.model, data.lengths))
 
 
 @torch.inference_mode()
@@ -76,9 +54,9 @@ def held_out_loss(llm: Llm, data: dialogue.Dialogues, batch_size: int = 8) -> fl
     order = sorted(range(len(data)), key=lambda i: data.lengths[i])
     for rows in batches(len(order), batch_size):
         batch = data.collate([data[i] for i in order[rows]])
-        taught = int((batch[2][:, 1:] != -100).sum())
+        tokens = int((batch[2][:, 1:] != -100).sum())
         loss = answer_loss(llm.model, [t.to(device) for t in batch])
-        total, count = total + float(loss) * taught, count + taught
+        total, count = total + float(loss) * tokens, count + tokens
     return total / count
 
 

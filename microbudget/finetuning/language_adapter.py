@@ -5,19 +5,21 @@ modelling; an encoder without such a head learns from sentences in both language
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.utils.data import Dataset
 
 from ..core.errors import DataError
-from ..core.precision import autocast, of_training
-from ..data.batching import padded
-from ..training import adapters
-from ..training.loop import History, TrainConfig, fit
-from ..training.parts import note, require_room
-from ..training.text_classifier import optimizer
+from ..core.precision import autocast
+from ..data.batching import masked_mean, padded
+from ..training.loop import History, fit
+from ..training.text_classifier import FinetuneConfig
+from . import bottleneck
+from .methods import BottleneckConfig, applied, apply_
 
 
 class Parallel(Dataset):
@@ -32,7 +34,6 @@ class Parallel(Dataset):
             tokenizer(list(side), return_attention_mask=False)["input_ids"]
             for side in zip(*pairs, strict=True)
         ]
-        # short ones: for the same work more steps, which is what it takes
         both = zip(*sides, strict=True)
         self.rows = [(a, b) for a, b in both if max(len(a), len(b)) <= max_tokens]
         if not self.rows:
@@ -55,19 +56,32 @@ class Parallel(Dataset):
         return *padded(first, self.pad), *padded(second, self.pad)
 
 
-def train_adapter(
+@dataclass(frozen=True)
+class LanguageAdapterConfig:
+    """How a language adapter is made and trained.
+
+    Attributes:
+        name: of the adapter. width: of its bottleneck.
+        steps: about; the sentences are read several times when there are too few.
+        max_tokens: longer sentences are left out: short ones give more steps for the
+            same work, and steps are what it takes.
+    """
+
+    name: str = "language"
+    width: int = 128
+    steps: int = 400
+    batch_size: int = 8
+    lr: float = 3e-3
+    max_tokens: int = 24
+    seed: int = 0
+
+
+def train_language_adapter(
     model: nn.Module,
     tokenizer,
     texts: Sequence[str],
     translate: Callable[[str], str],
-    *,
-    name: str = "language",
-    width: int = 128,
-    steps: int = 400,
-    batch_size: int = 8,
-    lr: float = 3e-3,
-    max_tokens: int = 24,
-    seed: int = 0,
+    config: LanguageAdapterConfig = LanguageAdapterConfig(),
 ) -> History:
     """Add a language adapter and train it, alone, on unlabelled sentences.
 
@@ -77,62 +91,75 @@ def train_adapter(
     ``finetuning.save(model, path, name)``.
 
     Args:
-        model: a classifier; other adapters that it holds, what is active and what may
-            learn are afterwards as they were.
+        model: a classifier; which of its other adapters are active and what is trained
+            are afterwards as they were, also when the training fails: the new adapter
+            is then taken out again.
         texts: in the language the model knows. translate: into the other.
-        steps: about; the sentences are read several times when there are too few.
 
     Raises:
         DataError: no text, or none short enough. TrainingError: the name is taken.
     """
+    data, epochs = _parallel_data(tokenizer, texts, translate, config)
+    finetune = FinetuneConfig(
+        config.lr, epochs, config.batch_size, seed=config.seed, description=config.name
+    )
+    torch.manual_seed(config.seed)
+    with _other_adapters_kept(model, config.name):
+        apply_(model, BottleneckConfig(config.width), config.name, with_head=False)
+        loss = _distance_to_plain(config.name)
+        return fit(model, data, loss, finetune.for_fit(model, data.lengths, 0.03))
+
+
+def _parallel_data(
+    tokenizer, texts, translate, config: LanguageAdapterConfig
+) -> tuple[Parallel, int]:
+    """The sentences in both languages, and how many epochs make so many steps."""
     if not texts:
         raise DataError("There are no sentences to learn the language from.")
-    # tokenise no more than will be needed
-    pairs = [(text, translate(text)) for text in texts[: 2 * steps * batch_size]]
-    data = Parallel(tokenizer, pairs, max_tokens)
-    epochs = math.ceil(steps * batch_size / len(data))
-    data.rows = data.rows[: math.ceil(steps * batch_size / epochs)]
-    require_room(model, "bottlenecks", name)
-    before = [(p, p.requires_grad) for p in model.parameters()]
-    stack, part = adapters.active(model), getattr(model, "part", "")
-    torch.manual_seed(seed)
-    adapters.add(model, name, width)
-    for path, parameter in model.named_parameters():
-        parameter.requires_grad_(f".adapters.{name}." in path)
-    note(model, name, "bottlenecks", {"width": width, "name": name}, head="")
+    wanted = config.steps * config.batch_size
+    # more than will be needed, for some are too long; but not all of a large set
+    pairs = [(text, translate(text)) for text in texts[: 2 * wanted]]
+    data = Parallel(tokenizer, pairs, config.max_tokens)
+    epochs = math.ceil(wanted / len(data))
+    data.rows = data.rows[: math.ceil(wanted / epochs)]
+    return data, epochs
 
-    def loss(_, batch) -> torch.Tensor:
+
+@contextmanager
+def _other_adapters_kept(model: nn.Module, new: str) -> Iterator[None]:
+    """Put back what is active and what is trained; after an error, take ``new`` out."""
+    before = [(p, p.requires_grad) for p in model.parameters()]
+    stack, known = bottleneck.active(model), applied(model)
+    active_name = getattr(model, "active_name", "")
+    try:
+        yield
+    except BaseException:  # an interrupt, too
+        if new in applied(model) and new not in known:
+            bottleneck.remove_(model, new)
+            model.applied = known
+        raise
+    finally:
+        bottleneck.activate_(model, stack)
+        model.requires_grad_(False)
+        for parameter, was_trained in before:
+            parameter.requires_grad_(was_trained)
+        model.active_name = active_name or (new if new in applied(model) else "")
+
+
+def _distance_to_plain(name: str) -> Callable:
+    """The loss: how far states with the adapter are from the plain language's."""
+
+    def loss(model, batch) -> torch.Tensor:
         plain, plain_mask, other, other_mask = batch
         with autocast():
             with torch.no_grad():
-                adapters.activate(model, [])
+                bottleneck.activate_(model, [])
                 targets = upper_means(model, plain, plain_mask)
-            adapters.activate(model, [name])
+            bottleneck.activate_(model, [name])
             found = upper_means(model, other, other_mask)
         return sum(map(relative_distance, targets, found)) / len(targets)
 
-    history = fit(
-        model,
-        data,
-        loss,
-        TrainConfig(
-            epochs=epochs,
-            batch_size=batch_size,
-            optimizer=optimizer(model, lr),
-            schedule="linear",
-            warmup=0.03,
-            max_grad_norm=1.0,
-            precision=of_training(),
-            lengths=data.lengths,
-            seed=seed,
-            description=name,
-        ),
-    )
-    adapters.activate(model, stack)
-    for parameter, learnt in before:
-        parameter.requires_grad_(learnt)
-    model.part = part or name
-    return history
+    return loss
 
 
 def upper_means(model: nn.Module, ids, mask) -> list[torch.Tensor]:
@@ -140,11 +167,8 @@ def upper_means(model: nn.Module, ids, mask) -> list[torch.Tensor]:
     found = model.encoder(
         input_ids=ids, attention_mask=mask, output_hidden_states=True
     ).hidden_states  # embeddings and every layer, each (batch, tokens, d)
-    weights = mask.unsqueeze(-1).float()
-    return [
-        (states.float() * weights).sum(1) / weights.sum(1)
-        for states in found[len(found) // 2 :]
-    ]
+    upper = found[len(found) // 2 :]
+    return [masked_mean(states.float(), mask, 1) for states in upper]
 
 
 def relative_distance(target: torch.Tensor, found: torch.Tensor) -> torch.Tensor:

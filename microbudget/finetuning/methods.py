@@ -1,278 +1,251 @@
-"""Which weights may move: ways to prepare a model for fine-tuning.
+"""Which parameters are trained: ways to prepare a model for fine-tuning.
 
-Each is one call that prepares a model in place: ``full``, ``top_layers``,
-``head_only``, ``bitfit``, ``ia3``, ``bottlenecks``, ``lora``; QLoRA is ``lora`` on a
-model whose weights are stored in four bits. The active head (of a module called
-``heads``) always learns. LoRA and (IA)³ are peft's. No data set is known here.
+``apply_(model, config)`` takes one of the configs below or one of peft's: LoRA and
+(IA)³ are peft's own; QLoRA is LoRA on a model whose weights are stored in four bits.
+The active head (of a module called ``heads``) is trained as well.
+
+A model that was prepared carries ``model.applied``: name -> ``Applied``. Methods whose
+parameters lie beside the base's can be applied several times, by different names.
 """
 
-import inspect
-import json
-import math
-import os
+import copy
+import re
 import warnings
-from collections.abc import Callable, Sequence
-from functools import wraps
-from pathlib import Path
+from dataclasses import dataclass
 
-import torch
-from safetensors import safe_open
+import peft
+import peft.functional
 from torch import nn
 
 from ..core.errors import TrainingError
-from ..training import adapters
-from ..training.linears import linears_of, targets_of
-from ..training.parts import (
-    activate,
-    active_head,
-    is_active_head,
-    is_four_bit,
-    is_head,
-    merge,
-    note,
-    require_room,
-    save,
-)
-
-__all__ = ["METHODS", "activate", "bitfit", "bottlenecks", "full", "head_only", "ia3",
-           "is_four_bit", "load", "lora", "merge", "save", "top_layers"]  # fmt: skip
+from ..core.modules import replace_layer
+from ..models import bitsandbytes
+from . import bottleneck
 
 
-def _method(prepare: Callable) -> Callable:
-    """Freeze all but the active head, prepare, and note what was done.
+@dataclass(frozen=True)
+class FullConfig:
+    """All parameters are trained."""
 
-    When preparing fails the model is as it was.
-    """
-    signature = inspect.signature(prepare)
-
-    @wraps(prepare)
-    def call(model: nn.Module, *arguments, **options) -> nn.Module:
-        bound = signature.bind(model, *arguments, **options)
-        bound.apply_defaults()
-        options = dict(list(bound.arguments.items())[1:])
-        name, method = options.get("name", "task"), prepare.__name__
-        if not name or "." in name:
-            raise TrainingError(
-                f"name={name!r}: a name must have no dots, and a letter."
-            )
-        require_room(model, method, name)
-        before = [(p, p.requires_grad) for p in model.parameters()]
-        try:
-            for path, parameter in model.named_parameters():
-                parameter.requires_grad_(is_active_head(model, path))
-            prepare(**bound.arguments)
-        except Exception:
-            for parameter, learnt in before:
-                parameter.requires_grad_(learnt)
-            raise
-        note(model, name, method, options, active_head(model))
-        return model
-
-    return call
+    def select(self, model: nn.Module, name: str) -> list[nn.Parameter]:
+        _require_float_weights(model)
+        return [p for path, p in model.named_parameters() if not _is_head(path)]
 
 
-@_method
-def full(model: nn.Module) -> None:
-    """All weights learn."""
-    _require_whole_weights(model)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not is_head(name) or is_active_head(model, name))
+@dataclass(frozen=True)
+class TopLayersConfig:
+    """The last ``layers`` layers are trained."""
+
+    layers: int = 2
+
+    def select(self, model: nn.Module, name: str) -> list[nn.Parameter]:
+        _require_float_weights(model)
+        lists = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
+        stack = max(lists, key=len, default=[])
+        if not 1 <= self.layers <= len(stack):
+            raise TrainingError(f"layers={self.layers}: this model has {len(stack)}.")
+        return list(stack[-self.layers :].parameters())
 
 
-@_method
-def head_only(model: nn.Module) -> None:
-    """Nothing but the head learns."""
+@dataclass(frozen=True)
+class HeadOnlyConfig:
+    """Nothing but the head is trained."""
+
+    def select(self, model: nn.Module, name: str) -> list[nn.Parameter]:
+        return []
 
 
-@_method
-def top_layers(model: nn.Module, layers: int = 2) -> None:
-    """The last ``layers`` layers learn."""
-    _require_whole_weights(model)
-    stack = _layers(model)
-    if not 1 <= layers <= len(stack):
-        raise TrainingError(f"layers={layers}: this model has {len(stack)}.")
-    for layer in stack[-layers:]:
-        layer.requires_grad_(True)
+@dataclass(frozen=True)
+class BitFitConfig:
+    """The biases are trained (Ben Zaken et al. 2021, BitFit, arXiv:2106.10199)."""
+
+    def select(self, model: nn.Module, name: str) -> list[nn.Parameter]:
+        biases = [
+            p
+            for path, p in model.named_parameters()
+            if path.endswith(".bias") and not _is_head(path)
+        ]
+        if not biases:
+            raise TrainingError("This model has no biases: BitFit trains nothing.")
+        return biases
 
 
-@_method
-def bitfit(model: nn.Module) -> None:
-    """The bias vectors learn (Ben Zaken et al. 2021, BitFit, arXiv:2106.10199)."""
-    named = [(n, p) for n, p in model.named_parameters() if not is_head(n)]
-    biases = [p for n, p in named if n.endswith(".bias")]
-    if not biases:
-        raise TrainingError("This model has no biases: BitFit has nothing to train.")
-    for bias in biases:
-        bias.requires_grad_(True)
-
-
-@_method
-def ia3(model: nn.Module, name: str = "task") -> None:
-    """Learned scales of keys, values and the feed-forward's inner activations.
-
-    Liu et al. 2022, (IA)³, arXiv:2205.05638, section 3.3; peft's implementation.
-    """
-    import peft
-    import peft.functional
-
-    linears = linears_of(model)
-    inner = linears["f"][-1]
-    targets = f".*({'|'.join([*linears['k'], *linears['v'], inner])})"
-    config = peft.IA3Config(target_modules=targets, feedforward_modules=f".*{inner}")
-    _inject(config, model, name)
-
-
-@_method
-def bottlenecks(model: nn.Module, width: int = 32, name: str = "task") -> None:
-    """Houlsby's adapters, see ``adapters.add``; the layer norms stay frozen.
+@dataclass(frozen=True)
+class BottleneckConfig:
+    """Houlsby's adapters, see ``bottleneck``; the layer norms stay frozen.
 
     Houlsby et al. train the norms too; frozen, adapters can be switched and stacked
     (as Pfeiffer et al. 2020 do).
     """
-    adapters.add(model, name, width)
-    for path, parameter in model.named_parameters():
-        if f".adapters.{name}." in path:
-            parameter.requires_grad_(True)
+
+    width: int = 32
+
+    def select(self, model: nn.Module, name: str) -> list[nn.Parameter]:
+        bottleneck.insert_(model, name, self.width)
+        named = model.named_parameters()
+        return [p for path, p in named if f".adapters.{name}." in path]
 
 
-@_method
-def lora(
-    model: nn.Module,
-    rank: int = 8,
-    targets: str | Sequence[str] = "qv",
-    alpha: float | None = None,
-    name: str = "task",
-) -> None:
-    """Low-rank updates W + (α/r)·BA of linear maps.
+OWN_CONFIGS = (FullConfig, TopLayersConfig, HeadOnlyConfig, BitFitConfig,
+               BottleneckConfig)  # fmt: skip
+Config = (
+    FullConfig | TopLayersConfig | HeadOnlyConfig | BitFitConfig | BottleneckConfig
+    | peft.PeftConfig
+)  # fmt: skip
 
-    Hu et al. 2021, LoRA, arXiv:2106.09685, equation 3; peft's implementation. On a
-    model in four bits this is QLoRA (Dettmers et al. 2023, arXiv:2305.14314).
 
-    Args:
-        rank: r. A is (r, in), drawn at random; B is (out, r), zero at the start.
-        targets: letters: q, k, v, o (attention), f (feed-forward), such as ``"qkvof"``;
-            or endings of modules' names.
-        alpha: default 16·√(r/8): 16 at rank 8, and about the same size of update at
-            every rank (Kalajdzievski 2023, rsLoRA, arXiv:2312.03732).
+@dataclass(frozen=True)
+class Applied:
+    """What has been applied to a model.
 
-    Raises:
-        TrainingError: a rank below 1, or a target that isn't there.
+    Attributes:
+        head: the head that is trained with it; empty if there is none.
+        parameters: names of those that are trained.
     """
-    import peft
-    import peft.functional
 
-    if not isinstance(rank, int) or rank < 1:
-        raise TrainingError(f"rank={rank}: a low-rank update needs at least rank 1.")
-    if alpha is not None and not (math.isfinite(alpha) and alpha > 0):
-        raise TrainingError(f"alpha={alpha}: the update's scale must be positive.")
-    config = peft.LoraConfig(
-        r=rank, lora_alpha=16 * (rank / 8) ** 0.5 if alpha is None else alpha,
-        target_modules=rf"(.*\.)?({'|'.join(targets_of(model, targets))})",
-        lora_dropout=0.0,
-    )  # fmt: skip
-    _inject(config, model, name)
+    config: Config
+    head: str
+    parameters: tuple[str, ...]
 
 
-# the methods of the course's table, by name; QLoRA is lora on a model in four bits
-METHODS: dict[str, Callable] = {
-    method.__name__: method
-    for method in (full, top_layers, head_only, bitfit, ia3, bottlenecks, lora)
-}
-
-
-def load(model: nn.Module, path: str | os.PathLike) -> dict:
-    """Put what ``save`` wrote on its base: the part and its head, both active.
+def apply_(
+    model: nn.Module, config: Config, name: str = "task", *, with_head: bool = True
+) -> nn.Module:
+    """Freeze all but the parameters that a method trains; add them, if they are new.
 
     Args:
-        model: the base as it was, or one that holds parts of the same method by other
-            names (LoRA, (IA)³ and bottlenecks only).
+        config: one of this module's configs, ``peft.LoraConfig`` or ``peft.IA3Config``.
+        name: what it is called in ``model.applied``, to switch and save it.
+        with_head: whether the active head is trained as well.
 
     Returns:
-        The card.
+        The model itself.
 
     Raises:
-        TrainingError: no such file, not one of ours, another base, another method, a
-            name or a head that is taken.
+        TrainingError: the method doesn't fit the model, or would mix with one that has
+            been applied before. The model is then as it was.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise TrainingError(f"There is no {path}: save a trained model first.")
-    try:
-        with safe_open(path, "pt") as file:
-            notes = json.loads((file.metadata() or {})["microbudget"])
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        part, name, card = notes["part"], notes["name"], notes["card"]
-        prepare, options = METHODS[part["method"]], dict(part["options"])
-        base, heads = notes["base"], dict(notes["heads"])
-    except Exception as error:  # safetensors raises errors of its own
-        raise TrainingError(
-            f"{path} is not a checkpoint of finetuning.save "
-            f"({type(error).__name__}: {error})."
-        ) from error
-    here = getattr(model, "base_id", "")
-    if base.rpartition(":")[2] != here.rpartition(":")[2]:
-        raise TrainingError(
-            f"{path.name} was trained on {base or 'another model'}, this is "
-            f"{here or 'something else'}: an adapter fits its own base only."
-        )
-    for other in getattr(model, "parts", {}).values():
-        if other["method"] != part["method"]:
-            raise TrainingError(
-                f"{path.name} holds {part['method']}, but this model was prepared for "
-                f"{other['method']}. Load it into a fresh copy of the base."
-            )
-    require_room(model, part["method"], name)
-    for head, classes in heads.items():
-        if head in model.heads and model.heads[head].out_features != classes:
-            raise TrainingError(
-                f"{path.name} has a head {head!r} of {classes} classes, this model one "
-                f"of {model.heads[head].out_features}."
-            )
-        used = [n for n, p in getattr(model, "parts", {}).items() if p["head"] == head]
-        if used:
-            raise TrainingError(
-                f"The head {head!r} belongs to {used[0]!r} here. Train each task with "
-                "a head of its own: encoder.classifier(…, task=…)."
-            )
-    for head, classes in heads.items():
-        if head not in model.heads:
-            model.add_head(head, classes)
-        model.task = head
-    prepare(model, **options)
-    model.parts[name] = part
-    own = dict(model.named_parameters())
-    wrong = [n for n, t in state.items() if n not in own or own[n].shape != t.shape]
-    if wrong:
-        raise TrainingError(f"{path.name} doesn't fit this model: {wrong[0]}.")
-    with torch.no_grad():
-        for key, tensor in state.items():
-            own[key].copy_(tensor)
-    activate(model, name)
-    model.eval()
-    return card
+    require_room(model, config, name)
+    if isinstance(config, peft.PeftConfig):
+        _inject_(model, config, name)
+    else:
+        selected = config.select(model, name)
+        model.requires_grad_(False)
+        for parameter in selected:
+            parameter.requires_grad_(True)
+    head = active_head(model) if with_head else ""
+    if head:
+        model.heads[head].requires_grad_(True)
+    trained = tuple(path for path, p in model.named_parameters() if p.requires_grad)
+    model.applied = {**applied(model), name: Applied(config, head, trained)}
+    model.active_name = name
+    return model
 
 
-def _inject(config, model: nn.Module, name: str) -> None:
-    import peft
-    import peft.functional
-
-    head = [p for n, p in model.named_parameters() if is_active_head(model, n)]
+def _inject_(model: nn.Module, config: peft.PeftConfig, name: str) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")  # on purpose
-        peft.functional.inject_adapter_in_model(config, model, adapter_name=name)
-    peft.functional.cast_adapter_dtype(model, name)  # learn in float32, always
-    peft.functional.set_adapter(model, name)
-    for parameter in head:
-        parameter.requires_grad_(True)
+        try:
+            # peft fills in what the config leaves open: the caller's stays untouched
+            peft.functional.inject_adapter_in_model(copy.copy(config), model, name)
+        except ValueError as error:
+            raise TrainingError(f"peft can't apply this config: {error}") from error
+    # The base may be in four or 16 bits; what is trained is always in float32.
+    peft.functional.cast_adapter_dtype(model, name)
+    model.requires_grad_(False)
+    peft.functional.set_adapter(model, name)  # which makes this adapter trainable
 
 
-def _require_whole_weights(model: nn.Module) -> None:
-    if is_four_bit(model):
-        raise TrainingError("Weights stored in four bits can't be trained: use lora.")
+def activate_(model: nn.Module, *names: str) -> None:
+    """Switch to what was applied by these names, and to its head; freeze the rest.
+
+    Args:
+        names: one; or several bottleneck adapters, to be applied in this order.
+
+    Raises:
+        TrainingError: nothing was applied by that name.
+    """
+    known = applied(model)
+    for name in names:
+        if name not in known:
+            raise TrainingError(
+                f"There is nothing called {name!r} in this model, only {sorted(known)}."
+            )
+    chosen = [known[name] for name in names]
+    if isinstance(chosen[0].config, BottleneckConfig):
+        bottleneck.activate_(model, names)
+    elif isinstance(chosen[0].config, peft.PeftConfig):
+        peft.functional.set_adapter(model, list(names))
+    for one in chosen:
+        if one.head:
+            model.task = one.head
+    trained = {path for one in chosen for path in one.parameters}
+    for path, parameter in model.named_parameters():
+        parameter.requires_grad_(path in trained)
+    model.active_name = names[-1]
 
 
-def _layers(model: nn.Module) -> nn.ModuleList:
-    found = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
-    if not found:
-        raise TrainingError("This model has no list of layers.")
-    return max(found, key=len)
+def merge_(model: nn.Module) -> nn.Module:
+    """Add the LoRA or (IA)³ into the weights: no extra work is left, and no adapter.
+
+    Raises:
+        TrainingError: there is none or more than one, or the weights are in four bits.
+    """
+    tuner_layer = peft.tuners.tuners_utils.BaseTunerLayer
+    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, tuner_layer)]
+    if not layers:
+        raise TrainingError("There is no LoRA or (IA)³ to merge.")
+    if bitsandbytes.is_four_bit(model):
+        raise TrainingError(
+            "Merging into four bits would round the update away: load the model in "
+            "full precision, then the adapter, then merge."
+        )
+    if len(applied(model)) > 1:
+        raise TrainingError(
+            f"This model holds {sorted(applied(model))}, and merging keeps one only: "
+            "load that one into a fresh copy of the base."
+        )
+    for path, layer in layers:  # what peft's merge_and_unload does, which needs its own
+        layer.merge()  # wrapper around the model
+        replace_layer(model, path, layer.get_base_layer())
+    model.applied, model.active_name = {}, ""
+    model.base_id = f"{getattr(model, 'base_id', '')} with a merged adapter"
+    return model
+
+
+def applied(model: nn.Module) -> dict[str, Applied]:
+    """What has been applied to a model, by name."""
+    return getattr(model, "applied", {})
+
+
+def require_room(model: nn.Module, config: Config, name: str) -> None:
+    """Raise a TrainingError if a method can't be applied to the model by this name."""
+    if not name or "." in name:
+        raise TrainingError(f"name={name!r}: a name has no dots and isn't empty.")
+    beside = isinstance(config, BottleneckConfig | peft.PeftConfig)
+    for other, before in applied(model).items():
+        if type(before.config) is not type(config) or not beside:
+            raise TrainingError(
+                f"{type(before.config).__name__} was applied to this model already, "
+                f"and {type(config).__name__} would mix with it: take a fresh copy of "
+                "the base."
+            )
+        if other == name:
+            raise TrainingError(
+                f"This model holds something called {name!r} already. Give the new one "
+                "a name of its own (name=…), or take a fresh copy of the base."
+            )
+
+
+def active_head(model: nn.Module) -> str:
+    """The head that answers; empty for a model without heads."""
+    return model.task if len(getattr(model, "heads", {})) else ""
+
+
+def _is_head(path: str) -> bool:
+    return re.search(r"(^|\.)heads\.", path) is not None
+
+
+def _require_float_weights(model: nn.Module) -> None:
+    if bitsandbytes.is_four_bit(model):
+        raise TrainingError("Weights stored in four bits can't be trained: use LoRA.")

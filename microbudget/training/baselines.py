@@ -7,8 +7,7 @@ and kept under ``runs``: chapters that need a trained network load it in a momen
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import nn
@@ -21,7 +20,7 @@ from ..data import text
 from ..models import bert as encoders
 from ..models import mobilenet
 from ..models.vision import Preprocess
-from . import features, image_classifier, text_classifier
+from . import features, image_classifier, text_classifier, weights
 
 _VERSION = 1  # of the recipes below: a new one makes old files worthless
 
@@ -53,13 +52,13 @@ class Sentiment:
 
     Attributes:
         model: (ids, mask) -> logits (batch, classes), in eval mode.
-        learnt: how many of ``task.train``'s first sentences it has seen.
+        train_size: how many of ``task.train``'s first sentences it was trained on.
     """
 
     model: encoders.Classifier
     task: text.Task
     encoder: encoders.Encoder
-    learnt: int
+    train_size: int
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,9 @@ class FlowerNet:
     """A pretrained MobileNetV2 with a head for the flowers.
 
     Attributes:
-        model: float pictures (batch, 3, size, size) -> logits (batch, classes), in eval
+        model: float images (batch, 3, size, size) -> logits (batch, classes), in eval
             mode, batch-norms not folded; every weight but the head's is the backbone's.
-        preprocess: uint8 pictures -> what the model takes.
+        preprocess: uint8 images -> what the model takes.
     """
 
     model: nn.Module
@@ -88,21 +87,21 @@ def sentiment() -> Sentiment:
     Raises:
         AssetError, DataError: as ``text.sentiment`` and ``encoder.load``.
     """
-    plan, seed = recipe(), settings.load().seed
+    config, seed = recipe(), settings.load().seed
     encoder, task = encoders.load(), text.sentiment()
     model = encoder.classifier(len(task.classes), seed=seed)
-    learn = task.train.first(plan.sentences)
+    train_set = task.train.first(config.sentences)
 
     def train() -> None:
-        sentences = text.Sentences(encoder.tokenizer, learn)
-        text_classifier.train(
-            model, sentences, lr=plan.lr, epochs=plan.epochs, seed=seed,
-            description="the teacher's fine-tuning",
-        )  # fmt: skip
+        sentences = text.Sentences(encoder.tokenizer, train_set)
+        options = text_classifier.FinetuneConfig(config.lr, config.epochs, seed=seed)
+        text_classifier.train(model, sentences, options)
 
-    made_from = [encoder.base_id, task.name, plan.sentences, plan.lr, plan.epochs, seed]
-    _once("sentiment", model, train, [*made_from, learn.texts, learn.labels])
-    return Sentiment(model, task, encoder, len(learn))
+    made_from = [encoder.base_id, task.name, *astuple(config), seed]
+    _load_or_train(
+        "sentiment", model, train, [*made_from, train_set.texts, train_set.labels]
+    )
+    return Sentiment(model, task, encoder, len(train_set))
 
 
 def flowers() -> FlowerNet:
@@ -118,43 +117,43 @@ def flowers() -> FlowerNet:
     model = mobilenet.mobilenet_v2(len(data.classes))
 
     def train() -> None:
-        describe = image_classifier.PooledDepths(model.features, at=(18,), unit=False)
-        pictures = data.train.lazy_images(data.size)
-        views = torch.stack([
-            features.extract(describe, pictures, preprocess, flip=flip)
-            for flip in (False, True)
-        ])  # fmt: skip
-        standardise = image_classifier.Standardise(views)
-        head = image_classifier.linear_head(describe.width, len(data.classes))
-        image_classifier.train_head(
-            head, standardise(views), data.train.labels, epochs=20, seed=seed
+        pooled = image_classifier.MultiStageFeatures(
+            model.features, at=(18,), unit=False
         )
+        images = data.train.lazy_images(data.size)
+        views = torch.stack([
+            features.extract(pooled, images, preprocess, flip=flip)
+            for flip in (False, True)
+        ])  # (views, images, width)  # fmt: skip
+        standardise = image_classifier.Standardise(views)
+        head = nn.Linear(pooled.width, len(data.classes))
+        config = image_classifier.HeadConfig(seed=seed)
+        image_classifier.train_head(head, standardise(views), data.train.labels, config)
         with torch.no_grad():  # the standardisation goes into the head: nothing is left
             weight = head.weight.cpu() / standardise.scale
             model.classifier[1].weight.copy_(weight)
             model.classifier[1].bias.copy_(head.bias.cpu() - weight @ standardise.mean)
 
-    weights = assets.config(mobilenet.NAME)
-    pictures = [(p.parent.name, p.name, p.stat().st_size) for p in data.train.paths]
+    pretrained = assets.config(mobilenet.NAME)
+    images = [(p.parent.name, p.name, p.stat().st_size) for p in data.train.paths]
     labels = data.train.labels.tolist()
-    made_from = [weights, data.name, data.classes, pictures, labels, data.size, seed]
-    _once("flowers", model, train, made_from)
+    made_from = [pretrained, data.name, data.classes, images, labels, data.size, seed]
+    _load_or_train("flowers", model, train, made_from)
     model.to(settings.device()).eval()
     return FlowerNet(model, data, preprocess)
 
 
-def _once(name: str, model: nn.Module, train: Callable[[], None], made_from) -> Path:
+def _load_or_train(name: str, model: nn.Module, train: Callable, made_from) -> None:
     """Fill ``model`` from its file, or train it and write the file."""
-    text_of = json.dumps([_VERSION, settings.load().profile, made_from], default=str)
-    key = hashlib.sha256(text_of.encode()).hexdigest()
-    path = (
-        settings.load().home / "runs" / "finetuned" / f"{name}-{key[:12]}.safetensors"
-    )
+    recipe = json.dumps([_VERSION, settings.load().profile, made_from], default=str)
+    key = hashlib.sha256(recipe.encode()).hexdigest()
+    folder = settings.load().home / "runs" / "finetuned"
+    path = folder / f"{name}-{key[:12]}.safetensors"
     try:
         if path.exists():
-            image_classifier.load(model, path)
-            return path
+            weights.load_(model, path)
+            return
     except MicrobudgetError:  # damaged: what was trained here can be trained again
         path.unlink()
     train()
-    return image_classifier.save(model.eval(), path, made_from=key)
+    weights.save(model.eval(), path, made_from=key)

@@ -1,7 +1,7 @@
-"""A frozen backbone runs once per picture: its features, computed and kept.
+"""A frozen backbone runs once per image: its features, computed and kept.
 
 Training a head for 100 epochs on a frozen backbone would run the backbone 100 times
-on the same pictures for the same answers. Run it once, and an epoch costs milliseconds.
+on the same images for the same answers. Run it once, and an epoch costs milliseconds.
 """
 
 from collections.abc import Callable
@@ -20,38 +20,37 @@ from ..models.vision import fold_batchnorm
 
 def extract(
     backbone: nn.Module,
-    pictures: torch.Tensor | LazyImages,
+    images: torch.Tensor | LazyImages,
     preprocess: Callable[[torch.Tensor], torch.Tensor],
     *,
     batch_size: int | None = None,
     flip: bool = False,
     precision: str = "auto",
-    description: str = "features",
 ) -> torch.Tensor:
-    """Run a frozen backbone once over all pictures.
+    """Run a frozen backbone once over all images.
 
     Batch-norms are folded, memory is laid out channels-last, and the arithmetic is
-    bfloat16 where that is faster. Cost is linear in the number of pictures; beside the
+    bfloat16 where that is faster. Cost is linear in the number of images; beside the
     result only one batch is in memory.
 
     Args:
-        backbone: pictures (batch, 3, h, w) -> features (batch, …).
-        pictures: uint8 (n, 3, height, width), or ``LazyImages``, which decode a batch
+        backbone: images (batch, 3, h, w) -> features (batch, …).
+        images: uint8 (n, 3, height, width), or ``LazyImages``, which decode a batch
             at a time: memory is then bounded whatever n is.
-        preprocess: uint8 pictures -> the backbone's input.
+        preprocess: uint8 images -> the backbone's input.
         batch_size: default: 64, on a processor 8, whose maps stay in its cache.
-        flip: mirror the pictures left to right first.
+        flip: mirror the images left to right first.
         precision: ``"auto"``, ``"bf16"`` or ``"no"`` (float32).
 
     Returns:
         float32 tensor (n, …) on the CPU, without gradient.
 
     Raises:
-        DataError: no pictures.
-        ValueError: ``preprocess`` refuses the pictures.
+        DataError: no images.
+        ValueError: ``preprocess`` refuses the images.
     """
-    if len(pictures) == 0:
-        raise DataError("There are no pictures to extract features from.")
+    if len(images) == 0:
+        raise DataError("There are no images to extract features from.")
     device = settings.device()
     batch_size = batch_size or (8 if device == "cpu" else 64)
     low = use_bf16(precision, device)
@@ -60,14 +59,14 @@ def extract(
         torch.device(device).type, dtype=torch.bfloat16, enabled=low
     )
     out = None
-    with bar(None, description, total=len(pictures), unit="picture") as shown:
-        for rows in batches(len(pictures), batch_size):
-            x = pictures[rows].to(device)
+    with bar(None, "features", total=len(images), unit="image") as shown:
+        for rows in batches(len(images), batch_size):
+            x = images[rows].to(device)
             x = preprocess(x.flip(-1) if flip else x)
             with torch.inference_mode(), autocast:
                 y = model(x.contiguous(memory_format=torch.channels_last))
             if out is None:  # an ordinary tensor: it can be trained on
-                out = torch.empty((len(pictures), *y.shape[1:]))
+                out = torch.empty((len(images), *y.shape[1:]))
             out[rows] = y.float().cpu()
             shown.update(len(x))
     return out

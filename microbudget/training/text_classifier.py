@@ -1,7 +1,8 @@
-"""Training and judging a sentence classifier, whatever part of it may learn."""
+"""Training and evaluating a sentence classifier, whatever part of it is trained."""
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -14,72 +15,74 @@ from ..data.batching import batches
 from ..evaluation.metrics import accuracy
 from ..models import bitsandbytes as four_bit
 from .loop import History, TrainConfig, fit
-from .parts import is_four_bit
-
-_OPTIONS = {"evaluate", "monitor", "patience", "accumulate", "checkpoint",
-            "max_grad_norm", "description"}  # fmt: skip
 
 
-def train(
-    model: nn.Module,
-    sentences,
-    *,
-    lr: float,
-    epochs: int = 3,
-    batch_size: int = 16,
-    precision: str = "auto",
-    seed: int = 0,
-    **options,
-) -> History:
-    """Train what a method has left free: AdamW, linear decay after a short warm-up.
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """How a transformer is fine-tuned: AdamW, linear decay after a short warm-up.
+
+    Attributes:
+        lr: learning rate.
+        precision: ``"auto"`` (bfloat16 where that is faster), ``"bf16"`` or ``"no"``.
+        description: of the progress bar.
+    """
+
+    lr: float
+    epochs: int = 3
+    batch_size: int = 16
+    precision: str = "auto"
+    seed: int = 0
+    description: str = "fine-tuning"
+
+    def for_fit(self, model: nn.Module, lengths, warmup: float = 0.1) -> TrainConfig:
+        """The same for ``training.fit``, for a model and a data set's lengths.
+
+        Raises:
+            TrainingError: a rate that isn't positive.
+        """
+        if not self.lr > 0:
+            raise TrainingError(f"lr={self.lr}: the learning rate must be positive.")
+        return TrainConfig(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            optimizer=optimizer(model, self.lr),
+            schedule="linear",
+            warmup=warmup,
+            precision=of_training(self.precision),
+            max_grad_norm=1.0,
+            lengths=lengths,
+            seed=self.seed,
+            description=self.description,
+        )
+
+
+def train(model: nn.Module, sentences, config: FinetuneConfig) -> History:
+    """Train the parameters of a classifier that require gradients, in place.
 
     Args:
         sentences: a ``data.text.Sentences``, or any set of (ids, mask, label) batches
             with ``lengths``.
-        precision: ``"auto"``: bfloat16 where that is faster.
-        options: evaluate, monitor, patience, accumulate, checkpoint, max_grad_norm and
-            description, as ``training.fit`` has them.
 
     Raises:
-        TrainingError: as ``training.fit``; a rate that isn't positive; another option;
-            no head, or a label that the head has no class for.
+        TrainingError: as ``training.fit``; no head, or a label that the head has no
+            class for.
     """
-    if strange := set(options) - _OPTIONS:
-        raise TrainingError(f"{sorted(strange)}: use some of {sorted(_OPTIONS)}.")
-    if not lr > 0:
-        raise TrainingError(f"lr={lr}: the learning rate must be positive.")
     if not len(model.heads):
         raise TrainingError("This classifier has no head: add_head(task, classes).")
     classes = model.heads[model.task].out_features
-    if int(sentences.labels.max()) >= classes or int(sentences.labels.min()) < 0:
+    least, most = int(sentences.labels.min()), int(sentences.labels.max())
+    if least < 0 or most >= classes:
         raise TrainingError(
-            f"Labels run from {int(sentences.labels.min())} to "
-            f"{int(sentences.labels.max())}, but the head {model.task!r} has {classes} "
-            "classes: 0 to the number of classes less one are allowed."
+            f"Labels run from {least} to {most}, but the head {model.task!r} has "
+            f"{classes} classes: 0 to {classes - 1} are allowed."
         )
-
-    four_bit.keep_trainable(model)
+    four_bit.keep_trainable_(model)
 
     def loss(module, batch):
         ids, mask, labels = batch
         return F.cross_entropy(module(ids, mask).float(), labels)
 
-    return fit(
-        model,
-        sentences,
-        loss,
-        TrainConfig(
-            epochs=epochs,
-            batch_size=batch_size,
-            optimizer=optimizer(model, lr),
-            schedule="linear",
-            warmup=0.1,
-            precision=of_training(precision),
-            lengths=sentences.lengths,
-            seed=seed,
-            **{"max_grad_norm": 1.0, "description": "fine-tuning", **options},
-        ),
-    )
+    return fit(model, sentences, loss, config.for_fit(model, sentences.lengths))
 
 
 @torch.inference_mode()
@@ -109,7 +112,7 @@ def search_lr(
     loss_at: Callable[[float], float],
     start: float = 1e-3,
     factor: float = 10**0.5,
-    most: int = 6,
+    max_runs: int = 6,
 ) -> tuple[float, dict[float, float]]:
     """The best learning rate on a grid of powers, found by going downhill.
 
@@ -118,7 +121,7 @@ def search_lr(
 
     Args:
         loss_at: learning rate -> validation loss; a run that fails counts as infinite.
-        most: runs at most, three or more.
+        max_runs: three or more.
 
     Returns:
         The best rate, and every rate that was tried with its loss.
@@ -126,46 +129,41 @@ def search_lr(
     Raises:
         TrainingError: every run failed.
     """
-    if most < 3:
-        raise TrainingError(f"most={most}: a search needs three runs at least.")
-    tried: dict[int, float] = {}
+    tried: dict[int, float] = {}  # power -> loss
 
     def at(power: int) -> float:
         if power not in tried:
             try:
-                tried[power] = loss_at(start * factor**power)
+                loss = loss_at(start * factor**power)
             except TrainingError:  # the loss was NaN: the rate is too high
-                tried[power] = math.inf
-            if math.isnan(tried[power]):
-                tried[power] = math.inf
+                loss = math.inf
+            tried[power] = math.inf if math.isnan(loss) else loss
         return tried[power]
 
-    best, way = 0, 1 if at(1) < at(0) else -1
-    while len(tried) < most:
-        if at(best + way) >= at(best) < math.inf:
+    best, direction = 0, 1 if at(1) < at(0) else -1
+    while len(tried) < max_runs:
+        if at(best + direction) >= at(best) < math.inf:
             break
-        best += way
+        best += direction
+    rates = {start * factor**power: loss for power, loss in sorted(tried.items())}
     if at(best) == math.inf:
         raise TrainingError(
-            f"No rate between {start * factor ** min(tried):.0e} and "
-            f"{start * factor ** max(tried):.0e} works: look at the data and the model."
+            f"No rate between {min(rates):.0e} and {max(rates):.0e} works: look at the "
+            "data and the model."
         )
-    rates = {start * factor**power: loss for power, loss in sorted(tried.items())}
     return start * factor**best, rates
 
 
-def optimizer(model: nn.Module, lr: float, weight_decay: float = 0.0) -> Callable:
+def optimizer(model: nn.Module, lr: float) -> Callable:
     """AdamW; for four-bit models on a GPU the paged one (QLoRA, section 3)."""
 
     def make(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        if is_four_bit(model) and settings.device().startswith("cuda"):
+        if four_bit.is_four_bit(model) and settings.device().startswith("cuda"):
             import bitsandbytes
 
             return bitsandbytes.optim.PagedAdamW32bit(
-                parameters, lr=lr, weight_decay=weight_decay
+                parameters, lr=lr, weight_decay=0.0
             )
-        return torch.optim.AdamW(
-            parameters, lr=lr, weight_decay=weight_decay, fused=True
-        )
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0, fused=True)
 
     return make

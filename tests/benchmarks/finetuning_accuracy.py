@@ -3,7 +3,8 @@
     MICROBUDGET_DATA=FOLDER python tests/benchmarks/finetuning_accuracy.py
 
 For each method the learning rate of the best accuracy on a validation split is searched
-for (one seed, the whole budget); then it is trained from several seeds, judged on dev.
+for (one seed, the whole budget); then it is trained from several seeds and evaluated
+on dev.
 """
 
 import argparse
@@ -11,28 +12,39 @@ import json
 import time
 
 import numpy as np
+import peft
 import torch
 from torch.nn import functional as F
 
 import microbudget as mb
 
-METHODS = ("lora", "bottlenecks", "bitfit", "full", "ia3", "top_layers", "head_only",
-           "qlora", "full+dropout")  # fmt: skip
+LORA = peft.LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"])
+METHODS = {
+    "lora": LORA,
+    "bottleneck": mb.finetuning.BottleneckConfig(width=32),
+    "bitfit": mb.finetuning.BitFitConfig(),
+    "full": mb.finetuning.FullConfig(),
+    "ia3": peft.IA3Config(
+        target_modules=r".*(key|value|layer\.\d+\.output\.dense)",
+        feedforward_modules=r".*layer\.\d+\.output\.dense",
+    ),
+    "top_layers": mb.finetuning.TopLayersConfig(layers=2),
+    "head_only": mb.finetuning.HeadOnlyConfig(),
+    "qlora": LORA,
+    "full+dropout": mb.finetuning.FullConfig(),
+}
 
 
 def train(encoder, task, sentences, args, method, lr, seed):
     """One training from one seed: the model, and the seconds it took."""
-    name, _, extra = method.partition("+")
     model = encoder.classifier(
-        len(task.classes), seed=seed, four_bit=name == "qlora",
-        dropout=0.1 if extra else 0.0,
+        len(task.classes), seed=seed, four_bit=method == "qlora",
+        dropout=0.1 if method == "full+dropout" else 0.0,
     )  # fmt: skip
-    mb.finetuning.methods.METHODS[{"qlora": "lora"}.get(name, name)](model)
+    mb.finetuning.apply_(model, METHODS[method])
+    config = mb.finetuning.FinetuneConfig(lr, args.epochs, args.batch_size, seed=seed)
     started = time.perf_counter()
-    mb.training.text_classifier.train(
-        model, sentences, lr=lr, epochs=args.epochs, batch_size=args.batch_size,
-        seed=seed,
-    )  # fmt: skip
+    mb.finetuning.train(model, sentences, config)
     return model, time.perf_counter() - started
 
 
@@ -42,7 +54,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     args = parser.parse_args()
     torch.set_num_threads(mb.core.settings.load().threads)
     encoder, task = mb.models.bert.load(), mb.data.text.sentiment()
@@ -58,15 +70,15 @@ def main() -> None:
 
         def error_at(lr, method=method, losses=losses):
             model, _ = train(encoder, task, sentences, args, method, lr, args.seeds[0])
-            logits = mb.training.text_classifier.predict(model, val)
+            logits = mb.finetuning.predict(model, val)
             losses[f"{lr:.2g}"] = round(float(F.cross_entropy(logits, val.labels)), 4)
             return 1 - mb.evaluation.accuracy(val.labels, logits.argmax(1))
 
-        lr, tried = mb.training.text_classifier.search_lr(error_at, start=10**-3.5)
+        lr, tried = mb.finetuning.search_lr(error_at, start=10**-3.5)
         scores, seconds = [], []
         for seed in args.seeds:
             model, taken = train(encoder, task, sentences, args, method, lr, seed)
-            scores.append(mb.training.text_classifier.score(model, test))
+            scores.append(mb.finetuning.score(model, test))
             seconds.append(taken)
         row = {
             "method": method,

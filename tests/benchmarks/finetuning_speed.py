@@ -22,23 +22,25 @@ import tempfile
 import time
 
 import numpy as np
+import peft
 import torch
 import transformers
 
 import microbudget as mb
 
 RUNS = ("ours", "trainer", "trainer, grouped", "trainer, stock")
+LORA = peft.LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"])
 WARM_UP = 64  # sentences of a training before the one that is measured
 
 
 def ours(encoder, labelled):
-    model = encoder.classifier(2)
-    mb.finetuning.methods.lora(model, rank=8)
+    model = mb.finetuning.apply_(encoder.classifier(2), LORA)
+    config = mb.finetuning.FinetuneConfig(lr=1e-3, epochs=1, batch_size=16)
     sentences = mb.data.text.Sentences(encoder.tokenizer, labelled)
 
     def train(n):
         part = mb.data.text.Sentences(encoder.tokenizer, labelled.first(n))
-        mb.training.text_classifier.train(model, part, lr=1e-3, epochs=1, batch_size=16)
+        mb.finetuning.train(model, part, config)
 
     return train, sum(sentences.lengths)
 
@@ -57,8 +59,6 @@ class WithLoss(torch.nn.Module):
 
 
 def with_trainer(encoder, labelled, kind):
-    import peft
-
     if kind == "trainer, stock":
         model = transformers.AutoModelForSequenceClassification.from_pretrained(
             encoder.folder, num_labels=2
@@ -68,9 +68,7 @@ def with_trainer(encoder, labelled, kind):
         )
         model = peft.get_peft_model(model, config)
     else:
-        inner = encoder.classifier(2)
-        mb.finetuning.methods.lora(inner, rank=8)
-        model = WithLoss(inner)
+        model = WithLoss(mb.finetuning.apply_(encoder.classifier(2), LORA))
     ids = encoder.tokenizer(list(labelled.texts), truncation=True, max_length=64)
     rows = [
         {"input_ids": row, "attention_mask": [1] * len(row), "labels": label}

@@ -2,13 +2,14 @@
 
     MICROBUDGET_DATA=FOLDER python tests/benchmarks/flowers_accuracy.py [NAME …]
 
-Trains on the official train pictures, evaluates on the validation pictures. Every row
+Trains on the official train images, evaluates on the validation images. Every row
 is the whole work from the picture files on: decoding, features of both sets, training.
 Hyper-parameters were chosen by cross-validation within the train split.
 """
 
 import sys
 import time
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -16,60 +17,67 @@ from torch.nn import functional as F
 
 import microbudget as mb
 from microbudget.training import image_classifier
+from microbudget.training.image_classifier import HeadConfig
 
 SEEDS = (0, 1, 2)
-PLAIN = {"epochs": 30, "weight_decay": 0.01, "smoothing": 0.0}
+PLAIN = HeadConfig(epochs=30, weight_decay=0.01, label_smoothing=0.0)
+
+
+def dense_head(width: int, classes: int):
+    """One hidden layer with dropout."""
+    inner = [nn.Linear(width, 256), nn.ReLU(), nn.Dropout(0.5)]
+    return nn.Sequential(*inner, nn.Linear(256, classes))
 
 
 def backbone(size: int):
-    """(stages, three depths to read, preprocessing) of MobileNetV2."""
+    """(stages, three of them to read, preprocessing) of MobileNetV2."""
     model = mb.models.mobilenet.mobilenet_v2(102)
     return model.features, (13, 17, 18), mb.models.mobilenet.preprocess(size)
 
 
 def load(size: int):
     data = mb.data.flowers.load()
-    pictures = data.train.images(size), data.val.images(size)
-    return *pictures, data.train.labels, data.val.labels, len(data.classes)
+    images = data.train.images(size), data.val.images(size)
+    return *images, data.train.labels, data.val.labels, len(data.classes)
 
 
-def two_views(model, pictures, scale):
+def two_views(model, images, scale):
     views = [
-        mb.training.features.extract(model, pictures, scale, flip=f)
+        mb.training.features.extract(model, images, scale, flip=f)
         for f in (False, True)
     ]
     return torch.stack(views)
 
 
 def frozen(make_head, seeds=SEEDS, size=224):
-    """One depth, no mirror: the lesson's first figure."""
+    """One stage, no mirror: the notebook's first figure."""
     x, x_val, y, y_val, classes = load(size)
     stages, _, scale = backbone(size)
-    describe = image_classifier.PooledDepths(stages, at=(18,), unit=False)
+    describe = image_classifier.MultiStageFeatures(stages, at=(18,), unit=False)
     train = mb.training.features.extract(describe, x, scale)
     val = mb.training.features.extract(describe, x_val, scale)
     scores = []
     for seed in seeds:
         torch.manual_seed(seed)
         head = make_head(train.shape[1], classes)
-        image_classifier.train_head(head, train, y, seed=seed, **PLAIN)
+        image_classifier.train_head(head, train, y, replace(PLAIN, seed=seed))
         scores.append(image_classifier.score(head, val, y_val))
     return scores
 
 
-def three_depths(seeds=SEEDS, size=224):
-    """Three depths, mirrored in training and in prediction: the recipe."""
+def three_stages(seeds=SEEDS, size=224):
+    """Three stages, mirrored in training and in prediction: the recipe."""
     x, x_val, y, y_val, classes = load(size)
     stages, at, scale = backbone(size)
-    describe = image_classifier.PooledDepths(stages, at=at)
+    describe = image_classifier.MultiStageFeatures(stages, at=at)
     train, val = two_views(describe, x, scale), two_views(describe, x_val, scale)
     standardise = image_classifier.Standardise(train)
     train, val = standardise(train), standardise(val)
     scores = []
     for seed in seeds:
         torch.manual_seed(seed)
-        head = image_classifier.linear_head(describe.width, classes)
-        image_classifier.train_head(head, train, y, seed=seed)
+        head = nn.Linear(describe.width, classes)
+        image_classifier.train_head(head, train, y, HeadConfig(seed=seed))
         scores.append(image_classifier.score(head, val, y_val))
     return scores
 
@@ -83,17 +91,19 @@ def fine_tuned(seeds=SEEDS, size=224, at=16):
     scores = []
     for seed in seeds:
         _, tuned = image_classifier.split(stages, at)
-        last = image_classifier.PooledDepths(tuned, at=(len(tuned) - 1,), unit=False)
+        last = image_classifier.MultiStageFeatures(
+            tuned, at=(len(tuned) - 1,), unit=False
+        )
         with torch.inference_mode():
             start = torch.cat([last(part) for part in maps.flatten(0, 1).split(256)])
         start = start.reshape(2, len(x), -1).clone()
         torch.manual_seed(seed)
-        head = image_classifier.linear_head(last.width, classes)
-        image_classifier.train_head(head, start, y, weight_decay=0.01, seed=seed)
+        head = nn.Linear(last.width, classes)
+        config = HeadConfig(weight_decay=0.01, seed=seed)
+        image_classifier.train_head(head, start, y, config)
         network = nn.Sequential(last, head)
-        image_classifier.fine_tune(
-            network, maps, y, head=head, seed=seed, precision=_precision()
-        )
+        config = image_classifier.StagesConfig(precision=_precision())
+        image_classifier.fine_tune(network, maps, y, config, head)
         scores.append(image_classifier.score(network, val, y_val))
     return scores
 
@@ -138,11 +148,9 @@ def _precision() -> str:
 
 
 ROWS = {
-    "frozen + linear": lambda seeds: frozen(image_classifier.linear_head, seeds),
-    "frozen + Dense256 + dropout": lambda seeds: frozen(
-        image_classifier.dense_head, seeds
-    ),
-    "three depths, mirrored": three_depths,
+    "frozen + linear": lambda seeds: frozen(nn.Linear, seeds),
+    "frozen + Dense256 + dropout": lambda seeds: frozen(dense_head, seeds),
+    "three stages, mirrored": three_stages,
     "last blocks fine-tuned": fine_tuned,
     "from scratch, 128 px": from_scratch,
 }

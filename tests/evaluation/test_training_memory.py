@@ -1,5 +1,6 @@
 """Where training's memory goes: the formula against every tensor's bytes."""
 
+import peft
 import pytest
 import torch
 from sentences import classifier, sentences
@@ -13,9 +14,11 @@ from microbudget.evaluation.training_memory import (
     measure_training_memory,
     predict_training_memory,
 )
-from microbudget.finetuning import methods
+from microbudget.finetuning.methods import FullConfig, apply_
 from microbudget.models import bert
 from microbudget.training.text_classifier import optimizer
+
+LORA = peft.LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"])
 
 
 def measured(model, ids, mask, labels):
@@ -29,7 +32,7 @@ def measured(model, ids, mask, labels):
 @pytest.mark.parametrize("repeats", [1, 4])
 def test_the_formula_predicts_what_is_kept(method, repeats):
     model, data = classifier(), sentences(repeats)
-    methods.METHODS[method](model)
+    apply_(model, FullConfig() if method == "full" else LORA)
     batch = data.collate([data[i] for i in range(len(data))])
     found = measured(model, *batch)
     counted = count_parameters(model)
@@ -46,7 +49,7 @@ def test_the_formula_predicts_what_is_kept(method, repeats):
 
 def test_four_bit_weights_take_what_nf4_says():
     model = bert.load().classifier(2, four_bit=True)
-    methods.lora(model)
+    apply_(model, LORA)
     data = sentences()
     found = measured(model, *data.collate([data[i] for i in range(4)]))
     counted = count_parameters(model)

@@ -2,6 +2,7 @@
 
 import json
 
+import peft
 import pytest
 import torch
 import transformers
@@ -14,6 +15,7 @@ from microbudget.core.errors import AssetError, DataError
 from microbudget.data import dialogue
 from microbudget.finetuning import instruction, methods
 from microbudget.models import smollm as models
+from microbudget.training.text_classifier import FinetuneConfig
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +79,12 @@ def test_held_out_loss_is_over_tokens_not_over_batches(tiny, data):
 
 
 def test_it_learns(tiny, data):
-    methods.lora(tiny.model, rank=4, targets="qkvof")
+    config = peft.LoraConfig(r=4, lora_alpha=11, target_modules="all-linear")
+    methods.apply_(tiny.model, config)
     before = instruction.held_out_loss(tiny, data)
-    history = instruction.train(tiny, data, lr=3e-2, epochs=4, batch_size=4)
+    history = instruction.train_llm(
+        tiny, data, FinetuneConfig(lr=3e-2, epochs=4, batch_size=4)
+    )
     assert len(history.losses) == 12
     assert instruction.held_out_loss(tiny, data) < before
 

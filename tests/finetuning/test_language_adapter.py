@@ -6,35 +6,66 @@ from sentences import NEGATIVE, POSITIVE, classifier, tokenizer
 
 from microbudget.core.errors import DataError, TrainingError
 from microbudget.data.text import without_vowels
-from microbudget.finetuning import language_adapter, methods
-from microbudget.training import adapters
+from microbudget.finetuning import bottleneck, language_adapter, methods, saving
 
 TEXTS = POSITIVE + NEGATIVE
 
 
-def test_it_brings_the_dialect_nearer_to_plain_english(tmp_path):
-    model = classifier()
-    methods.bottlenecks(model, width=4)
-    before = {n: p.clone() for n, p in model.named_parameters()}
-    history = language_adapter.train_adapter(
-        model, tokenizer(), TEXTS, without_vowels, width=16, steps=60, lr=1e-2
+TASK = methods.BottleneckConfig(4)
+
+
+def train(model, texts=TEXTS, **options):
+    config = language_adapter.LanguageAdapterConfig(width=16, **options)
+    return language_adapter.train_language_adapter(
+        model, tokenizer(), texts, without_vowels, config
     )
+
+
+def test_it_brings_the_dialect_nearer_to_plain_english(tmp_path):
+    model = methods.apply_(classifier(), TASK)
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    trained = [n for n, p in model.named_parameters() if p.requires_grad]
+    history = train(model, steps=60, lr=1e-2)
     assert sum(history.losses[-5:]) < 0.7 * sum(history.losses[:5])
     for name, parameter in model.named_parameters():
         if ".adapters.language." not in name:
             assert torch.equal(parameter, before[name]), name
-    assert adapters.names(model) == {"task", "language"}
-    assert adapters.active(model) == ["task"]
-    path = methods.save(model, tmp_path / "language", name="language")
+    assert trained == [n for n, p in model.named_parameters() if p.requires_grad]
+    assert set(model.applied) == {"task", "language"}
+    assert bottleneck.active(model) == ["task"]
+    path = saving.save(model, tmp_path / "language", name="language")
     other = classifier()
-    methods.load(other, path)
-    methods.bottlenecks(other, width=4)
-    adapters.activate(other, ["language", "task"])
-    adapters.activate(model, ["language", "task"])
+    saving.load_(other, path)
+    methods.apply_(other, TASK)
+    methods.activate_(other, "language", "task")
+    methods.activate_(model, "language", "task")
+    assert bottleneck.active(other) == ["language", "task"]
     own = dict(other.named_parameters())
     for name, parameter in model.named_parameters():
         if ".adapters.language." in name:
             assert torch.equal(parameter, own[name])
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("prepared", [True, False])
+def test_after_a_failure_the_model_is_as_it_was(error, prepared, monkeypatch):
+    model = classifier()
+    if prepared:
+        methods.apply_(model, TASK)
+    before = {n: p.requires_grad for n, p in model.named_parameters()}
+    state = dict(methods.applied(model)), getattr(model, "active_name", "")
+
+    def fail(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(language_adapter, "relative_distance", fail)
+        with pytest.raises(error):
+            train(model)
+    assert {n: p.requires_grad for n, p in model.named_parameters()} == before
+    assert (dict(methods.applied(model)), model.active_name) == state
+    assert bottleneck.active(model) == (["task"] if prepared else [])
+    train(model, steps=2)  # and the cell can be run again
 
 
 def test_the_distance_is_one_for_the_mean_and_zero_for_the_same():
@@ -58,12 +89,11 @@ def test_means_are_over_real_tokens_of_the_upper_layers():
 def test_bad_input():
     model = classifier()
     with pytest.raises(DataError, match="no sentences"):
-        language_adapter.train_adapter(model, tokenizer(), [], without_vowels)
+        train(model, [])
     with pytest.raises(DataError, match="at most 3 tokens"):
-        language_adapter.train_adapter(
-            model, tokenizer(), TEXTS, without_vowels, max_tokens=3
-        )
-    assert not adapters.names(model)
-    adapters.add(model, "language", 4)
+        train(model, max_tokens=3)
+    assert not methods.applied(model)
+    methods.apply_(model, TASK, "language")
     with pytest.raises(TrainingError, match="already"):
-        language_adapter.train_adapter(model, tokenizer(), TEXTS, without_vowels)
+        train(model)
+    assert set(model.applied) == {"language"}

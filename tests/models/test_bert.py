@@ -12,9 +12,8 @@ from sentences import classifier, sentences, tokenizer
 from microbudget import assets
 from microbudget.core.errors import AssetError
 from microbudget.evaluation.sizes import count_parameters
-from microbudget.finetuning import methods
+from microbudget.finetuning import bottleneck, methods, saving
 from microbudget.models import bert
-from microbudget.training import adapters
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +96,9 @@ def test_a_folder_of_ones_own(folder):
     copy = bert.load(shutil.copytree(folder, folder.with_name("copy")))
     assert copy.base_id == own.base_id  # the weights decide, not the name
     model = copy.classifier(2)
-    methods.lora(model)
-    path = methods.save(model, folder / "lora")
-    methods.load(own.classifier(2), path)
+    methods.apply_(model, methods.BitFitConfig())
+    path = saving.save(model, folder / "biases")
+    saving.load_(own.classifier(2), path)
 
 
 def test_a_roberta_reads_padded_sentences_alike():
@@ -111,14 +110,14 @@ def test_a_roberta_reads_padded_sentences_alike():
     )  # fmt: skip
     model = bert.Classifier(transformers.RobertaModel(config, False)).eval()
     model.add_head("task", 2)
-    methods.bottlenecks(model, width=4)
+    methods.apply_(model, methods.BottleneckConfig(4))
     short, long = [0, 5, 6, 2], [0, 7, 8, 9, 10, 2]
     ids = torch.tensor([[*short, 1, 1], long])
     with torch.inference_mode():
         together = model(ids, (ids != 1).long())
         alone = model(torch.tensor([short]), torch.ones(1, 4, dtype=torch.long))
     torch.testing.assert_close(together[:1], alone, rtol=1e-4, atol=1e-5)
-    sites = [n for n, m in model.named_modules() if isinstance(m, adapters.Adapted)]
+    sites = [n for n, m in model.named_modules() if isinstance(m, bottleneck.Adapted)]
     assert len(sites) == 4
 
 

@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from microbudget.core import settings
+from microbudget.core import checkpoint, settings
 from microbudget.core.errors import DataError, MicrobudgetError
 from microbudget.data import flowers, images
 from microbudget.models import mobilenet
 from microbudget.models.vision import Preprocess
-from microbudget.training import features, image_classifier
+from microbudget.training import features, image_classifier, weights
+from microbudget.training.image_classifier import HeadConfig, StagesConfig
 
 SCALE = Preprocess((0.5,) * 3, (0.5,) * 3, 16)
 
@@ -105,24 +106,24 @@ def test_extracting_leaves_the_backbone_as_it_was():
 
 
 def test_no_pictures():
-    with pytest.raises(DataError, match="no pictures"):
+    with pytest.raises(DataError, match="no images"):
         features.extract(stages(), pictures(0), SCALE)
 
 
 @torch.no_grad()
 def test_depths_are_pooled_and_of_unit_length():
     model = stages()
-    describe = image_classifier.PooledDepths(model, at=(2, 0))
+    describe = image_classifier.MultiStageFeatures(model, at=(2, 0))
     x = torch.randn(5, 3, 16, 16)
     vector = describe(x)
     assert vector.shape == (5, describe.width) == (5, 20)
     torch.testing.assert_close(vector[:, :8].norm(dim=1), torch.ones(5))
     torch.testing.assert_close(vector[:, 8:].norm(dim=1), torch.ones(5))
-    plain = image_classifier.PooledDepths(model, at=(2,), unit=False)
+    plain = image_classifier.MultiStageFeatures(model, at=(2,), unit=False)
     torch.testing.assert_close(plain(x), model(x).mean((2, 3)))
     for wrong in ((), (3,), (-1,)):
         with pytest.raises(ValueError, match="must name stages 0 to 2"):
-            image_classifier.PooledDepths(model, at=wrong)
+            image_classifier.MultiStageFeatures(model, at=wrong)
 
 
 @hypothesis_settings(max_examples=25, deadline=None)
@@ -138,23 +139,23 @@ def test_standardised_features_have_mean_zero_and_one_scale(n, width, scale):
     torch.testing.assert_close(x_ratio, y_ratio, atol=1e-3, rtol=1e-2)
 
 
-@pytest.mark.parametrize(
-    "make", [image_classifier.linear_head, image_classifier.dense_head]
-)
-def test_heads_learn(make):
+def test_a_head_is_trained():
     x, y = blobs()
     torch.manual_seed(0)
-    head = make(x.shape[1], 4)
-    image_classifier.train_head(head, x, y, weight_decay=0.01, lr=0.03, batch_size=16)
+    head = nn.Linear(x.shape[1], 4)
+    config = HeadConfig(weight_decay=0.01, lr=0.03, batch_size=16)
+    image_classifier.train_head(head, x, y, config)
     assert image_classifier.score(head, x, y) > 0.9
 
 
 def test_views_are_examples_in_training_and_votes_in_prediction():
     x, y = blobs()
     torch.manual_seed(0)
-    head = image_classifier.linear_head(x.shape[1], 4)
+    head = nn.Linear(x.shape[1], 4)
     views = torch.stack([x, x + 0.1])
-    history = image_classifier.train_head(head, views, y, epochs=2, batch_size=30)
+    history = image_classifier.train_head(
+        head, views, y, HeadConfig(epochs=2, batch_size=30)
+    )
     assert len(history.losses) == 2 * 2 * 60 // 30
     both = image_classifier.predict(head, views)
     each = [image_classifier.predict(head, view) for view in views]
@@ -163,8 +164,8 @@ def test_views_are_examples_in_training_and_votes_in_prediction():
 
 def test_features_that_do_not_fit():
     x, y = blobs()
-    head = image_classifier.linear_head(x.shape[1], 4)
-    with pytest.raises(DataError, match="60 features but 59 labels"):
+    head = nn.Linear(x.shape[1], 4)
+    with pytest.raises(DataError, match=r"\(60, 10\) for 59 labels"):
         image_classifier.train_head(head, x, y[:-1])
     with pytest.raises(DataError, match="NaN"):
         image_classifier.train_head(head, x / 0, y)
@@ -180,13 +181,13 @@ def test_fine_tuning_moves_the_tuned_part_alone():
     with torch.no_grad():
         torch.testing.assert_close(tuned(frozen(x)), model(x), rtol=1e-3, atol=1e-5)
         maps = frozen(x)
-    head = image_classifier.linear_head(12, 2)
+    head = nn.Linear(12, 2)
     network = nn.Sequential(
-        image_classifier.PooledDepths(tuned, (1,), unit=False), head
+        image_classifier.MultiStageFeatures(tuned, (1,), unit=False), head
     )
     before = [p.clone() for p in tuned.parameters()]
     history = image_classifier.fine_tune(
-        network, maps, y, head=head, lr=1e-2, head_lr=1e-2
+        network, maps, y, StagesConfig(lr=1e-2, head_lr=1e-2), head
     )
     assert history.curve("loss")[-1] < history.curve("loss")[0]
     moved = [
@@ -195,7 +196,7 @@ def test_fine_tuning_moves_the_tuned_part_alone():
     assert all(moved)
     for a, b in zip(kept, frozen.parameters(), strict=True):
         assert torch.equal(a, b)
-    with pytest.raises(DataError, match="40 maps but 3 labels"):
+    with pytest.raises(DataError, match="40 feature maps but 3 labels"):
         image_classifier.fine_tune(network, maps, y[:3])
     with pytest.raises(ValueError, match="between 1 and 2"):
         image_classifier.split(model, 3)
@@ -205,8 +206,8 @@ def test_saved_and_loaded_is_the_same(tmp_path):
     model, other = stages(), stages()
     for parameter in model.parameters():
         parameter.data += 1
-    path = image_classifier.save(model, tmp_path / "m.safetensors", classes=["a", "b"])
-    assert image_classifier.load(other, path) == {"classes": ["a", "b"]}
+    path = weights.save(model, tmp_path / "m.safetensors", classes=["a", "b"])
+    assert weights.load_(other, path) == {"classes": ["a", "b"]}
     x = torch.randn(2, 3, 16, 16)
     assert torch.equal(model(x), other(x))
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
@@ -214,41 +215,41 @@ def test_saved_and_loaded_is_the_same(tmp_path):
 
 def test_files_that_are_not_this_model(tmp_path):
     path = tmp_path / "m.safetensors"
-    with pytest.raises(MicrobudgetError, match="no model at"):
-        image_classifier.load(stages(), path)
-    image_classifier.save(nn.Linear(2, 2), path)
+    with pytest.raises(MicrobudgetError, match="There is no file"):
+        weights.load_(stages(), path)
+    weights.save(nn.Linear(2, 2), path)
     with pytest.raises(MicrobudgetError, match="does not hold this model"):
-        image_classifier.load(stages(), path)
-    image_classifier.save(stages(), path)
+        weights.load_(stages(), path)
+    weights.save(stages(), path)
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(MicrobudgetError, match="does not hold this model"):
-        image_classifier.load(stages(), path)
+    with pytest.raises(MicrobudgetError, match="can't be read as a model"):
+        weights.load_(stages(), path)
 
 
 def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
-    path = image_classifier.save(stages(), tmp_path / "m.safetensors")
+    path = weights.save(stages(), tmp_path / "m.safetensors")
     before = path.read_bytes()
 
     def interrupted(state, target, **kwargs):
         target.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(image_classifier, "save_file", interrupted)
+    monkeypatch.setattr(checkpoint, "save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        image_classifier.save(stages(), path)
+        weights.save(stages(), path)
     assert path.read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_real_features_beat_chance_by_far(monkeypatch):
-    """Five species of the garden: real weights, real pictures, seconds."""
+    """Five synthetic species: real weights, real images, seconds."""
     monkeypatch.delenv("MICROBUDGET_DATA", raising=False)
     data = flowers.load()
     train, val = (
         torch.nonzero(s.labels % 12 == 0).flatten() for s in (data.train, data.val)
     )
     model = mobilenet.mobilenet_v2(5)
-    describe = image_classifier.PooledDepths(model.features, at=(13, 17, 18))
+    describe = image_classifier.MultiStageFeatures(model.features, at=(13, 17, 18))
     scale = mobilenet.preprocess(96)
     x = [
         features.extract(describe, data_split.images(96)[rows], scale)
@@ -257,7 +258,7 @@ def test_real_features_beat_chance_by_far(monkeypatch):
     y = [data.train.labels[train] // 12, data.val.labels[val] // 12]
     standardise = image_classifier.Standardise(x[0])
     torch.manual_seed(0)
-    head = image_classifier.linear_head(describe.width, 5)
+    head = nn.Linear(describe.width, 5)
     image_classifier.train_head(head, standardise(x[0]), y[0])
     assert image_classifier.score(head, standardise(x[1]), y[1]) > 0.7
 
@@ -276,10 +277,10 @@ def test_features_on_a_gpu_are_those_of_the_cpu(monkeypatch):
 @pytest.mark.slow
 def test_the_promised_accuracy_on_the_real_flowers():
     """1,020 train pictures, 1,020 validation pictures; the issue's figures."""
-    from benchmarks.flowers_accuracy import three_depths
+    from benchmarks.flowers_accuracy import three_stages
 
     if flowers.load().generated:
         pytest.skip("needs MICROBUDGET_DATA with flowers-102")
     settings.seed_everything(0)
-    [accuracy] = three_depths(seeds=(0,))
+    [accuracy] = three_stages(seeds=(0,))
     assert accuracy >= 0.87
