@@ -49,49 +49,26 @@ def test_pythons_documentation(none):
     for text in (found.calibration, found.held_out):
         assert len(text) > 100_000
         assert text == text.strip() != ""
-    assert found.calibration != found.held_out
-
-
-def test_the_halves_share_no_paragraph(none):
-    found = prose.load()
     both = set(paragraphs(found.calibration)) & set(paragraphs(found.held_out))
     assert not both
 
 
-def test_no_passages_context_is_in_the_calibration_text(none):
-    flat = " ".join(prose.load().calibration.split())
-    _, passages = prose.last_words()
-    assert not any(passage.context in flat for passage in passages)
-
-
-def test_no_passage_twice(none):
-    _, passages = prose.last_words()
-    assert len(set(passages)) == len(passages)
-
-
-def test_no_window_overlaps(none):
-    own, found = tiny_llm.tokenizer(), prose.load()
-    ids = prose.token_ids(own, found.held_out[:5000])
-    parts = prose.windows(own, found.held_out[:5000], 6, 50)
-    assert torch.equal(parts.flatten(), ids[:300])
-    assert own.decode(parts[0]) == found.held_out[: len(own.decode(parts[0]))]
-    with pytest.raises(DataError, match=f"7 × 1000 tokens wanted.*has {len(ids)}"):
-        prose.windows(own, found.held_out[:5000], 7, 1000)
-
-
-def test_calibration_is_spread_evenly(none):
-    own, text = tiny_llm.tokenizer(), prose.load().calibration[:20_000]
-    ids = prose.token_ids(own, text)
-    found = prose.calibration_ids(own, text, 8, 32)
-    assert (found.shape, found.dtype) == ((8, 32), torch.int64)
-    numbered = prose.calibration_ids(Numbered(), "a " * 10_000, 8, 32)
-    starts = numbered[:, 0]
-    assert (numbered == starts[:, None] + torch.arange(32)).all()
-    assert (starts[0], numbered[-1, -1]) == (0, 9_999)  # from the first to the last
-    steps = starts.diff()
-    assert steps.max() - steps.min() <= 1
-    assert torch.equal(found[0], ids[:32])
-    assert torch.equal(found[-1], ids[-32:])
+def test_passages_of_pythons_documentation(none):
+    name, found = prose.last_words()
+    assert name == "Python's documentation"
+    assert len(found) == len(set(found)) > 100
+    held_out = paragraphs(prose.load().held_out)
+    calibration = " ".join(prose.load().calibration.split())
+    for passage in found:
+        assert re.fullmatch("[a-z]{4,}", passage.word)
+        assert len(passage.context.split()) >= 20
+        assert passage.context == passage.context.strip()
+        assert passage.context not in calibration
+        text = f"{passage.context} {passage.word}."
+        assert any(p.startswith(text) for p in held_out), text
+    _, few = prose.last_words(10)
+    assert few == [found[i * len(found) // 10] for i in range(10)]
+    assert prose.last_words(10**6) == (name, found)
 
 
 class Numbered:
@@ -101,15 +78,24 @@ class Numbered:
         return {"input_ids": list(range(len(text.split())))}
 
 
-def test_calibration_may_use_a_text_up():
-    found = prose.calibration_ids(Numbered(), "a " * 96, 3, 32)
-    assert torch.equal(found.flatten(), torch.arange(96))
-    assert prose.calibration_ids(Numbered(), "a " * 96, 1, 5).tolist() == [
-        [0, 1, 2, 3, 4]
-    ]
-    says = r"3 × 33 tokens wanted, but the text has 96: use fewer"
-    with pytest.raises(DataError, match=says):
-        prose.calibration_ids(Numbered(), "a " * 96, 3, 33)
+def test_windows_dont_overlap():
+    found = prose.windows(Numbered(), "a " * 400, 6, 50)
+    assert torch.equal(found.flatten(), torch.arange(300))
+    with pytest.raises(DataError, match=r"7 × 1000 tokens wanted.*has 400"):
+        prose.windows(Numbered(), "a " * 400, 7, 1000)
+
+
+@pytest.mark.parametrize("words", [10_000, 256])
+def test_calibration_is_spread_evenly_and_may_use_a_text_up(words):
+    found = prose.calibration_ids(Numbered(), "a " * words, 8, 32)
+    assert (found.shape, found.dtype) == ((8, 32), torch.int64)
+    starts = found[:, 0]
+    assert (found == starts[:, None] + torch.arange(32)).all()
+    assert (starts[0], found[-1, -1]) == (0, words - 1)  # from the first to the last
+    steps = starts.diff()
+    assert steps.max() - steps.min() <= 1
+    with pytest.raises(DataError, match=rf"8 × 9999 .* has {words}: use fewer"):
+        prose.calibration_ids(Numbered(), "a " * words, 8, 9999)
 
 
 def test_no_special_tokens():
@@ -117,27 +103,6 @@ def test_no_special_tokens():
     ids = prose.token_ids(own, "The small model.")
     assert own.decode(ids) == "The small model."
     assert not set(ids.tolist()) & {own.bos_token_id, own.eos_token_id}
-
-
-def test_passages_of_pythons_documentation(none):
-    name, found = prose.last_words()
-    assert name == "Python's documentation"
-    assert len(found) > 100
-    held_out = paragraphs(prose.load().held_out)
-    for passage in found:
-        assert re.fullmatch("[a-z]{4,}", passage.word)
-        assert len(passage.context.split()) >= 20
-        assert passage.context == passage.context.strip()
-        text = f"{passage.context} {passage.word}."
-        assert any(p.startswith(text) for p in held_out), text
-    assert prose.last_words() == (name, found)
-
-
-def test_fewer_passages_are_spread_evenly(none):
-    _, found = prose.last_words()
-    _, few = prose.last_words(10)
-    assert few == [found[i * len(found) // 10] for i in range(10)]
-    assert prose.last_words(10**6)[1] == found
 
 
 def words(n: int) -> str:
@@ -192,16 +157,16 @@ def test_a_malformed_passage_is_named(data, line, says):
         prose.last_words()
 
 
-def test_passages_that_are_missing(data):
-    (data / "lambada" / "x.jsonl").unlink()
-    with pytest.raises(DataError, match=r"lambada holds 0 \.jsonl files"):
-        prose.last_words()
-
-
-@pytest.mark.parametrize("content", [b"", b'{"text": "caf\xe9 man"}\n'], ids=repr)
-def test_passages_that_cant_be_read(data, content):
-    (data / "lambada" / "x.jsonl").write_bytes(content)
-    with pytest.raises(DataError):
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(None, r"lambada holds 0 \.jsonl files"), (b"", "line 1: expected"),
+     (b'{"text": "caf\xe9 man"}\n', "can't be read")],
+    ids=["missing", "empty", "not UTF-8"],
+)  # fmt: skip
+def test_passages_that_wont_do(data, content, says):
+    path = data / "lambada" / "x.jsonl"
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(DataError, match=says):
         prose.last_words()
 
 

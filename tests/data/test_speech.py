@@ -46,12 +46,10 @@ def test_integers_span_minus_one_to_one(dtype):
         audio.prepare(np.full(16_000, middle, dtype), 16_000)
 
 
-def test_channels_are_averaged_and_integers_scaled():
+def test_channels_are_averaged():
     left, right = np.full(16_000, 0.5), np.full(16_000, -0.1)
     mono = audio.prepare(np.stack([left, right], 1), 16_000)
     np.testing.assert_allclose(mono, 0.2, atol=1e-6)
-    loud = audio.prepare(np.full(16_000, -32768, np.int16), 16_000)
-    np.testing.assert_allclose(loud, -1.0)
 
 
 @settings(deadline=None, max_examples=25)
@@ -106,10 +104,6 @@ def test_noise_has_the_ratio_asked_for(snr, seed):
     noise = audio.with_noise(clean, snr, seed).astype("f8") - clean
     measured = 10 * np.log10(np.mean(clean.astype("f8") ** 2) / np.mean(noise**2))
     assert abs(measured - snr) < 0.2
-
-
-def test_no_noise_at_infinity():
-    clean = tone().astype("f4")
     assert np.array_equal(audio.with_noise(clean, np.inf), clean)
 
 
@@ -228,21 +222,16 @@ def test_the_texts_are_speakable_and_each_is_there_once():
 
 
 def test_the_voice_reads_the_same_again(tmp_path):
-    done = []
-    for name in ("a", "b"):
-        voice.generate_speech(
-            tmp_path / name, limit=2, progress=lambda *x: done.append(x)
-        )
+    done, folders = [], [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        voice.generate_speech(folder, limit=2, progress=lambda *n: done.append(n))
     assert done[5] == (6, 6)
     first, second = (
-        {
-            p.relative_to(tmp_path / n): p.read_bytes()
-            for p in (tmp_path / n).rglob("*.*")
-        }
-        for n in ("a", "b")
+        {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.*")}
+        for folder in folders
     )
     assert first == second
-    entries = json.loads((tmp_path / "a" / "manifest.json").read_text())
+    entries = json.loads((folders[0] / "manifest.json").read_text())
     assert len(entries) == 6
     assert entries[0]["text"] == voice.texts("train")[0]
 
