@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..core.errors import AssetError
 from ..export.onnx import export_module
 from .boxes import rescale_boxes
 from .coco import MAX_DETECTIONS, Detections
@@ -47,19 +46,12 @@ class SingleOutputDetr(nn.Module):
 
 
 def load(folder: str | os.PathLike) -> nn.Module:
-    """The Hub's model in a folder, as :class:`SingleOutputDetr`, in eval mode.
-
-    Raises:
-        AssetError: the files are missing or another model's.
-    """
+    """The Hub's model in a folder, as :class:`SingleOutputDetr`, in eval mode."""
     import transformers
 
-    try:
-        model = transformers.DetrForObjectDetection.from_pretrained(
-            folder, local_files_only=True
-        )
-    except Exception as error:  # transformers has many
-        raise AssetError(f"{folder} holds no DETR that can be read: {error}") from error
+    model = transformers.DetrForObjectDetection.from_pretrained(
+        folder, local_files_only=True
+    )
     return SingleOutputDetr(model).eval()
 
 

@@ -15,7 +15,6 @@ __getattr__, __dir__ = attach(
         "symmetric_mapping": "mapping",
         "weight_mapping": "mapping",
         "value_range": "mapping",
-        "split_into_groups": "mapping",
         "sqnr": "affine",
         "OBSERVERS": "observers",
         "IntegerLinear": "integer",

@@ -137,7 +137,7 @@ def value_range(
 
     ``axes=()``: one range for the tensor. ``axes=(0,)``: one for each channel (row,
     filter). Groups of n weights in a row:
-    ``value_range(split_into_groups(w, n), axes=(0, 1))``.
+    ``value_range(w.unflatten(1, (-1, n)), axes=(0, 1))``.
 
     Returns:
         Two tensors that broadcast against ``x``.
@@ -156,20 +156,6 @@ def value_range(
     if not reduced:
         return x, x
     return x.amin(reduced, keepdim=True), x.amax(reduced, keepdim=True)
-
-
-def split_into_groups(weight: torch.Tensor, group_size: int) -> torch.Tensor:
-    """View (out, in) -> (out, in / group_size, group_size).
-
-    Raises:
-        QuantizationError: no matrix, or rows that aren't a multiple of the group size.
-    """
-    if weight.ndim != 2 or group_size < 1 or weight.shape[1] % group_size:
-        raise QuantizationError(
-            f"A weight of shape {tuple(weight.shape)} can't be split into groups of "
-            f"{group_size}: use a matrix whose rows are a multiple of the group size."
-        )
-    return weight.unflatten(1, (-1, group_size))
 
 
 def _checked_range(low, high, bits: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -85,9 +85,13 @@ class Sheet:
         self.draw.text((x, y), text, self.ink, self.small)
         self.note(kind, self.draw.textbbox((x, y), text, self.small))
 
-    def lines(self, kind, text, x, y, width, font, step, *, centred=False) -> int:
-        """Text broken into lines; returns where the next block may begin."""
-        found = []
+    def lines(self, kind, text, column, font, step, *, centred=False) -> int:
+        """Text broken into lines; returns where the next block may begin.
+
+        Args:
+            column: x, y, width. step: from line to line.
+        """
+        (x, y, width), found = column, []
         for i, line in enumerate(_wrap(text, font, width)):
             left = x + (width - font.getlength(line)) / 2 if centred else x
             position = (left, y + i * step)
@@ -102,14 +106,14 @@ class Sheet:
         text = _random_words(self.rng, 4, 8) if large else _random_words(self.rng, 2, 5)
         if not large:
             text = f"{self.rng.integers(1, 9)}  {text}"
-        return self.lines("title", text, x, y, width, font, int(font.size * 1.25))
+        return self.lines("title", text, (x, y, width), font, int(font.size * 1.25))
 
     def caption(self, word, x, y, width) -> int:
         self.numbered += 1
         text = f"{word} {self.numbered}. {_random_words(self.rng, 5, 12)}"
         kind = f"{word.lower()} caption"
         step = int(self.small.size * 1.25)
-        return self.lines(kind, text, x, y, width, self.small, step, centred=True)
+        return self.lines(kind, text, (x, y, width), self.small, step, centred=True)
 
     def figure(self, x, y, width) -> int:
         side = int(width * self.rng.uniform(0.45, 0.75))
@@ -152,7 +156,7 @@ class Sheet:
         return y + mask.height
 
     def references(self, x, y, width, bottom) -> int:
-        y = self.lines("title", "References", x, y, width, self.bold, self.step) + 4
+        y = self.lines("title", "References", (x, y, width), self.bold, self.step) + 4
         step, entries = int(self.small.size * 1.25), []
         for i in range(int(self.rng.integers(4, 9))):
             name = _NAMES[self.rng.integers(len(_NAMES))]
@@ -162,7 +166,7 @@ class Sheet:
             entries += _wrap(entry, self.small, width)
         entries = entries[: max(1, (bottom - y) // step)]
         text = "\n".join(entries)
-        return self.lines("reference", text, x, y, width, self.small, step)
+        return self.lines("reference", text, (x, y, width), self.small, step)
 
     def fill(self, x, y, width, bottom, *, ends) -> None:
         """A column of blocks from ``y`` down to ``bottom``."""
@@ -182,7 +186,7 @@ class Sheet:
             if room > 3:
                 lines = int(self.rng.integers(2, max(3, min(10, int(room) - 1))))
                 text = _random_lines(self.rng, self.body, width, lines)
-                y = self.lines("text", text, x, y, width, self.body, self.step)
+                y = self.lines("text", text, (x, y, width), self.body, self.step)
                 y += int(self.step * 0.8)
         if low < bottom:
             self.references(x, max(y, low), width, bottom)
