@@ -7,22 +7,22 @@ __getattr__, __dir__ = attach(
     {
         "load_detector": "detectors",
         "load_data": "detectors",
-        # boxes
+        # boxes, and what the network sees
         "iou": "boxes",
         "to_coco_boxes": "boxes",
         "from_coco_boxes": "boxes",
         "check_boxes": "boxes",
-        "rescale_boxes": "boxes",
-        "nms": "boxes",
-        # what the network sees
         "MEAN": "preprocess",
         "STD": "preprocess",
         # precision
-        "Detections": "coco",
         "evaluate": "coco",
         "bootstrap": "coco",
+        "Detections": "coco",
+        "rescale_boxes": "boxes",
         # fewer bits
         "to_float16": "quantize",
         "convolutions": "quantize",
+        # the exercise
+        "nms": "boxes",
     },
 )

@@ -12,23 +12,21 @@ __getattr__, __dir__ = attach(
         "representable_numbers": "formats",
         # from floats to codes and back
         "affine_mapping": "mapping",
-        "symmetric_mapping": "mapping",
-        "weight_mapping": "mapping",
+        "QUANTIZED_TYPES": "fake_quant",
         "value_range": "mapping",
+        "symmetric_mapping": "mapping",
         "sqnr": "affine",
+        "weight_mapping": "mapping",
         "OBSERVERS": "observers",
         "IntegerLinear": "integer",
         # whole models
-        "QUANTIZED_TYPES": "fake_quant",
         "fake_quantize": "fake_quant",
         "calibrate_": "fake_quant",
-        "fake_quantized_layers": "fake_quant",
         "to_int8": "kernels",
         "save": "checkpoint",
         "load": "checkpoint",
+        "fake_quantized_layers": "fake_quant",
         "choose_bits": "mixed",
         "mean_bits": "mixed",
-        # the weights of language models (notebook 04)
-        "affine": "affine",
     },
 )
