@@ -153,13 +153,15 @@ def _load_torch(model, threads: int):
 
     def run(arrays):
         before = torch.get_num_threads()  # they belong to the whole process
-        torch.set_num_threads(threads)
+        if before != threads:  # to set them takes time even if nothing changes
+            torch.set_num_threads(threads)
         try:
             with torch.inference_mode():
                 given = [torch.from_numpy(array).to(device) for array in arrays]
                 return [model(*given).float().cpu().numpy()]
         finally:
-            torch.set_num_threads(before)
+            if before != threads:
+                torch.set_num_threads(before)
 
     return model, run
 
