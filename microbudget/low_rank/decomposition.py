@@ -66,7 +66,7 @@ class Decomposition:
         if not isinstance(rank, int) or not 1 <= rank <= highest:
             raise MicrobudgetError(
                 f"rank={rank}: a layer of {self.shape[1]} -> {self.shape[0]} can have "
-                f"a whole number from 1 to {highest}."
+                f"any rank from 1 to {highest}."
             )
         down, up = self.down[:rank], self.up[:, :rank]  # (k, in), (out, k)
         bias = layer.bias
