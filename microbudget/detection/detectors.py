@@ -17,7 +17,7 @@ from PIL import Image
 from .. import assets
 from ..core import settings
 from ..core.errors import DataError
-from ..data.synthetic.pages.generate import CLASSES, AnnotatedImage, generate
+from ..data.synthetic.pages import CLASSES, AnnotatedImage, generate
 from ..export import packages
 from ..export.inspect import optimize_graph
 from . import coco, detr, picodet, preprocess

@@ -4,20 +4,21 @@ import matplotlib
 import numpy as np
 import pytest
 
-from microbudget.data.synthetic.pages import generate, typeset
+from microbudget.data.synthetic import pages
+from microbudget.data.synthetic.pages import typeset
 from microbudget.detection.boxes import check_boxes
 
 
 @pytest.fixture(scope="module")
 def three():
-    return generate.generate(3, 5)
+    return pages.generate(3, 5)
 
 
 def test_pages_are_the_same_for_a_seed_and_share_nothing_between_seeds(three):
-    again = generate.generate(1, 5)[0]
+    again = pages.generate(1, 5)[0]
     np.testing.assert_array_equal(three[0].image, again.image)
     np.testing.assert_array_equal(three[0].boxes, again.boxes)
-    other = generate.generate(1, 6)[0]
+    other = pages.generate(1, 6)[0]
     assert other.image.shape != again.image.shape or (other.image != again.image).any()
 
 
@@ -33,7 +34,7 @@ def test_boxes_of_a_page_hold_its_ink(three):
     for page in three:
         check_boxes(page.boxes, page.image.shape[:2])
         assert page.image.dtype == np.uint8
-        assert set(page.labels) <= set(range(len(generate.CLASSES)))
+        assert set(page.labels) <= set(range(len(pages.CLASSES)))
         grey = page.image.mean(2)
         outside = np.ones(grey.shape, bool)
         for x0, y0, x1, y1 in page.boxes.astype(int):

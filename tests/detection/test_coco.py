@@ -10,19 +10,19 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from microbudget.core.errors import EvaluationError
-from microbudget.data.synthetic.pages import generate
+from microbudget.data.synthetic import pages
 from microbudget.detection import coco
 from microbudget.plotting import compare_boxes
 
 
 @pytest.fixture(scope="module")
 def three():
-    return generate.generate(3, 5)
+    return pages.generate(3, 5)
 
 
 @pytest.fixture
 def annotations(three):
-    return coco.to_coco(three, generate.CLASSES)
+    return coco.to_coco(three, pages.CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_a_selection_of_images_is_evaluated_as_if_it_were_all(
     for chosen in ([2], [0, 2], [1, 1, 0]):
         some = [three[i] for i in chosen]
         alone = coco.evaluate(
-            [guesses[i] for i in chosen], coco.to_coco(some, generate.CLASSES)
+            [guesses[i] for i in chosen], coco.to_coco(some, pages.CLASSES)
         )
         found = result.mean_ap_of(np.array(chosen))
         assert found == pytest.approx(alone.mean_ap, abs=1e-9)
@@ -112,7 +112,7 @@ def test_the_spread_is_paired(three, guesses, annotations):
     drawn = coco.bootstrap({"a": result, "b": result}, 20)
     np.testing.assert_array_equal(drawn["a"], drawn["b"])
     assert drawn["a"].std() > 0
-    fewer = coco.evaluate(guesses[:2], coco.to_coco(three[:2], generate.CLASSES))
+    fewer = coco.evaluate(guesses[:2], coco.to_coco(three[:2], pages.CLASSES))
     with pytest.raises(EvaluationError, match="different images"):
         coco.bootstrap({"a": result, "b": fewer}, 3)
 
@@ -128,7 +128,7 @@ def test_detections_of_other_images_and_nothing_to_find_are_said(guesses, annota
 
 def test_an_image_is_drawn_with_each_set_of_boxes(three, guesses):
     axes = compare_boxes(
-        three[0].image, {"drawn": three[0], "guessed": guesses[0]}, generate.CLASSES
+        three[0].image, {"drawn": three[0], "guessed": guesses[0]}, pages.CLASSES
     )
     counts = [len(axis.patches) for axis in axes.flat]
     assert counts == [len(three[0].boxes), len(guesses[0].boxes)]

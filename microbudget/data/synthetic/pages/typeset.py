@@ -5,15 +5,16 @@ references, page number.
 """
 
 from collections.abc import Callable
-from functools import cache, lru_cache
+from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..flowers import render as render_flower
-from ..flowers import species
+from ..flowers.scene import render as render_flower
+from ..flowers.species import species
+from ..speech import texts
 
 CLASSES = (
     "text", "title", "figure", "figure caption", "table", "table caption", "header",
@@ -63,16 +64,21 @@ class Sheet:
         rng, (width, height) = self.rng, self.image.size
         margin = int(width * rng.uniform(0.08, 0.12))
         top, bottom = int(height * 0.09), int(height * 0.92)
-        self.line("header", _random_words(rng, 4, 7), margin, int(height * 0.045))
+        inner = width - 2 * margin
+        head, foot = (
+            (margin, int(height * 0.045), inner),
+            (0, int(height * 0.945), width),
+        )
+        self.lines("header", _random_words(rng, 4, 7), head, self.small)
         page = str(rng.integers(1, 400))
-        centre = (width - self.small.getlength(page)) / 2
-        self.line("footer", page, centre, int(height * 0.945))
+        self.lines("footer", page, foot, self.small, centred=True)
         if rng.random() < 0.6:
-            wide = width - 2 * margin
-            top = self.heading(margin, top, wide, large=True) + self.step
+            title = _random_words(rng, 4, 8)
+            top = self.lines("title", title, (margin, top, inner), self.large)
+            top += self.step
         columns = int(rng.integers(1, 3))
         gap = int(width * 0.04)
-        each = (width - 2 * margin - gap * (columns - 1)) // columns
+        each = (inner - gap * (columns - 1)) // columns
         for column in range(columns):
             last = column == columns - 1
             self.fill(margin + column * (each + gap), top, each, bottom, ends=last)
@@ -81,17 +87,10 @@ class Sheet:
         self.boxes.append(tuple(float(v) for v in box))
         self.labels.append(CLASSES.index(kind))
 
-    def line(self, kind, text, x, y) -> None:
-        self.draw.text((x, y), text, self.ink, self.small)
-        self.note(kind, self.draw.textbbox((x, y), text, self.small))
-
-    def lines(self, kind, text, column, font, step, *, centred=False) -> int:
-        """Text broken into lines; returns where the next block may begin.
-
-        Args:
-            column: x, y, width. step: from line to line.
-        """
+    def lines(self, kind, text, column, font, *, centred=False) -> int:
+        """Text broken into lines from (x, y, width) on; returns where they end."""
         (x, y, width), found = column, []
+        step = self.step if font is self.body else int(font.size * 1.25)
         for i, line in enumerate(_wrap(text, font, width)):
             left = x + (width - font.getlength(line)) / 2 if centred else x
             position = (left, y + i * step)
@@ -101,19 +100,16 @@ class Sheet:
         self.note(kind, (*box[:, :2].min(0), *box[:, 2:].max(0)))
         return int(y + len(found) * step)
 
-    def heading(self, x, y, width, *, large=False) -> int:
-        font = self.large if large else self.bold
-        text = _random_words(self.rng, 4, 8) if large else _random_words(self.rng, 2, 5)
-        if not large:
-            text = f"{self.rng.integers(1, 9)}  {text}"
-        return self.lines("title", text, (x, y, width), font, int(font.size * 1.25))
+    def heading(self, x, y, width) -> int:
+        text = _random_words(self.rng, 2, 5)
+        text = f"{self.rng.integers(1, 9)}  {text}"
+        return self.lines("title", text, (x, y, width), self.bold)
 
     def caption(self, word, x, y, width) -> int:
         self.numbered += 1
         text = f"{word} {self.numbered}. {_random_words(self.rng, 5, 12)}"
         kind = f"{word.lower()} caption"
-        step = int(self.small.size * 1.25)
-        return self.lines(kind, text, (x, y, width), self.small, step, centred=True)
+        return self.lines(kind, text, (x, y, width), self.small, centred=True)
 
     def figure(self, x, y, width) -> int:
         side = int(width * self.rng.uniform(0.45, 0.75))
@@ -130,13 +126,11 @@ class Sheet:
         ruled = self.rng.random() < 0.5  # all cells, or only above and below
         high, wide = int(self.step * 1.15), width // columns
         right, bottom = x + wide * columns, y + high * rows
-        for row in range(rows + 1):
-            if ruled or row in (0, 1, rows):
-                self.draw.line((x, y + row * high, right, y + row * high), self.ink)
-        for column in range(columns + 1):
-            if ruled:
-                left = x + column * wide
-                self.draw.line((left, y, left, bottom), self.ink)
+        for row in range(rows + 1) if ruled else (0, 1, rows):
+            self.draw.line((x, y + row * high, right, y + row * high), self.ink)
+        for column in range(columns + 1) if ruled else ():
+            left = x + column * wide
+            self.draw.line((left, y, left, bottom), self.ink)
         for row in range(rows):
             for column in range(columns):
                 number = f"{self.rng.uniform(0, 100):.1f}"
@@ -156,7 +150,9 @@ class Sheet:
         return y + mask.height
 
     def references(self, x, y, width, bottom) -> int:
-        y = self.lines("title", "References", (x, y, width), self.bold, self.step) + 4
+        # Set by hand: this heading is followed more closely than others.
+        self.lines("title", "References", (x, y, width), self.bold)
+        y += self.step + 4
         step, entries = int(self.small.size * 1.25), []
         for i in range(int(self.rng.integers(4, 9))):
             name = _NAMES[self.rng.integers(len(_NAMES))]
@@ -165,8 +161,7 @@ class Sheet:
             entry = f"[{i + 1}] {name}, {name[0]}. ({year}). {title}."
             entries += _wrap(entry, self.small, width)
         entries = entries[: max(1, (bottom - y) // step)]
-        text = "\n".join(entries)
-        return self.lines("reference", text, (x, y, width), self.small, step)
+        return self.lines("reference", "\n".join(entries), (x, y, width), self.small)
 
     def fill(self, x, y, width, bottom, *, ends) -> None:
         """A column of blocks from ``y`` down to ``bottom``."""
@@ -186,7 +181,7 @@ class Sheet:
             if room > 3:
                 lines = int(self.rng.integers(2, max(3, min(10, int(room) - 1))))
                 text = _random_lines(self.rng, self.body, width, lines)
-                y = self.lines("text", text, (x, y, width), self.body, self.step)
+                y = self.lines("text", text, (x, y, width), self.body)
                 y += int(self.step * 0.8)
         if low < bottom:
             self.references(x, max(y, low), width, bottom)
@@ -212,11 +207,11 @@ def _random_lines(rng, font, width: int, lines: int) -> str:
 
 def _wrap(text: str, font, width: float) -> list[str]:
     """Lines that a text breaks into; a word is as wide as it is alone."""
-    lines, space = [], _word_width(font, " ")
+    lines, space = [], font.getlength(" ")
     for part in text.split("\n"):
         line, long = [], 0.0
         for word in part.split():
-            wide = _word_width(font, word)
+            wide = font.getlength(word)
             if line and long + wide > width:
                 lines.append(" ".join(line))
                 line, long = [], 0.0
@@ -226,25 +221,14 @@ def _wrap(text: str, font, width: float) -> list[str]:
     return lines
 
 
-@lru_cache(1 << 16)
-def _word_width(font, word: str) -> float:
-    return font.getlength(word)
+_sentences = cache(partial(texts, "train_short"))  # the course's own
 
 
-@cache
-def _sentences() -> tuple[str, ...]:
-    """The course's own sentences."""
-    folder = Path(__file__).parents[1] / "speech" / "texts"
-    text = (folder / "train_short.txt").read_text(encoding="utf-8")
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
-
-
-@lru_cache(64)
 def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
     import matplotlib
 
     return ImageFont.truetype(
-        str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size
+        str(Path(matplotlib.get_data_path(), "fonts", "ttf", name)), size
     )
 
 
@@ -256,7 +240,7 @@ def _formula(text: str, size: int) -> Image.Image:
     return mask.resize(new, Image.BILINEAR)
 
 
-@lru_cache(64)
+@cache
 def _render_formula(text: str) -> Image.Image:
     """A formula set by matplotlib, finely, and only once: it takes a while."""
     from matplotlib.font_manager import FontProperties
