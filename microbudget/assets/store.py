@@ -33,6 +33,13 @@ def locate(name: str, profile: str | None = None) -> Path | None:
     return _folder(asset) if _is_whole(asset) else None
 
 
+def find_real(name: str) -> Path | None:
+    """Real data: a folder of the user's, or fetched in profile ``full``; else None."""
+    if settings.load().profile == "full":
+        return fetch(name)
+    return locate(name)
+
+
 def fetch(name: str, profile: str | None = None) -> Path:
     """The folder of an asset, fetched and converted first if it isn't here.
 

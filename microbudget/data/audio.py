@@ -10,7 +10,6 @@ from ..core.errors import DataError
 
 RATE = 16_000  # samples a second, Whisper's
 SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3")
-SHORTEST = 0.1  # seconds; below it there is no word
 QUIETEST = 1e-4  # peak of a silent recording: −80 dB below full scale
 
 
@@ -53,22 +52,17 @@ def prepare(samples: np.ndarray, rate: int, name: str = "the recording") -> np.n
             "channels. Transpose it to (samples, channels)."
         )
     seconds = len(samples) / rate
-    if seconds < SHORTEST:
-        raise DataError(
-            f"{name} lasts {seconds:.3f} s; at least {SHORTEST} s are needed to hold "
-            "a word."
-        )
+    if seconds < 0.1:
+        raise DataError(f"{name} lasts {seconds:.3f} s: too short to hold a word.")
     if np.issubdtype(samples.dtype, np.integer):
-        half = 2.0 ** (8 * samples.dtype.itemsize - 1)
-        unsigned = np.issubdtype(samples.dtype, np.unsignedinteger)
-        samples = samples / half - (1.0 if unsigned else 0.0)
+        info = np.iinfo(samples.dtype)
+        samples = (samples - (info.max + info.min + 1) / 2) / 2.0 ** (info.bits - 1)
     # (samples,) or (samples, channels) -> (samples,)
     mono = samples.astype(np.float32).reshape(len(samples), -1).mean(axis=1)
     if not np.isfinite(mono).all():
         raise DataError(
             f"{name} has {(~np.isfinite(mono)).sum():,} samples that are not numbers "
-            "(NaN or infinite). Export it again; a division by zero in an earlier step "
-            "makes such files."
+            "(NaN or infinite). Export it again."
         )
     if np.abs(mono).max() < QUIETEST:
         raise DataError(
@@ -98,8 +92,7 @@ def with_noise(samples: np.ndarray, snr_db: float, seed: int = 0) -> np.ndarray:
 def player(samples: np.ndarray) -> str:
     """An HTML audio player with the sound inside it, about 1.2 kB a second.
 
-    Opus at some 7 kbit/s: plain to the ear, light in a notebook; the models get the
-    full recording.
+    Opus at some 7 kbit/s; the models get the full recording.
     """
     import soundfile
 

@@ -3,14 +3,15 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch.utils.data import Dataset
 
 from ..core import settings
 from ..core.errors import DataError
-from . import jsonl
 from .batching import padded
+from .files import read_jsonl
 
 _OURS = Path(__file__).parent / "dialogues"
 _IGNORED = -100  # what torch's cross entropy leaves out
@@ -18,8 +19,7 @@ _MAX_TOKENS = 256  # of a question with its answer
 _FORMAT = re.compile(r"Do: [^\n]+\nCost: [^\n]+\nCheck: [^\n]+")
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     question: str
     answer: str
 
@@ -31,7 +31,7 @@ class AnswerStyle:
     train: tuple[Pair, ...]
     test: tuple[Pair, ...]
     card: str
-    is_course_data: bool = True
+    is_course_data: bool
 
 
 def load() -> AnswerStyle:
@@ -43,26 +43,21 @@ def load() -> AnswerStyle:
     Raises:
         DataError: a file is missing, or a line isn't such a pair.
     """
-    data = settings.load().data
-    if data and (own := data / "dialogue").is_dir():
-        card = f"pairs from the folder {own}"
-        return AnswerStyle(
-            read(own / "train.jsonl"), read(own / "test.jsonl"), card, False
-        )
-    card = (
-        "Everyday questions, each answered in three lines (Do, Cost, Check)\n"
-        "  source   written for this course\n  licence  MIT"
+    folder, card = (
+        _OURS,
+        (
+            "Everyday questions, each answered in three lines (Do, Cost, Check)\n"
+            "  source   written for this course\n  licence  MIT"
+        ),
     )
-    return AnswerStyle(read(_OURS / "train.jsonl"), read(_OURS / "test.jsonl"), card)
-
-
-def read(path: str | Path) -> tuple[Pair, ...]:
-    """Pairs from a file of JSON lines.
-
-    Raises:
-        DataError: missing, empty, or a line that is no pair of texts.
-    """
-    return tuple(Pair(*row) for row in jsonl.read(path, "question", "answer"))
+    data = settings.load().data
+    if data and (data / "dialogue").is_dir():
+        folder, card = data / "dialogue", f"pairs from the folder {data / 'dialogue'}"
+    train, test = (
+        tuple(Pair(*row) for row in read_jsonl(folder / name, "question", "answer"))
+        for name in ("train.jsonl", "test.jsonl")
+    )
+    return AnswerStyle(train, test, card, is_course_data=folder == _OURS)
 
 
 def follows_format(answer: str) -> bool:
@@ -79,8 +74,6 @@ class Dialogues(Dataset):
 
     def __init__(self, tokenizer, pairs: tuple[Pair, ...]):
         """Raises DataError where a question leaves no room for its answer."""
-        if not pairs:
-            raise DataError("There are no dialogues to train on.")
         self.rows, self.pad = [], tokenizer.pad_token_id
         if self.pad is None:  # many Llamas have none; padding is masked anyway
             self.pad = tokenizer.eos_token_id

@@ -12,12 +12,16 @@ import numpy as np
 import torch
 
 from .. import assets
-from ..core import settings
 from ..core.errors import DataError
 from .images import SUFFIXES, LazyImages, load_images
-from .synthetic.flowers import species_name
+from .synthetic.flowers.species import species_name
 
 REAL, GENERATED = "flowers-102", "synthetic-flowers"
+_KINDS = {
+    REAL: "real photographs of {} classes",
+    GENERATED: "GENERATED images of {} invented species",
+    "": "your own images of {} classes",
+}
 _SPLITS = {"train": "trnid", "val": "valid", "test": "tstid"}  # keys of setid.mat
 
 
@@ -73,13 +77,16 @@ class Flowers:
     test: Split | None
     classes: tuple[str, ...]
     card: str
-    generated: bool = False
-    official: bool = False
+    source: str  # its name in the catalog; empty for images of your own
+
+    @property
+    def generated(self) -> bool:
+        return self.source == GENERATED
 
     @property
     def is_course_data(self) -> bool:
         """Whether the course's claims were checked on these; not on your own."""
-        return self.generated or self.official
+        return bool(self.source)
 
     @property
     def size(self) -> int:
@@ -88,11 +95,7 @@ class Flowers:
 
     def describe(self) -> str:
         """One plain sentence on what the reader is about to see."""
-        what = f"your own images of {len(self.classes)} classes"
-        if self.generated:
-            what = f"GENERATED images of {len(self.classes)} invented species"
-        elif self.official:
-            what = f"real photographs of {len(self.classes)} classes"
+        what = _KINDS[self.source].format(len(self.classes))
         test = f", {len(self.test)} test" if self.test else ""
         return f"{what}: {len(self.train)} train, {len(self.val)} validation{test}"
 
@@ -108,29 +111,21 @@ def load(folder: str | Path | None = None) -> Flowers:
             label file can't be read.
         AssetError: nothing here and nothing can be fetched.
     """
-    if folder is not None:
-        return _read(Path(folder))
-    if settings.load().profile == "full" or assets.locate(REAL):
-        return _read(assets.fetch(REAL))
-    return _read(assets.fetch(GENERATED), generated=True)
-
-
-def _read(folder: Path, generated: bool = False) -> Flowers:
-    if not folder.is_dir():
-        raise DataError(f"There is no folder {folder}.")
-    if official := (folder / "setid.mat").is_file():
-        splits, classes = _read_official(folder)
-        name, card = REAL, assets.get(REAL).card()
+    folder = Path(folder) if folder else assets.find_real(REAL)
+    if folder is None:
+        folder, source = assets.fetch(GENERATED), GENERATED
     else:
-        splits, classes = _read_class_folders(folder)
-        name = folder.name
-        card = f"images of your own, from the folder {folder.name}"
-    if generated:
+        source = REAL if (folder / "setid.mat").is_file() else ""
+    read = _read_official if source == REAL else _read_class_folders
+    splits, classes = read(folder)
+    if source == GENERATED:
         classes = [species_name(number) for number in range(len(classes))]
-        name, card = GENERATED, assets.get(GENERATED).card()
+    card = f"images of your own, from the folder {folder.name}"
+    if source:
+        card = assets.get(source).card()
     return Flowers(
-        name, splits["train"], splits["val"], splits.get("test"), tuple(classes), card,
-        generated, official,
+        source or folder.name, splits["train"], splits["val"], splits.get("test"),
+        tuple(classes), card, source,
     )  # fmt: skip
 
 

@@ -30,20 +30,10 @@ def open_image(path: str | os.PathLike) -> Image.Image:
         with Image.open(path) as image:
             image.load()  # decodes the first frame; raises when truncated
             return _to_rgb(ImageOps.exif_transpose(image))
-    except FileNotFoundError as error:
-        raise DataError(f"There is no image {path}.") from error
     except _DAMAGED as error:
         raise DataError(
-            f"{path} can't be read as an image ({error}). Delete it, or replace it by "
-            "a JPEG or PNG."
+            f"{path} can't be read as an image ({error}). Replace it by a JPEG or PNG."
         ) from error
-
-
-def to_pixels(image: Image.Image, size: int) -> np.ndarray:
-    """Shortest side to ``size``, centre crop: (size, size, 3) uint8."""
-    if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-    return np.asarray(image)
 
 
 def load_images(
@@ -68,8 +58,10 @@ def load_images(
     pixels = np.empty((len(paths), 3, size, size), dtype=np.uint8)
 
     def read(index: int) -> None:
-        # (size, size, 3) -> (3, size, size)
-        pixels[index] = to_pixels(open_image(paths[index]), size).transpose(2, 0, 1)
+        image = open_image(paths[index])
+        if image.size != (size, size):  # the shortest side to ``size``, centre crop
+            image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+        pixels[index] = np.asarray(image).transpose(2, 0, 1)  # -> (3, size, size)
 
     with ThreadPoolExecutor() as pool:  # PIL decodes and resizes outside the GIL
         work = pool.map(read, range(len(paths)))

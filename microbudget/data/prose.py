@@ -6,13 +6,14 @@ WikiText-2 and LAMBADA where they are; else the documentation that every Python 
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from .. import assets
-from ..core import settings
 from ..core.errors import DataError
-from . import jsonl
+from .files import read_jsonl, read_text
+from .speech import evenly_spaced
 
 _SENTENCE_END = re.compile(r"\b([a-z]{4,})\.(?= [A-Z]|$)")
 _PARAGRAPHS = re.compile(r"\n\s*\n")
@@ -33,16 +34,11 @@ class Prose:
     calibration: str
     held_out: str
     card: str
-    is_course_data: bool = True
+    is_course_data: bool
 
 
-@dataclass(frozen=True)
-class Passage:
-    """A passage and the word it ends with.
-
-    Attributes:
-        context: the text before it, without the space between.
-    """
+class Passage(NamedTuple):
+    """A passage and the word it ends with, without the space between."""
 
     context: str
     word: str
@@ -56,24 +52,26 @@ def load() -> Prose:
     first half is for calibration and the second is held out.
 
     Raises:
-        AssetError: profile full, and nothing can be fetched. DataError: an empty file,
-            or a Python without its documentation.
+        AssetError: profile full, and nothing can be fetched. DataError: an empty file.
     """
-    if settings.load().profile == "full" or assets.locate("wikitext2"):
-        folder = assets.fetch("wikitext2")
+    if folder := assets.find_real("wikitext2"):
         card = assets.get("wikitext2").card()
         texts = read(folder / "valid.txt"), read(folder / "test.txt")
         return Prose("WikiText-2", *texts, card, is_course_data=False)
-    calibration, held_out = halves(_python_topics())
+    from pydoc_data.topics import topics
+
+    calibration, held_out = _halves(
+        "\n\n".join(text for _, text in sorted(topics.items()))
+    )
     card = (
         "Topics of the Python language reference\n"
         "  source   pydoc_data.topics, part of every Python (its text differs a little "
         "from version to version)\n  licence  PSF-2.0"
     )
-    return Prose("Python's documentation", calibration, held_out, card)
+    return Prose("Python's documentation", calibration, held_out, card, True)
 
 
-def halves(text: str) -> tuple[str, str]:
+def _halves(text: str) -> tuple[str, str]:
     """Two halves of a text that share no paragraph, whatever its white space.
 
     Where the second repeats a paragraph, of the first or its own, that is left out:
@@ -93,7 +91,7 @@ def _flat(paragraph: str) -> str:
     return " ".join(paragraph.split())
 
 
-def last_words(n: int | None = None) -> tuple[str, list[Passage]]:
+def last_words(n: int) -> tuple[str, tuple[Passage, ...]]:
     """Where passages are from, and the passages, whose last word is to be predicted.
 
     LAMBADA (Paperno et al. 2016, arXiv:1606.06031) where it is and in profile ``full``;
@@ -106,13 +104,11 @@ def last_words(n: int | None = None) -> tuple[str, list[Passage]]:
     Raises:
         AssetError, DataError: as ``load``; a line of LAMBADA that is no passage.
     """
-    if settings.load().profile == "full" or assets.locate("lambada"):
-        name, found = "LAMBADA", _lambada(assets.fetch("lambada"))
+    if folder := assets.find_real("lambada"):
+        name, found = "LAMBADA", _lambada(folder)
     else:
         name, found = "Python's documentation", sentences_of(load().held_out)
-    if n is not None and n < len(found):
-        found = [found[i * len(found) // n] for i in range(n)]
-    return name, found
+    return name, evenly_spaced(found, n)
 
 
 def calibration_ids(tokenizer, text: str, sequences: int, tokens: int) -> torch.Tensor:
@@ -121,7 +117,7 @@ def calibration_ids(tokenizer, text: str, sequences: int, tokens: int) -> torch.
     Raises:
         DataError: the text is too short for it.
     """
-    ids = _enough_ids(tokenizer, text, sequences, tokens)
+    ids = token_ids(tokenizer, text, sequences * tokens)
     last = len(ids) - tokens
     starts = torch.linspace(0, last, sequences, dtype=torch.float64).long()
     return torch.stack([ids[start : start + tokens] for start in starts])
@@ -133,36 +129,27 @@ def windows(tokenizer, text: str, n: int, tokens: int) -> torch.Tensor:
     Raises:
         DataError: the text is too short for it.
     """
-    ids = _enough_ids(tokenizer, text, n, tokens)
-    return ids[: n * tokens].view(n, tokens)
+    return token_ids(tokenizer, text, n * tokens)[: n * tokens].view(n, tokens)
 
 
-def token_ids(tokenizer, text: str) -> torch.Tensor:
-    """int64 (tokens,), without special tokens."""
-    found = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return torch.tensor(found)
+def token_ids(tokenizer, text: str, at_least: int = 0) -> torch.Tensor:
+    """int64 (tokens,), without special tokens.
 
-
-def _enough_ids(tokenizer, text: str, rows: int, tokens: int) -> torch.Tensor:
-    ids = token_ids(tokenizer, text)
-    if len(ids) < rows * tokens:
+    Raises:
+        DataError: there are fewer than ``at_least``.
+    """
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    if len(ids) < at_least:
         raise DataError(
-            f"{rows} × {tokens} tokens wanted, but the text has {len(ids)}: use fewer, "
-            "or a longer text."
+            f"{at_least:,} tokens wanted, but the text has {len(ids):,}: use fewer, or "
+            "a longer text."
         )
-    return ids
+    return torch.tensor(ids)
 
 
 def read(path: Path) -> str:
-    """A UTF-8 text; WikiText's headings and blank lines are dropped.
-
-    Raises:
-        DataError: missing, empty or not UTF-8.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} can't be read ({error}).") from error
+    """A UTF-8 text; WikiText's headings and blank lines are dropped."""
+    lines = read_text(path).splitlines()
     kept = [line for line in lines if line.strip() and not _HEADING.match(line)]
     if not kept:
         raise DataError(f"{path} is empty.")
@@ -186,24 +173,12 @@ def sentences_of(text: str) -> list[Passage]:
     return found
 
 
-def _python_topics() -> str:
-    try:
-        from pydoc_data.topics import topics
-    except ImportError as error:
-        raise DataError(
-            "This Python comes without its documentation (pydoc_data). Install the "
-            "standard library in full, or put WikiText-2 in "
-            "MICROBUDGET_DATA/text/wikitext2 (valid.txt, test.txt)."
-        ) from error
-    return "\n\n".join(topics[name] for name in sorted(topics))
-
-
 def _lambada(folder: Path) -> list[Passage]:
     files = sorted(folder.rglob("*.jsonl"))
     if len(files) != 1:
         raise DataError(f"{folder} holds {len(files)} .jsonl files: put one there.")
     found = []
-    for number, (text,) in enumerate(jsonl.read(files[0], "text"), 1):
+    for number, (text,) in enumerate(read_jsonl(files[0], "text"), 1):
         context, _, word = text.rpartition(" ")
         if not context:
             raise DataError(f"{files[0]}, line {number}: a passage needs two words.")

@@ -6,18 +6,19 @@ folders (``SPEAKER/CHAPTER/*.flac`` with a ``.trans.txt``).
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from .. import assets
-from ..core import settings
 from ..core.errors import DataError
 from . import audio
+from .files import read_text
 
 REAL, GENERATED = "speech", "spoken-sentences"
+MANIFEST = "manifest.json"
 SETS = ("train", "val", "test")  # of a manifest; any other set is for testing
 _FOLDERS = {"train": "train", "val": "val", "dev-": "val"}  # how their names begin
 _VAL = 64  # clips at least, when a set must serve for training and for validation
@@ -32,11 +33,7 @@ class Clip:
     seconds: float
 
     def samples(self) -> np.ndarray:
-        """float32 (samples,) at 16,000 a second.
-
-        Raises:
-            DataError: the file can't be read, or holds no speech.
-        """
+        """float32 (samples,) at 16,000 a second."""
         return audio.read(self.path)
 
 
@@ -47,34 +44,29 @@ class Speech:
     Attributes:
         tests: name -> clips that no training has seen, the main set first. Real
             speech, where there is some, comes before synthetic speech.
-        generated: whether the main test set is synthetic.
-        train_is_generated: whether the training set is.
-        is_course_data: whether the course's claims were checked on it.
+        train_is_generated: whether the training set is synthetic.
+        is_course_data: whether the main test set is the course's synthetic one, on
+            which its claims were checked.
     """
 
     name: str
     train: tuple[Clip, ...]
     val: tuple[Clip, ...]
     tests: dict[str, tuple[Clip, ...]]
-    generated: bool
-    train_is_generated: bool
     card: str
+    train_is_generated: bool = False
+    is_course_data: bool = False
 
     @property
     def test(self) -> tuple[Clip, ...]:
         """The main test set."""
         return next(iter(self.tests.values()))
 
-    @property
-    def is_course_data(self) -> bool:
-        return self.generated
-
     def describe(self) -> str:
         """Plain sentences on what the reader is about to hear."""
         hours = sum(clip.seconds for clip in self.train) / 3600
-        kind = "real recordings"
-        if self.train_is_generated:
-            kind = "sentences READ BY A MACHINE (one synthetic voice)"
+        machine = "sentences READ BY A MACHINE (one synthetic voice)"
+        kind = machine if self.train_is_generated else "real recordings"
         tests = ", ".join(
             f"{len(clips)} {name} clips ({sum(c.seconds for c in clips):.0f} s)"
             for name, clips in self.tests.items()
@@ -85,11 +77,10 @@ class Speech:
         )
 
 
-def evenly_spaced(clips: tuple[Clip, ...], n: int) -> tuple[Clip, ...]:
-    """``n`` clips taken evenly from all (all of them when there are fewer)."""
-    if n >= len(clips):
-        return tuple(clips)
-    return tuple(clips[i * len(clips) // n] for i in range(n))
+def evenly_spaced(items: Sequence, n: int) -> tuple:
+    """``n`` of the items, taken evenly from all (all when there are fewer)."""
+    n = min(n, len(items))
+    return tuple(items[i * len(items) // n] for i in range(n))
 
 
 def load(folder: str | Path | None = None) -> Speech:
@@ -105,20 +96,16 @@ def load(folder: str | Path | None = None) -> Speech:
         DataError: no recordings in a known layout, or a transcript without its file.
         AssetError: nothing here and nothing can be fetched.
     """
+    folder = Path(folder) if folder else assets.find_real(REAL)
     if folder is None:
-        if settings.load().profile != "full" and not assets.locate(REAL):
-            sets, card = read_folder(assets.fetch(GENERATED)), assets.get(GENERATED)
-            tests = {"generated": sets["test"]}
-            return Speech(
-                GENERATED, sets["train"], sets["val"], tests, True, True, card.card()
-            )
-        folder = assets.fetch(REAL)
-    folder = Path(folder)
+        sets, card = read_folder(assets.fetch(GENERATED)), assets.get(GENERATED).card()
+        tests = {"generated": sets["test"]}
+        return Speech(GENERATED, sets["train"], sets["val"], tests, card, True, True)
     sets = read_folder(folder)
     if not sets["test"]:
         raise DataError(f"{folder} has nothing to test on: only training clips.")
     card = f"recordings from the folder {folder.name}"
-    if folder == assets.locate(REAL) and not (folder / "manifest.json").is_file():
+    if folder == assets.locate(REAL) and not (folder / MANIFEST).is_file():
         card = assets.get(REAL).card()
     tests = {"real": sets["test"]}
     one = sets["train"] or sets["val"]
@@ -128,51 +115,40 @@ def load(folder: str | Path | None = None) -> Speech:
     if borrowed:
         sets = read_folder(assets.fetch(GENERATED, "mini"))
         tests["generated"] = sets["test"]
-    return Speech(folder.name, sets["train"], sets["val"], tests, False, borrowed, card)
+    return Speech(folder.name, sets["train"], sets["val"], tests, card, borrowed)
 
 
 def _two_of(clips: tuple[Clip, ...]) -> dict[str, tuple[Clip, ...]]:
     """Train and val out of one set, no speaker (folder) in both where that works."""
-    speakers: dict[Path, list[Clip]] = {}
-    for clip in clips:  # SPEAKER/CHAPTER/file, in LibriSpeech
-        speakers.setdefault(clip.path.parent.parent, []).append(clip)
-    if len(speakers) < 2:
-        return {"train": clips[_VAL:], "val": clips[:_VAL]}
-    val: list[Clip] = []
-    while len(val) < _VAL and len(speakers) > 1:
-        val += speakers.pop(next(iter(speakers)))
-    train = [clip for own in speakers.values() for clip in own]
-    return {"train": tuple(train), "val": tuple(val)}
+    speakers = [clip.path.parent.parent for clip in clips]  # SPEAKER/CHAPTER/file
+    starts = [i for i in range(1, len(clips)) if speakers[i] != speakers[i - 1]]
+    starts = starts or [_VAL]
+    end = next((start for start in starts if start >= _VAL), starts[-1])
+    return {"train": clips[end:], "val": clips[:end]}
 
 
 def read_folder(folder: Path) -> dict[str, tuple[Clip, ...]]:
-    """The clips of a folder by set: train, val, test.
-
-    Raises:
-        DataError: neither layout, a damaged manifest, an empty text, a missing file.
-    """
-    sets: dict[str, list[Clip]] = {name: [] for name in SETS}
-    manifest = folder / "manifest.json"
-    found = _manifest(manifest) if manifest.is_file() else _librispeech(folder)
-    for name, clip in found:
-        sets[name if name in SETS else "test"].append(clip)
-    if not any(sets.values()):
+    """The clips of a folder by set: train, val, test."""
+    has_manifest = (folder / MANIFEST).is_file()
+    found = list(_manifest(folder) if has_manifest else _librispeech(folder))
+    if not found:
         raise DataError(
             f"{folder} holds no speech. Expected a manifest.json (a list of "
             '{"file": …, "text": …, "set": …}), or LibriSpeech\'s folders with their '
             ".trans.txt files."
         )
-    return {name: tuple(clips) for name, clips in sets.items()}
+    return {kind: tuple(c for name, c in found if name == kind) for kind in SETS}
 
 
-def _manifest(path: Path) -> Iterator[tuple[str, Clip]]:
+def _manifest(folder: Path) -> Iterator[tuple[str, Clip]]:
     try:
-        for entry in json.loads(path.read_text(encoding="utf-8")):
-            clip = _clip(path.parent / entry["file"], entry["text"])
-            yield entry.get("set", "test"), clip
+        for entry in json.loads(read_text(folder / MANIFEST)):
+            name = entry.get("set", "test")
+            clip = _clip(folder / entry["file"], entry["text"])
+            yield name if name in SETS else "test", clip
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{path} is no manifest of clips ({type(error).__name__}: {error}). It "
+            f"{folder / MANIFEST} is no manifest ({type(error).__name__}: {error}). It "
             'must be a JSON list of {"file": …, "text": …, "set": …}.'
         ) from error
 
@@ -183,7 +159,7 @@ def _librispeech(folder: Path) -> Iterator[tuple[str, Clip]]:
         parts = transcript.relative_to(folder).parts
         starts = [(part, start) for part in parts for start in _FOLDERS]
         name = next((_FOLDERS[s] for part, s in starts if part.startswith(s)), "test")
-        for line in transcript.read_text(encoding="utf-8").splitlines():
+        for line in read_text(transcript).splitlines():
             if line.strip():
                 number, _, text = line.partition(" ")
                 files = [transcript.parent / f"{number}{end}" for end in audio.SUFFIXES]

@@ -3,7 +3,6 @@
 A table is UTF-8, tab-separated, without a heading: a sentence, or two, and the label.
 """
 
-import csv
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,9 +13,9 @@ import torch
 from torch.utils.data import Dataset
 
 from .. import assets
-from ..core import settings
 from ..core.errors import DataError
 from .batching import padded
+from .files import read_text
 
 Text = str | tuple[str, str]
 _NEUTRAL = 0.5  # rated sentences nearer to 0 are left out
@@ -49,7 +48,7 @@ class Task:
     val: Labelled
     test: Labelled
     card: str
-    is_course_data: bool = True
+    is_course_data: bool
 
     def describe(self) -> str:
         return (
@@ -67,13 +66,12 @@ def sentiment() -> Task:
     Raises:
         AssetError: nothing here and nothing can be fetched. DataError: a bad table.
     """
-    if settings.load().profile == "full" or assets.locate("sst2"):
-        return _published("sst2")
+    if published := _published("sst2"):
+        return published
     ratings = {text: float(mean) for _, text, mean in _rated("movies")}
     rows = [(t, int(r > 0)) for t, r in ratings.items() if abs(r) >= _NEUTRAL]
-    val, test, train = _cut(_shuffled(rows), [_HELD_OUT, 2 * _HELD_OUT])
-    return Task("film snippets", _CLASSES["sst2"], _labelled(train), _labelled(val),
-                _labelled(test), assets.get("rated-snippets").card())  # fmt: skip
+    sets = _cut(_shuffled(rows), [_HELD_OUT, 2 * _HELD_OUT])
+    return _course_task("film snippets", _CLASSES["sst2"], sets)
 
 
 def second_task() -> Task:
@@ -86,8 +84,8 @@ def second_task() -> Task:
     Raises:
         AssetError, DataError: as ``sentiment``.
     """
-    if settings.load().profile == "full" or assets.locate("mrpc"):
-        return _published("mrpc")
+    if published := _published("mrpc"):
+        return published
     sources = [_by_origin(name) for name in ("movies", "products", "editorials")]
     size = min(sum(map(len, groups)) for groups in sources)  # as many of each
     sets: list[list] = [[], [], []]  # validation, test, train
@@ -99,16 +97,14 @@ def second_task() -> Task:
         bounds = [next(e for e in ends if e >= n) for n in (third, 2 * third)]
         for rows, part in zip(sets, _cut(texts, bounds), strict=True):
             rows += [(text, label) for text in part]
-    val, test, train = (_labelled(_shuffled(rows)) for rows in sets)
-    return Task("origins", ("film review", "product review", "editorial"),
-                train, val, test, assets.get("rated-snippets").card())  # fmt: skip
+    classes = ("film review", "product review", "editorial")
+    return _course_task("origins", classes, map(_shuffled, sets))
 
 
 def load(folder: str | Path, classes: Sequence[str] = ()) -> Task:
-    """A task of your own: train.tsv and dev.tsv, and val.tsv if you have one.
-
-    Without val.tsv a part of train.tsv is held out for validation. Labels are 0, 1, … A
-    sentence of train.tsv that also stands in another table is left out.
+    """A task of your own: train.tsv, a part of which is held out for validation, and
+    dev.tsv to test on. Labels are 0, 1, … A sentence of train.tsv that also stands in
+    another set is left out.
 
     Args:
         classes: names of the labels, in their order; without them, or with another
@@ -120,42 +116,26 @@ def load(folder: str | Path, classes: Sequence[str] = ()) -> Task:
     """
     folder = Path(folder)
     train, test = _shuffled(_rows(folder / "train.tsv")), _rows(folder / "dev.tsv")
-    known = {label for _, label in train}
-    if (folder / "val.tsv").is_file():
-        val = _rows(folder / "val.tsv")
-    else:
-        val, train = _cut(train, [min(_HELD_OUT, len(train) // 5)])
-    if known != set(range(len(known))) or len(known) < 2:
+    labels, others = ({label for _, label in rows} for rows in (train, test))
+    if labels != set(range(max(2, len(labels)))) or others - labels:
         raise DataError(
-            f"{folder / 'train.tsv'} has the labels {sorted(known)[:9]}: they must be "
-            "0, 1, … without gaps, and at least two."
+            f"{folder}: train.tsv has the labels {sorted(labels)[:9]} and dev.tsv "
+            f"{sorted(others)[:9]}. They must be 0, 1, … without gaps, at least two, "
+            "and every label of dev.tsv must be in train.tsv."
         )
-    if strange := {label for _, label in (*val, *test)} - known:
-        raise DataError(
-            f"{folder} has labels that train.tsv hasn't: {sorted(strange)[:9]}. All "
-            "tables of a task must have the same classes."
-        )
+    val, train = _cut(train, [min(_HELD_OUT, len(train) // 5)])
     # A memorised sentence would say nothing about the model.
     evaluated = {text for text, _ in (*val, *test)}
     train = [row for row in train if row[0] not in evaluated]
     if not train or not val:
         raise DataError(f"{folder / 'train.tsv'} is too small to hold a part out.")
-    if len(classes) != len(known):
-        classes = [str(label) for label in sorted(known)]
+    if len(classes) != len(labels):
+        classes = map(str, sorted(labels))
     return Task(
         folder.name, tuple(classes),
         _labelled(train), _labelled(_shuffled(val)), _labelled(_shuffled(test)),
         f"tables from the folder {folder.name}", is_course_data=False,
     )  # fmt: skip
-
-
-def read(path: str | Path) -> Labelled:
-    """One table.
-
-    Raises:
-        DataError: missing, not UTF-8, empty, a line without a label, an empty sentence.
-    """
-    return _labelled(_rows(path))
 
 
 def without_vowels(text: str) -> str:
@@ -177,11 +157,9 @@ class Sentences(Dataset):
         """Pairs are told apart by separators only, as RoBERTa does: no segment ids.
 
         Raises:
-            DataError: no sentences, or an empty one.
+            DataError: a sentence is empty.
         """
         texts = labelled.texts
-        if not texts:
-            raise DataError("There are no sentences.")
         empty = [i for i, t in enumerate(texts) if not "".join(t).strip()]
         if empty:
             raise DataError(f"Sentence {empty[0]} is empty: there is nothing to read.")
@@ -205,15 +183,26 @@ class Sentences(Dataset):
         return *padded(ids, self.pad), torch.tensor(labels)
 
 
-def _published(name: str) -> Task:
-    task = load(assets.fetch(name), _CLASSES[name])
-    return replace(task, name=name, card=assets.get(name).card())
+def _published(name: str) -> Task | None:
+    if folder := assets.find_real(name):
+        task = load(folder, _CLASSES[name])
+        return replace(task, name=name, card=assets.get(name).card())
 
 
-def _rows(path: str | Path) -> list[tuple[Text, int]]:
+def _course_task(name: str, classes: tuple[str, ...], sets: Iterable) -> Task:
+    """Of (sentence, label) for validation, for the test and to train on."""
+    val, test, train = map(_labelled, sets)
+    card = assets.get("rated-snippets").card()
+    return Task(name, classes, train, val, test, card, is_course_data=True)
+
+
+def _rows(path: Path) -> list[tuple[Text, int]]:
     """(sentence or pair, label) of every line that isn't blank."""
     rows = []
-    for number, (*sentences, label) in _table(path):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        *sentences, label = line.split("\t")
         is_text = len(sentences) in (1, 2) and all(map(str.strip, sentences))
         if not is_text or not label.strip().isdecimal():
             raise DataError(
@@ -228,22 +217,10 @@ def _rows(path: str | Path) -> list[tuple[Text, int]]:
     return rows
 
 
-def _table(path: str | Path) -> Iterable[tuple[int, list[str]]]:
-    """(line number, columns) of every line of a table that isn't blank."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="\n") as file:
-            lines = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-            for columns in lines:
-                if any(map(str.strip, columns)):
-                    yield lines.line_num, columns
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} can't be read ({error}).") from error
-
-
 def _rated(name: str) -> list[list[str]]:
     """(id, sentence, mean rating) of the rated sentences of one source."""
-    path = assets.fetch("rated-snippets") / f"{name}.tsv"
-    return [columns for _, columns in _table(path)]
+    table = read_text(assets.fetch("rated-snippets") / f"{name}.tsv")
+    return [line.split("\t") for line in table.strip().split("\n")]
 
 
 def _by_origin(name: str) -> list[list[str]]:

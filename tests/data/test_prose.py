@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 
 import pytest
 import tiny_llm
@@ -54,7 +53,7 @@ def test_pythons_documentation(none):
 
 
 def test_passages_of_pythons_documentation(none):
-    name, found = prose.last_words()
+    name, found = prose.last_words(10**6)
     assert name == "Python's documentation"
     assert len(found) == len(set(found)) > 100
     held_out = paragraphs(prose.load().held_out)
@@ -66,9 +65,6 @@ def test_passages_of_pythons_documentation(none):
         assert passage.context not in calibration
         text = f"{passage.context} {passage.word}."
         assert any(p.startswith(text) for p in held_out), text
-    _, few = prose.last_words(10)
-    assert few == [found[i * len(found) // 10] for i in range(10)]
-    assert prose.last_words(10**6) == (name, found)
 
 
 class Numbered:
@@ -81,7 +77,7 @@ class Numbered:
 def test_windows_dont_overlap():
     found = prose.windows(Numbered(), "a " * 400, 6, 50)
     assert torch.equal(found.flatten(), torch.arange(300))
-    with pytest.raises(DataError, match=r"7 × 1000 tokens wanted.*has 400"):
+    with pytest.raises(DataError, match=r"7,000 tokens wanted.*has 400"):
         prose.windows(Numbered(), "a " * 400, 7, 1000)
 
 
@@ -94,7 +90,7 @@ def test_calibration_is_spread_evenly_and_may_use_a_text_up(words):
     assert (starts[0], found[-1, -1]) == (0, words - 1)  # from the first to the last
     steps = starts.diff()
     assert steps.max() - steps.min() <= 1
-    with pytest.raises(DataError, match=rf"8 × 9999 .* has {words}: use fewer"):
+    with pytest.raises(DataError, match=rf"79,992 .* has {words:,}: use fewer"):
         prose.calibration_ids(Numbered(), "a " * words, 8, 9999)
 
 
@@ -130,11 +126,9 @@ def test_a_folder_of_ones_own(data):
     assert found.calibration == " Robert acts . "
     assert found.held_out == " The = sign stays . \n Another line . "
     assert "Wikipedia" in found.card
-    name, passages = prose.last_words()
+    name, passages = prose.last_words(10**6)
     assert name == "LAMBADA"
-    assert passages == [
-        prose.Passage("I gave it to the old", "man"), prose.Passage("he said", "hello")
-    ]  # fmt: skip
+    assert passages == (("I gave it to the old", "man"), ("he said", "hello"))
     assert prose.last_words(1)[1] == passages[:1]
 
 
@@ -147,14 +141,14 @@ def test_a_folder_of_ones_own(data):
         ('{"text": 3}', r"expected .*AttributeError"),
         ("[1]", r"expected .*TypeError"),
         ('{"text": "word"}', "a passage needs two words"),
-        ('{"text": " "}', "an empty text"),
+        ('{"text": " "}', r"expected .*an empty text"),
     ],
 )
 def test_a_malformed_passage_is_named(data, line, says):
     path = data / "lambada" / "x.jsonl"
     path.write_text(f'{{"text": "fine it is"}}\n{line}\n{{"text": "a b"}}\n')
     with pytest.raises(DataError, match=rf"x\.jsonl, line 2: {says}"):
-        prose.last_words()
+        prose.last_words(10**6)
 
 
 @pytest.mark.parametrize(
@@ -167,13 +161,13 @@ def test_passages_that_wont_do(data, content, says):
     path = data / "lambada" / "x.jsonl"
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(DataError, match=says):
-        prose.last_words()
+        prose.last_words(10**6)
 
 
 def test_a_line_separator_within_a_passage(data):
     line = json.dumps({"text": "one\u2028two three"}, ensure_ascii=False)
     (data / "lambada" / "x.jsonl").write_text(line + "\n", encoding="utf-8")
-    assert prose.last_words()[1][0].word == "three"
+    assert prose.last_words(10**6)[1][0].word == "three"
 
 
 @pytest.mark.parametrize(
@@ -189,17 +183,10 @@ def test_texts_that_wont_do(data, content, says):
         prose.load()
 
 
-def test_a_python_without_its_documentation(none, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
-    for ask in (prose.load, prose.last_words):
-        with pytest.raises(DataError, match=r"without its documentation.*wikitext2"):
-            ask()
-
-
 def test_the_full_profile_wants_the_real_texts(none, monkeypatch):
     monkeypatch.setenv("MICROBUDGET_PROFILE", "full")
     monkeypatch.setenv("MICROBUDGET_OFFLINE", "1")
-    for ask in (prose.load, prose.last_words):
+    for ask in (prose.load, lambda: prose.last_words(8)):
         with pytest.raises(AssetError, match="MICROBUDGET_OFFLINE"):
             ask()
 

@@ -2,11 +2,60 @@
 
 A species is a handful of traits (``species``); an image is those traits drawn
 (``flower``) under random circumstances (``scene``); the data set is many images in
-files (``generate``).
+files, written by several processes.
 """
 
-from .generate import generate_images
-from .scene import render
-from .species import SISTERS, Species, species, species_name
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
-__all__ = ["SISTERS", "Species", "generate_images", "render", "species", "species_name"]
+import numpy as np
+from joblib import Parallel, delayed
+
+from ....core import settings
+from .scene import render
+from .species import species as traits_of
+
+# The position of a split here is part of its images' seed.
+SPLITS = ("train", "val", "test")
+
+
+def generate_images(
+    folder: str | Path,
+    species: int,
+    images: Mapping[str, int],
+    size: int = 160,
+    seed: int = 0,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> None:
+    """Write JPEG files: folder/split/004/007.jpg is image 7 of species 4.
+
+    An image depends on its seed, species, split and number only: asking for more of
+    any changes none that was there.
+
+    Args:
+        species: how many.
+        images: of each species, by split: ``{"train": 10, "val": 10}``.
+        size: pixels a side, at least 32.
+        progress: called with (images done, images in all).
+    """
+    jobs = [
+        delayed(_generate_species)(Path(folder, split), number, count, size, seed)
+        for split, count in images.items()
+        for number in range(species)
+    ]
+    done, total = 0, species * sum(images.values())
+    workers = Parallel(settings.load().threads, return_as="generator_unordered")
+    for count in workers(jobs):
+        done += count
+        progress(done, total)
+
+
+def _generate_species(split: Path, number: int, count: int, size: int, seed: int):
+    """The images of one species in one split; returns how many."""
+    folder = split / f"{number:03d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    traits = traits_of(number, seed)
+    for i in range(count):
+        rng = np.random.default_rng([seed, number, SPLITS.index(split.name), i])
+        render(traits, rng, size).save(folder / f"{i:03d}.jpg", "JPEG", quality=92)
+    return count

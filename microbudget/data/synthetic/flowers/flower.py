@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFilter
 
-from .species import Species
-
 
 @dataclass(frozen=True)
 class Pose:
@@ -27,21 +25,7 @@ class Pose:
     age: float  # 0 (fresh) to 1 (fading)
 
 
-@dataclass(frozen=True)
-class View:
-    """The pixels of a flower's box in the flower's own coordinates.
-
-    ``distance`` from its centre (in radii) and ``angle`` are float32 (height, width);
-    ``sun`` is the light's angle as the flower sees it; ``radius`` is in pixels.
-    """
-
-    distance: np.ndarray
-    angle: np.ndarray
-    sun: float
-    radius: float
-
-
-def draw_flower(canvas, species: Species, rng, pose: Pose) -> None:
+def draw_flower(canvas, species, rng, pose: Pose) -> None:
     """Paint one flower into ``canvas`` (float32 (size, size, 3), changed in place).
 
     Only the flower's box is touched.
@@ -77,7 +61,7 @@ def draw_flower(canvas, species: Species, rng, pose: Pose) -> None:
             colour *= (1 - 0.32 * halo)[..., None]
             colour += mask[..., None] * (paint - colour)
             np.maximum(cover, mask, out=cover)
-    paint_centre(colour, cover, species, rng, View(distance, angle, sun, radius))
+    paint_centre(colour, cover, species, rng, (distance, angle, sun, radius))
 
     # Cast a soft shadow on what is behind, away from the light.
     box = canvas[top:bottom, left:right]
@@ -93,7 +77,7 @@ def draw_flower(canvas, species: Species, rng, pose: Pose) -> None:
 class Petals:
     """The petals of one whorl: what differs from petal to petal, as small tables."""
 
-    def __init__(self, species: Species, rng, age: float, sun: float, whorl: int):
+    def __init__(self, species, rng, age: float, sun: float, whorl: int):
         count = species.petals
         self.species, self.count = species, count
         self.phase = whorl * np.pi / count * 1.1
@@ -175,9 +159,14 @@ class Petals:
         return inside, shade[..., None] * paint
 
 
-def paint_centre(colour, cover, species: Species, rng, view: View) -> None:
-    """The middle of the flower, over the petals; ``colour`` and ``cover`` change."""
-    distance, angle, sun, radius = view.distance, view.angle, view.sun, view.radius
+def paint_centre(colour, cover, species, rng, view: tuple) -> None:
+    """The middle of the flower, over the petals; ``colour`` and ``cover`` change.
+
+    Args:
+        view: the pixels' distances from the centre (in radii) and their angles, both
+            (height, width); the light's angle as the flower sees it; the radius.
+    """
+    distance, angle, sun, radius = view
     size = species.centre_size
     dome = np.clip(distance / size, 0, 1)
     shade = 0.72 + 0.3 * (1 - dome**2) + 0.22 * dome * np.cos(angle - sun)

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from .flower import Pose, draw_flower
-from .species import CENTRE_COLOURS, PALETTE, Species
+from .species import CENTRE_COLOURS, PALETTE
 
 GROUNDS = {
     "meadow": (0.36, 0.48, 0.20),
@@ -15,7 +15,7 @@ GROUNDS = {
 }
 
 
-def render(species: Species, rng: np.random.Generator, size: int = 160) -> Image.Image:
+def render(species, rng: np.random.Generator, size: int = 160) -> Image.Image:
     """One photograph of ``species``, RGB, size x size pixels (at least 32).
 
     ``rng`` decides what differs from photograph to photograph.
@@ -100,7 +100,7 @@ def background(rng, size: int) -> np.ndarray:
         base, length = rng.uniform(-5, 69, 2), rng.uniform(12, 45)
         gain = rng.uniform(0.5, 1.2)
         draw_leaf(draw, base, (angle, length, rng.uniform(0.04, 0.2)), green, gain)
-    hues = np.array(list(PALETTE.values()))
+    hues = np.array(PALETTE)
     turn = np.linspace(0, 2 * np.pi, 40)
     for _ in range(int(rng.integers(2, 16))):  # other flowers, far away
         wave = np.cos(turn * rng.integers(3, 9) / 2 + rng.uniform(0, 6))
@@ -117,7 +117,7 @@ def background(rng, size: int) -> np.ndarray:
     return np.asarray(image, np.float32) / 255
 
 
-def foliage(canvas, species: Species, rng, centres) -> np.ndarray:
+def foliage(canvas, species, rng, centres) -> np.ndarray:
     """The flowers' own stems and leaves, a little behind the plane of focus."""
     size = len(canvas)
     image = to_image(canvas).resize((2 * size, 2 * size))  # 2 x: smooth edges

@@ -5,23 +5,23 @@ differ only in petal colour, markings, petal count and the colour of the centre,
 about half of a good classifier's mistakes are between sisters.
 """
 
-from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 
 SISTERS = 4  # species per genus
 
 # A small shared palette: colour alone must not tell species apart.
-PALETTE = {
-    "white": (0.95, 0.94, 0.90),
-    "yellow": (0.96, 0.82, 0.16),
-    "orange": (0.95, 0.52, 0.12),
-    "red": (0.82, 0.12, 0.14),
-    "pink": (0.94, 0.58, 0.70),
-    "magenta": (0.80, 0.16, 0.52),
-    "violet": (0.50, 0.28, 0.74),
-    "blue": (0.34, 0.44, 0.86),
-}
+PALETTE = (
+    (0.95, 0.94, 0.90),  # white
+    (0.96, 0.82, 0.16),  # yellow
+    (0.95, 0.52, 0.12),  # orange
+    (0.82, 0.12, 0.14),  # red
+    (0.94, 0.58, 0.70),  # pink
+    (0.80, 0.16, 0.52),  # magenta
+    (0.50, 0.28, 0.74),  # violet
+    (0.34, 0.44, 0.86),  # blue
+)
 # What sets sisters apart: (eye radius, tip blend, veins, spots, bands), each in 0..1.
 # Mostly fine patterns: they vanish when an image is made small.
 MARKINGS = (
@@ -55,37 +55,6 @@ EPITHETS = """minor borealis gracilis montana silvatica pratensis vernalis elega
     splendens officinalis pumila lucida repens procera modesta amoena major"""
 
 
-@dataclass(frozen=True)
-class Species:
-    """Traits of one species. Lengths are fractions of the flower's radius."""
-
-    name: str
-    petals: int  # per whorl
-    whorls: int  # rings of petals, the outer one first
-    breadth: float  # half-width of a petal
-    belly: float  # exponent: small = broad at the base, large = spoon-shaped
-    point: float  # exponent: small = blunt tip, large = pointed tip
-    notch: float  # depth of the cleft in a petal's tip
-    ruffle: float  # waviness of a petal's edge
-    twist: float  # pinwheel curl, radians
-    cup: float  # how far the petals rise, 0 = flat
-    crease: float  # roundness across a petal; sign: gutter or ridge
-    centre: str  # 'disc', 'stamens', 'trumpet' or 'button'
-    centre_size: float
-    centre_colour: tuple[float, float, float]
-    heads: int  # most flowers in one image
-    leaf_breadth: float
-    leaf_colour: tuple[float, float, float]
-    colour: tuple[float, float, float]  # of the petals
-    tip_colour: tuple[float, float, float]
-    eye_colour: tuple[float, float, float]
-    eye: float  # radius of the coloured eye
-    tips: float  # strength of the tip colour; so are the next three of their pattern
-    veins: float
-    spots: float
-    bands: float
-
-
 def species_name(number: int, seed: int = 0) -> str:
     """Invented Latin name of a species, such as 'Belonia minor'.
 
@@ -99,8 +68,11 @@ def species_name(number: int, seed: int = 0) -> str:
     return f"{genera[order[genus % len(genera)]]} {epithets[sister]}"
 
 
-def species(number: int, seed: int = 0) -> Species:
-    """Traits of species number 0, 1, …; the same for the same seed."""
+def species(number: int, seed: int = 0) -> SimpleNamespace:
+    """Traits of species number 0, 1, …; the same for the same seed.
+
+    Lengths are fractions of the flower's radius.
+    """
     genus, sister = divmod(number, SISTERS)
     rng = np.random.default_rng([seed, 3, genus])  # shared by the sisters
     centre = str(rng.choice(list(CENTRES), p=[odds for odds, _, _ in CENTRES.values()]))
@@ -108,37 +80,30 @@ def species(number: int, seed: int = 0) -> Species:
     petals = int(rng.integers(11, 24) if many else rng.choice([3, 4, 5, 5, 6, 6, 8]))
     whorls = int(rng.choice([1, 2, 3], p=[0.5, 0.3, 0.2]))
     crowding = 2.6 / petals  # half-width at which neighbours touch
-    colours = list(PALETTE)
-    pair = rng.permutation(colours)[:2]  # a genus flowers in two colours
-    markings = rng.permutation(len(MARKINGS))
+    colour = rng.permutation(PALETTE)[sister % 2]  # a genus flowers in two colours
+    markings = rng.permutation(MARKINGS)[sister].tolist()
     own = np.random.default_rng([seed, 4, number])  # a sister's own
-    eye, tips, veins, spots, bands = MARKINGS[markings[sister]]
-    others = [colour for colour in colours if colour != pair[sister % 2]]
+    others = [other for other in PALETTE if other != tuple(colour)]
     tip_colour, eye_colour = own.permutation(others)[:2]
-    return Species(
-        name=species_name(number, seed),
-        petals=petals + (int(own.integers(-3, 4)) if many else sister % 2),
-        whorls=whorls,
-        breadth=float(min(crowding * rng.uniform(0.75, 1.5), 0.62)),
-        belly=float(rng.uniform(0.45, 1.5)),
-        point=float(rng.uniform(0.35, 1.1)),
-        notch=float(rng.choice([0, 0, 0.12, 0.25])) * (not many),
-        ruffle=float(rng.choice([0, 0.02, 0.045])) * (not many),
-        twist=float(rng.choice([0, 0, 0, 0.2, -0.2, 0.45])),
-        cup=float(rng.uniform(0.05, 0.6)),
-        crease=float(rng.choice([-0.45, -0.25, 0.3, 0.5])),
+    return SimpleNamespace(
+        petals=petals + (int(own.integers(-3, 4)) if many else sister % 2),  # per whorl
+        whorls=whorls,  # rings of petals, the outer one first
+        breadth=float(min(crowding * rng.uniform(0.75, 1.5), 0.62)),  # half-width
+        belly=float(rng.uniform(0.45, 1.5)),  # exponent: broad at the base or a spoon
+        point=float(rng.uniform(0.35, 1.1)),  # exponent: blunt or pointed tip
+        notch=float(rng.choice([0, 0, 0.12, 0.25])) * (not many),  # cleft in the tip
+        ruffle=float(rng.choice([0, 0.02, 0.045])) * (not many),  # wavy edge
+        twist=float(rng.choice([0, 0, 0, 0.2, -0.2, 0.45])),  # pinwheel curl, radians
+        cup=float(rng.uniform(0.05, 0.6)),  # how far the petals rise, 0 = flat
+        crease=float(rng.choice([-0.45, -0.25, 0.3, 0.5])),  # across: gutter or ridge
         centre=centre,
         centre_size=float(rng.uniform(*CENTRES[centre][1:])),
         centre_colour=CENTRE_COLOURS[int(own.integers(len(CENTRE_COLOURS)))],
-        heads=int(rng.choice([1, 1, 2, 4])),
+        heads=int(rng.choice([1, 1, 2, 4])),  # most flowers in one image
         leaf_breadth=float(rng.choice([0.08, 0.13, 0.24])),
         leaf_colour=(rng.uniform(0.15, 0.34), rng.uniform(0.36, 0.5), 0.17),
-        colour=PALETTE[pair[sister % 2]],
-        tip_colour=PALETTE[tip_colour],
-        eye_colour=tuple(0.75 * part for part in PALETTE[eye_colour]),
-        eye=eye,
-        tips=tips,
-        veins=veins,
-        spots=spots,
-        bands=bands,
+        colour=tuple(colour),  # of the petals
+        tip_colour=tuple(tip_colour),
+        eye_colour=tuple(0.75 * eye_colour),
+        **dict(zip(("eye", "tips", "veins", "spots", "bands"), markings, strict=True)),
     )

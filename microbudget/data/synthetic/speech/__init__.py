@@ -8,6 +8,7 @@ import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,32 +16,24 @@ import numpy as np
 from ....core import settings
 
 TEXTS = Path(__file__).with_name("texts")
-MANIFEST = "manifest.json"
 RATE = 16_000
 SETS = {"train": ("train_short", "train_long"), "val": ("val",), "test": ("test",)}
 
 
-def texts(name: str) -> list[str]:
-    """The passages of a set, in order: each one sentence or three."""
-    return [
-        line.strip()
-        for file in SETS[name]
-        for line in (TEXTS / f"{file}.txt").read_text(encoding="utf-8").splitlines()
-        if line.strip()
-    ]
+def texts(file: str) -> list[str]:
+    """The passages of one file, in order: each one sentence or three."""
+    return (TEXTS / f"{file}.txt").read_text(encoding="utf-8").splitlines()
 
 
 def generate_speech(
     folder: str | Path,
     seed: int = 0,
-    limit: int | None = None,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> None:
     """Write every passage as a 16 kHz FLAC file, and the manifest last.
 
     Args:
         seed: of the voice's noise and its pace, passage by passage.
-        limit: passages of each set, for a quick look.
         progress: called with (passages done, passages in all).
     """
     import soundfile
@@ -49,7 +42,9 @@ def generate_speech(
 
     folder = Path(folder)
     jobs = [
-        (name, i, text) for name in SETS for i, text in enumerate(texts(name)[:limit])
+        (name, i, text)
+        for name, files in SETS.items()
+        for i, text in enumerate(chain.from_iterable(map(texts, files)))
     ]
     # One voice a thread: its network computes outside Python's interpreter lock.
     own = threading.local()
@@ -76,5 +71,4 @@ def generate_speech(
             progress(len(entries), len(jobs))
     finally:  # after an interrupt, too: what is left isn't read first
         pool.shutdown(cancel_futures=True)
-    manifest = json.dumps(entries, indent=0)
-    (folder / MANIFEST).write_text(manifest, encoding="utf-8")
+    (folder / "manifest.json").write_text(json.dumps(entries, indent=0))
