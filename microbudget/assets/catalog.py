@@ -9,6 +9,15 @@ from ..core import settings
 from ..core.errors import AssetError
 
 _FILE = Path(__file__).with_name("catalog.toml")
+_SOURCES = {  # where files come from, in the words of an asset's card
+    "wheel": "wheel {requirement} on the package index",
+    "sdist": "source archive {requirement} on the package index",
+    "hub": "Hub {repo}@{revision:.8}",
+    "url": "{downloads[0][urls][0]}",
+    "torchvision": "torchvision {weights}",
+    "generate": "generated on this machine",
+    None: "a folder of yours (MICROBUDGET_DATA)",
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +35,7 @@ class Asset:
     title: str
     licence: str
     citation: str
-    notebooks: tuple[str, ...]
+    notebooks: list[str]
     folder: str
     spec: dict
 
@@ -40,35 +49,16 @@ class Asset:
         return self.spec.get("source") == "generate"
 
     def card(self) -> str:
-        """Source, licence, size and a plain word on what it is, for the reader."""
-        lines = [
-            self.title,
-            f"  source   {self._source()}",
-            f"  licence  {self.licence}",
-            f"  cite     {self.citation}",
-        ]
-        if note := self.spec.get("note"):
-            lines.append(f"  note     {note}")
-        return "\n".join(lines)
-
-    def _source(self) -> str:
-        spec = self.spec
-        megabytes = f"{spec.get('bytes', 0) / 1e6:.1f} MB"
-        match spec.get("source"):
-            case "wheel":
-                return f"wheel {spec['requirement']} on the package index, {megabytes}"
-            case "sdist":
-                archive = f"source archive {spec['requirement']}"
-                return f"{archive} on the package index, {megabytes}"
-            case "hub":
-                return f"Hub {spec['repo']}@{spec['revision'][:8]}, {megabytes}"
-            case "url":
-                return f"{spec['downloads'][0]['urls'][0]}, {megabytes}"
-            case "torchvision":
-                return f"torchvision {spec['weights']}, {megabytes}"
-            case "generate":
-                return "generated on this machine"
-        return "a folder of yours (MICROBUDGET_DATA)"
+        """Source, size, licence and a plain word on what it is, for the reader."""
+        source = self.spec.get("source")
+        where = _SOURCES[source].format_map(self.spec)
+        if source and not self.is_generated:
+            where += f", {self.spec['bytes'] / 1e6:.1f} MB"
+        rows = [("source", where), ("licence", self.licence), ("cite", self.citation)]
+        rows.append(("note", self.spec.get("note")))
+        return "\n".join(
+            [self.title, *(f"  {name:8} {text}" for name, text in rows if text)]
+        )
 
 
 def names(profile: str | None = None, notebook: str | None = None) -> list[str]:
@@ -88,10 +78,9 @@ def needed(profile: str | None = None) -> list[str]:
 
 
 def _suits_device(asset: Asset) -> bool:
-    # Without such an entry torch, which takes seconds, isn't asked.
-    if "device" not in asset.spec:
-        return True
-    return (asset.spec["device"] == "cuda") == ("cuda" in settings.device())
+    device = asset.spec.get("device")
+    # Without one torch, which takes seconds to import, isn't asked.
+    return device is None or (device == "cuda") == ("cuda" in settings.device())
 
 
 def get(name: str, profile: str | None = None) -> Asset:
@@ -106,16 +95,9 @@ def get(name: str, profile: str | None = None) -> Asset:
             f"There is no asset {name!r}. The catalog has: {', '.join(_entries())}."
         )
     profile = profile or settings.load().profile
-    return Asset(
-        name,
-        profile,
-        entry["title"],
-        entry["licence"],
-        entry["citation"],
-        tuple(entry["notebooks"]),
-        entry.get("folder", name),
-        entry.get(profile, {}),
-    )
+    card = (entry[key] for key in ("title", "licence", "citation", "notebooks"))
+    folder = entry.get("folder", name)
+    return Asset(name, profile, *card, folder, entry.get(profile, {}))
 
 
 @cache

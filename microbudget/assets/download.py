@@ -39,45 +39,48 @@ def download(urls: list[str], target: Path, sha256: str, size: int, client) -> i
     Raises:
         AssetError: no mirror answered, the digest is wrong, or the disk is full.
     """
-    import httpx2
-
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
-    received, problems, given_up = 0, [], set()
     if _size(part) and sha256_of(part).startswith(sha256):
         os.replace(part, target)  # whole already, but killed before it was renamed
         return 0
-    for url in (mirror for mirror in urls for _ in range(_ATTEMPTS)):
-        if url in given_up:
-            continue
-        before, error = _size(part), None
-        try:
-            _stream(url, part, size, client)
-        except (httpx2.HTTPError, OSError) as failure:
-            error = failure
-        received += max(0, _size(part) - before)
-        if error is None:
-            digest = sha256_of(part)
-            if digest.startswith(sha256):
+    received, problems = 0, []
+    for url in urls:
+        for _ in range(_ATTEMPTS):
+            before = _size(part)
+            problem, again = _attempt(url, part, sha256, size, client)
+            received += max(0, _size(part) - before)
+            if not problem:
                 os.replace(part, target)
                 return received
-            part.unlink()  # never go on from bytes known to be wrong
-            problem = f"sha256 is {digest[:16]}…, expected {sha256[:16]}…"
-            again = before > 0  # a resumed file may mix two versions
-        else:
-            problem = f"{type(error).__name__}: {error}"
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            again = status is None or status >= 500 or status in (416, 429)
-            time.sleep(0.5 if again else 0)
-        problems.append(f"{url.rsplit('/', 1)[-1]}: {problem}")
-        if not again:
-            given_up.add(url)
+            problems.append(f"{url.rsplit('/', 1)[-1]}: {problem}")
+            if not again:
+                break
+            time.sleep(0.5)
     raise AssetError(
         f"Could not download {target.name}:\n  "
         + "\n  ".join(dict.fromkeys(problems))
         + "\n"
         + REMEDY_OFFLINE.format(cache=target.parent.parent)
     )
+
+
+def _attempt(url: str, part: Path, sha256: str, size: int, client) -> tuple[str, bool]:
+    """What went wrong, if anything, and whether another attempt may succeed."""
+    import httpx2
+
+    resumed = _size(part) > 0
+    try:
+        _stream(url, part, size, client)
+    except (httpx2.HTTPError, OSError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", 500)
+        return f"{type(error).__name__}: {error}", status >= 500 or status in (416, 429)
+    digest = sha256_of(part)
+    if digest.startswith(sha256):
+        return "", False
+    part.unlink()  # never go on from bytes known to be wrong
+    problem = f"sha256 is {digest[:16]}…, expected {sha256[:16]}…"
+    return problem, resumed  # a resumed file may mix two versions
 
 
 def _stream(url: str, part: Path, size: int, client) -> None:

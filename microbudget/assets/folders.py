@@ -1,6 +1,5 @@
 """A model's folder in transformers' layout: whole, readable, with finite weights."""
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +8,7 @@ import torch
 from torch import nn
 
 from ..core.errors import AssetError, MicrobudgetError
+from .download import sha256_of
 
 _FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
@@ -46,5 +46,4 @@ def require_finite(model: nn.Module, name: str) -> None:
 
 def weights_id(folder: Path) -> str:
     """Twelve digits of the weights' sha256."""
-    with open(folder / "model.safetensors", "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    return sha256_of(folder / "model.safetensors")[:12]

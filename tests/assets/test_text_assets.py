@@ -1,28 +1,16 @@
 """Text and language models as they are published, made into what the course reads."""
 
 import hashlib
-import io
-import tarfile
 
 import pytest
 import torch
 import transformers
-from test_assets import downloads_of, use_catalog
+from test_assets import make_tar, use_catalog
 
 from microbudget import assets
 from microbudget.assets import catalog, download, sources
 from microbudget.assets.convert import text as texts
 from microbudget.data import text
-
-
-def make_tar(members: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name, content in members.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 def snippets(table: bytes) -> bytes:
@@ -63,12 +51,6 @@ def test_a_source_archive_is_read_and_never_run(archive):
     found = sorted(path.name for path in folder.iterdir())
     assert found == ["LICENSE.txt", "asset.json", "editorials.tsv", "movies.tsv",
                      "products.tsv"]  # fmt: skip
-
-
-def test_a_source_archives_broken_download_is_resumed(archive):
-    archive.cut_after = [300]
-    assets.fetch("toy")
-    assert [asked for _, asked in downloads_of(archive)] == [None, "bytes=300-"]
 
 
 def test_glues_parquet_files_become_tables(tmp_path):

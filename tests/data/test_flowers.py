@@ -66,43 +66,30 @@ def test_more_images_per_class_only_adds(tmp_path):
         split.per_class(7)
 
 
-def test_a_missing_folder(tmp_path):
-    with pytest.raises(DataError, match="needs the folders train"):
-        flowers.load(tmp_path / "absent")
-    with pytest.raises(DataError, match="needs the folders train/ and val/"):
-        flowers.load(tmp_path)
+def refused(folder, says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        flowers.load(folder)
 
 
-def test_an_empty_class_is_named(tmp_path):
-    make_class_folders(tmp_path)
-    (tmp_path / "train" / "c").mkdir()
-    with pytest.raises(DataError, match="no valid file for the classes c"):
-        flowers.load(tmp_path)
-
-
-def test_a_split_without_images(tmp_path):
-    make_class_folders(tmp_path, splits=("train",))
-    (tmp_path / "val" / "a").mkdir(parents=True)
-    with pytest.raises(DataError, match="val holds no images"):
-        flowers.load(tmp_path)
-
-
-def test_a_class_that_train_lacks(tmp_path):
-    make_class_folders(tmp_path)
-    (tmp_path / "val" / "c").mkdir()
-    with pytest.raises(DataError, match=r"classes train/ lacks: \['c'\]"):
-        flowers.load(tmp_path)
+def test_folders_that_wont_do(tmp_path):
+    refused(tmp_path / "absent", "needs the folders train/ and val/")
+    single = make_class_folders(tmp_path / "single", classes=("a",))
+    refused(single, "at least two classes")
+    no_val = make_class_folders(tmp_path / "no val", splits=("train",))
+    refused(no_val, "needs the folders train/ and val/")
+    (no_val / "val" / "a").mkdir(parents=True)
+    refused(no_val, "val holds no images")
+    more = make_class_folders(tmp_path / "more")
+    (more / "val" / "c").mkdir()
+    refused(more, r"classes train/ lacks: \['c'\]")
+    (more / "train" / "c").mkdir()
+    refused(more, "no valid file for the classes c")
 
 
 def test_a_class_that_validation_lacks_keeps_the_numbers(tmp_path):
     make_class_folders(tmp_path, classes=("a", "b", "c"))
     shutil.rmtree(tmp_path / "val" / "b")
     assert flowers.load(tmp_path).val.labels.tolist() == [0, 0, 0, 2, 2, 2]
-
-
-def test_a_single_class(tmp_path):
-    with pytest.raises(DataError, match="at least two classes"):
-        flowers.load(make_class_folders(tmp_path, classes=("a",)))
 
 
 @pytest.mark.parametrize("name", ["imagelabels.mat", "setid.mat"])

@@ -64,23 +64,18 @@ def test_the_real_weights_are_what_the_wheel_holds(real):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"version": 5}, "version 6"),
-        ({"spec": "TransformerSpec"}, "TransformerSpec"),
-        ({"revision": 4}, "revision 3"),
-    ],
+    "change", [{"version": 5}, {"spec": "TransformerSpec"}, {"revision": 4}]
 )
-def test_another_format_is_refused(random, change, says, tmp_path):
-    with pytest.raises(AssetError, match=says):
+def test_another_format_is_refused(random, change, tmp_path):
+    with pytest.raises(AssertionError, match=r"model\.bin"):
         convert(binary(variables(random), **change), tmp_path)
 
 
 def test_a_bias_for_keys_is_refused(tmp_path):
-    """Whisper's keys have none: it would be lost, as the comparison of bits shows."""
+    """Whisper's keys have none: it would be lost."""
     whole = variables(tiny(width=32, seconds=30, positions=448))
     bias = {"decoder/layer_0/attention/linear_1/bias": np.ones(64, np.float16)}
-    with pytest.raises(AssetError, match="Converting changed"):
+    with pytest.raises(AssertionError, match="linear_1/bias"):
         convert(binary(whole | bias), tmp_path)
 
 

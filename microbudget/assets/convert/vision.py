@@ -61,20 +61,14 @@ def _save(tensors: dict[str, torch.Tensor], ready: Path) -> None:
 
 
 def _keras_layers() -> Iterator[tuple[str, str]]:
-    """(Keras layer, torchvision module), from the first convolution to the last."""
-    yield "Conv1", "features.0.0"
-    yield "bn_Conv1", "features.0.1"
-    yield "expanded_conv_depthwise", "features.1.conv.0.0"
-    yield "expanded_conv_depthwise_BN", "features.1.conv.0.1"
-    yield "expanded_conv_project", "features.1.conv.1"
-    yield "expanded_conv_project_BN", "features.1.conv.2"
-    for i in range(1, 17):
-        block, target = f"block_{i}", f"features.{i + 1}.conv"
-        yield f"{block}_expand", f"{target}.0.0"
-        yield f"{block}_expand_BN", f"{target}.0.1"
-        yield f"{block}_depthwise", f"{target}.1.0"
-        yield f"{block}_depthwise_BN", f"{target}.1.1"
-        yield f"{block}_project", f"{target}.2"
-        yield f"{block}_project_BN", f"{target}.3"
-    yield "Conv_1", "features.18.0"
-    yield "Conv_1_bn", "features.18.1"
+    """(Keras layer, torchvision module) of every convolution and batch norm."""
+    yield from (("Conv1", "features.0.0"), ("bn_Conv1", "features.0.1"))
+    yield from (("Conv_1", "features.18.0"), ("Conv_1_bn", "features.18.1"))
+    for i in range(17):
+        name = f"block_{i}" if i else "expanded_conv"
+        layers = ["expand", "depthwise"] if i else ["depthwise"]  # the first has none
+        for k, layer in enumerate(layers):
+            yield f"{name}_{layer}", f"features.{i + 1}.conv.{k}.0"
+            yield f"{name}_{layer}_BN", f"features.{i + 1}.conv.{k}.1"
+        yield f"{name}_project", f"features.{i + 1}.conv.{len(layers)}"
+        yield f"{name}_project_BN", f"features.{i + 1}.conv.{len(layers) + 1}"

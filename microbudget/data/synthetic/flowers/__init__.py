@@ -5,11 +5,12 @@ A species is a handful of traits (``species``); an image is those traits drawn
 files, written by several processes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from joblib import Parallel, delayed
+from tqdm import tqdm
 
 from ....core import settings
 from .scene import render
@@ -23,9 +24,9 @@ def generate_images(
     folder: str | Path,
     species: int,
     images: Mapping[str, int],
-    size: int = 160,
-    seed: int = 0,
-    progress: Callable[[int, int], object] = lambda done, total: None,
+    size: int,
+    seed: int,
+    progress: tqdm,
 ) -> None:
     """Write JPEG files: folder/split/004/007.jpg is image 7 of species 4.
 
@@ -36,18 +37,17 @@ def generate_images(
         species: how many.
         images: of each species, by split: ``{"train": 10, "val": 10}``.
         size: pixels a side, at least 32.
-        progress: called with (images done, images in all).
+        progress: a bar, moved on as images are done.
     """
     jobs = [
         delayed(_generate_species)(Path(folder, split), number, count, size, seed)
         for split, count in images.items()
         for number in range(species)
     ]
-    done, total = 0, species * sum(images.values())
+    progress.reset(species * sum(images.values()))
     workers = Parallel(settings.load().threads, return_as="generator_unordered")
     for count in workers(jobs):
-        done += count
-        progress(done, total)
+        progress.update(count)
 
 
 def _generate_species(split: Path, number: int, count: int, size: int, seed: int):

@@ -4,13 +4,12 @@ Running head, headings, paragraphs, synthetic flowers with captions, tables, equ
 references, page number.
 """
 
-from collections.abc import Callable
 from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ..flowers.scene import render as render_flower
 from ..flowers.species import species
@@ -46,18 +45,16 @@ class Sheet:
         self.rng = rng
         width = int(rng.integers(640, 860))
         height = int(width * rng.uniform(1.28, 1.42))
-        self.paper = tuple(int(v) for v in 255 - rng.integers(0, 14, 3))
-        self.ink = tuple(int(v) for v in rng.integers(0, 60, 1).repeat(3))
-        self.image = Image.new("RGB", (width, height), self.paper)
+        paper = tuple((255 - rng.integers(0, 14, 3)).tolist())
+        self.ink = (int(rng.integers(0, 60)),) * 3
+        self.image = Image.new("RGB", (width, height), paper)
         self.draw = ImageDraw.Draw(self.image)
         face, bold = _FACES[rng.choice(3, p=(0.6, 0.2, 0.2))]
         size = int(width * rng.uniform(0.018, 0.021))
         self.body, self.small = _font(face, size), _font(face, max(9, size - 2))
         self.bold, self.large = _font(bold, size + 2), _font(bold, int(size * 1.7))
         self.step = int(size * rng.uniform(1.2, 1.4))  # from line to line
-        self.boxes: list[tuple[float, float, float, float]] = []
-        self.labels: list[int] = []
-        self.numbered = 0
+        self.boxes, self.labels, self.numbered = [], [], 0
 
     def compose(self) -> None:
         """Fill the page: head and foot, perhaps a title, one column or two."""
@@ -65,12 +62,9 @@ class Sheet:
         margin = int(width * rng.uniform(0.08, 0.12))
         top, bottom = int(height * 0.09), int(height * 0.92)
         inner = width - 2 * margin
-        head, foot = (
-            (margin, int(height * 0.045), inner),
-            (0, int(height * 0.945), width),
-        )
-        self.lines("header", _random_words(rng, 4, 7), head, self.small)
-        page = str(rng.integers(1, 400))
+        head, page = _random_words(rng, 4, 7), str(rng.integers(1, 400))
+        self.lines("header", head, (margin, int(height * 0.045), inner), self.small)
+        foot = (0, int(height * 0.945), width)
         self.lines("footer", page, foot, self.small, centred=True)
         if rng.random() < 0.6:
             title = _random_words(rng, 4, 8)
@@ -84,7 +78,7 @@ class Sheet:
             self.fill(margin + column * (each + gap), top, each, bottom, ends=last)
 
     def note(self, kind: str, box) -> None:
-        self.boxes.append(tuple(float(v) for v in box))
+        self.boxes.append(box)
         self.labels.append(CLASSES.index(kind))
 
     def lines(self, kind, text, column, font, *, centred=False) -> int:
@@ -101,8 +95,8 @@ class Sheet:
         return int(y + len(found) * step)
 
     def heading(self, x, y, width) -> int:
-        text = _random_words(self.rng, 2, 5)
-        text = f"{self.rng.integers(1, 9)}  {text}"
+        words = _random_words(self.rng, 2, 5)
+        text = f"{self.rng.integers(1, 9)}  {words}"
         return self.lines("title", text, (x, y, width), self.bold)
 
     def caption(self, word, x, y, width) -> int:
@@ -166,10 +160,8 @@ class Sheet:
     def fill(self, x, y, width, bottom, *, ends) -> None:
         """A column of blocks from ``y`` down to ``bottom``."""
         low = bottom - (12 * self.step if ends and self.rng.random() < 0.5 else 0)
-        lines_needed: dict[Callable, float] = {
-            self.heading: 3.5, self.figure: width * 0.6 / self.step + 3,
-            self.table: 15, self.equation: 3,
-        }  # fmt: skip
+        lines_needed = {self.heading: 3.5, self.figure: width * 0.6 / self.step + 3,
+                        self.table: 15, self.equation: 3}  # fmt: skip
         while low - y > 4 * self.step:
             room = (low - y) / self.step
             if self.rng.random() < 0.5:
@@ -236,8 +228,7 @@ def _formula(text: str, size: int) -> Image.Image:
     """A formula's ink as a mask (8 bit), for a body of so many pixels."""
     mask = _render_formula(text)
     factor = 72 * size / (10 * _FORMULA_DPI)
-    new = max(1, round(mask.width * factor)), max(1, round(mask.height * factor))
-    return mask.resize(new, Image.BILINEAR)
+    return mask.resize([round(side * factor) for side in mask.size], Image.BILINEAR)
 
 
 @cache
@@ -248,4 +239,4 @@ def _render_formula(text: str) -> Image.Image:
 
     target, ten = BytesIO(), FontProperties(size=10)  # whatever size plots have
     math_to_image(text, target, prop=ten, dpi=_FORMULA_DPI, format="png")
-    return Image.eval(Image.open(target).convert("L"), lambda v: 255 - v)
+    return ImageOps.invert(Image.open(target).convert("L"))

@@ -6,12 +6,12 @@ The sentences in ``texts/`` were written for this course. The voice is hibari-tt
 
 import json
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from ....core import settings
 
@@ -25,22 +25,17 @@ def texts(file: str) -> list[str]:
     return (TEXTS / f"{file}.txt").read_text(encoding="utf-8").splitlines()
 
 
-def generate_speech(
-    folder: str | Path,
-    seed: int = 0,
-    progress: Callable[[int, int], object] = lambda done, total: None,
-) -> None:
+def generate_speech(folder: Path, seed: int, progress: tqdm) -> None:
     """Write every passage as a 16 kHz FLAC file, and the manifest last.
 
     Args:
         seed: of the voice's noise and its pace, passage by passage.
-        progress: called with (passages done, passages in all).
+        progress: a bar, moved on as passages are done.
     """
     import soundfile
     import soxr
     from hibari import Hibari
 
-    folder = Path(folder)
     jobs = [
         (name, i, text)
         for name, files in SETS.items()
@@ -63,12 +58,13 @@ def generate_speech(
         return {"file": f"{name}/{path.name}", "text": text, "set": name,
                 "seconds": round(len(samples) / RATE, 3)}  # fmt: skip
 
+    progress.reset(len(jobs))
     entries = []
     pool = ThreadPoolExecutor(settings.load().threads)
     try:
         for entry in pool.map(speak, jobs):
             entries.append(entry)
-            progress(len(entries), len(jobs))
+            progress.update()
     finally:  # after an interrupt, too: what is left isn't read first
         pool.shutdown(cancel_futures=True)
     (folder / "manifest.json").write_text(json.dumps(entries, indent=0))
