@@ -6,6 +6,7 @@ exact, and without any work. Elsewhere only the sizes at the block's ends are kn
 
 import contextlib
 import ctypes
+import re
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -21,20 +22,13 @@ class Peak:
     """Memory during a block, in bytes.
 
     Attributes:
-        before: resident memory of the process when the block began.
-        highest: the highest resident memory during it; where the system doesn't keep
-            it, the higher one of the block's two ends.
+        highest: the highest resident memory of the process; where the system doesn't
+            keep it, the higher one of the block's two ends.
         device: the most that torch had allocated on the GPU (0 without one).
     """
 
-    before: int
     highest: int
     device: int = 0
-
-    @property
-    def added(self) -> int:
-        """What the block needed on top of what was there."""
-        return self.highest - self.before
 
 
 _open: list[Peak] = []  # of the blocks that we are in
@@ -53,8 +47,7 @@ def peak_memory():
         _RESET.write_text("5")  # see man proc_pid_clear_refs
     if cuda := _cuda():
         cuda.reset_peak_memory_stats()
-    resident = psutil.Process().memory_info().rss
-    peak = Peak(before=resident, highest=resident)
+    peak = Peak(highest=psutil.Process().memory_info().rss)
     _open.append(peak)
     try:
         yield peak
@@ -86,8 +79,8 @@ def _mark() -> int:
     """The highest resident size since the reset, in bytes; 0 where nobody keeps it."""
     if not _can_reset():
         return 0
-    lines = _STATUS.read_text().splitlines()
-    return next((int(x.split()[1]) << 10 for x in lines if x.startswith("VmHWM")), 0)
+    found = re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text())
+    return int(found[1]) * 1024
 
 
 @cache

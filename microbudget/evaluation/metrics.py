@@ -1,7 +1,5 @@
 """How good a classifier is: scikit-learn's metrics, and how sure they are."""
 
-from collections.abc import Callable
-
 import numpy as np
 
 from ..core.errors import EvaluationError
@@ -80,29 +78,6 @@ def paired_difference(a, b) -> tuple[float, float]:
     return float((a - b).mean()), float(stats.sem(a - b))
 
 
-def bootstrap_interval(
-    statistic: Callable, *samples: np.ndarray, draws: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """95 % interval of a statistic over the choice of examples (Efron 1979).
-
-    The same examples are drawn from all samples (a paired bootstrap), so what is hard
-    for all of them cancels out.
-
-    Args:
-        statistic: takes the samples, each (draws, examples), and ``axis``, over which
-            it is to be computed; such as ``np.mean``.
-        samples: (examples,) each, at least two examples.
-    """
-    from scipy import stats
-
-    found = stats.bootstrap(
-        samples, statistic, paired=True, vectorized=True, n_resamples=draws,
-        method="percentile", rng=np.random.default_rng(seed),
-    )  # fmt: skip
-    low, high = found.confidence_interval
-    return float(low), float(high)
-
-
 def _checked(labels, predictions) -> tuple[np.ndarray, np.ndarray]:
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     if labels.shape != predictions.shape or labels.ndim != 1 or not len(labels):
@@ -110,9 +85,6 @@ def _checked(labels, predictions) -> tuple[np.ndarray, np.ndarray]:
             f"labels {labels.shape} and predictions {predictions.shape} must be two "
             "lists of equal length, not empty (take logits.argmax(1) first)."
         )
-    if {labels.dtype.kind, predictions.dtype.kind} - {"i", "u"}:
-        raise EvaluationError(
-            "labels and predictions must be class indices, got "
-            f"{labels.dtype} and {predictions.dtype}."
-        )
+    if predictions.dtype.kind == "f":
+        raise EvaluationError("The predictions must be class indices, not scores.")
     return labels, predictions

@@ -3,7 +3,7 @@
 One batch's activations are in memory at a time, and size·size sums for each layer.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -70,7 +70,7 @@ class Moments:
         if centred:
             found = found - torch.outer(self.mean, self.mean)
         found = (found + found.T) / 2
-        level = damping * found.diagonal().mean().clamp(min=0)
+        level = damping * found.diagonal().mean().clamp(min=1e-12)
         return found + level * torch.eye(len(found), dtype=torch.float64).to(found)
 
 
@@ -96,24 +96,22 @@ def collect_moments(
         DataError: no batches, a layer that no batch reached. MicrobudgetError: a name
             that isn't a linear layer.
     """
-    layers, found = _empty(model, names, side=1)
+    layers = _chosen(model, names)
+    found = {
+        n: Moments.zeros(m.in_features, m.weight.device) for m, n in layers.items()
+    }
     mask: torch.Tensor | None = None
 
-    def add_input(name: str) -> Callable:
-        def hook(_, arguments):
-            found[name].add(_rows(arguments[0], mask))
-
-        return hook
+    def add_input(layer: nn.Module, arguments: tuple) -> None:
+        found[layers[layer]].add(_rows(arguments[0], mask))
 
     with ExitStack() as hooks, torch.no_grad():  # leaving it removes the hooks
-        for name in found:
-            hook = layers[name].register_forward_pre_hook(add_input(name))
-            hooks.enter_context(hook)
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_pre_hook(add_input))
         for batch in batches:
             mask = token_mask(batch).bool() if token_mask else None
             model(*batch)
-    _require_reached(found)
-    return found
+    return _all_reached(found)
 
 
 def collect_gradients(
@@ -130,27 +128,23 @@ def collect_gradients(
 
     Args:
         loss: (model, batch) -> the *sum* of the examples' losses.
-        names, token_mask: as for ``collect_moments``.
+        names, token_mask: and what is raised, as for ``collect_moments``.
 
     Returns:
         name -> moments of the gradients for that layer's outputs.
-
-    Raises:
-        As ``collect_moments``.
     """
-    layers, found = _empty(model, names, side=0)
+    layers = _chosen(model, names)
+    found = {
+        n: Moments.zeros(m.out_features, m.weight.device) for m, n in layers.items()
+    }
     outputs: list[tuple[str, torch.Tensor]] = []
 
-    def keep_output(name: str) -> Callable:
-        def hook(_, __, y):
-            outputs.append((name, y if y.requires_grad else y.requires_grad_()))
-
-        return hook
+    def keep_output(layer: nn.Module, _, y: torch.Tensor) -> None:
+        outputs.append((layers[layer], y if y.requires_grad else y.requires_grad_()))
 
     with ExitStack() as hooks, torch.enable_grad():
-        for name in found:
-            hook = layers[name].register_forward_hook(keep_output(name))
-            hooks.enter_context(hook)
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_hook(keep_output))
         for batch in batches:
             outputs.clear()
             mask = token_mask(batch).bool() if token_mask else None
@@ -160,17 +154,13 @@ def collect_gradients(
             for (name, _), gradient in zip(outputs, gradients, strict=True):
                 if gradient is not None:
                     found[name].add(_rows(gradient, mask))
-    _require_reached(found)
-    return found
+    return _all_reached(found)
 
 
-def _empty(model, names, side: int) -> tuple[dict, dict[str, Moments]]:
-    """All linear layers, and moments for the named ones' outputs (0) or inputs (1)."""
+def _chosen(model: nn.Module, names: Sequence[str] | None) -> dict[nn.Linear, str]:
+    """The named linear layers, or all of them, with their names."""
     layers = named_linear_layers(model)
-    weights = {name: pick(layers, name).weight for name in names or layers}
-    return layers, {
-        n: Moments.zeros(w.shape[side], w.device) for n, w in weights.items()
-    }
+    return {pick(layers, name): name for name in names or layers}
 
 
 def _rows(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -180,7 +170,8 @@ def _rows(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     return x.reshape(-1, x.shape[-1])
 
 
-def _require_reached(found: Mapping[str, Moments]) -> None:
+def _all_reached(found: dict[str, Moments]) -> dict[str, Moments]:
     for name, moments in found.items():
         if not moments.count:
             raise DataError(f"Nothing came to {name}: give batches that reach it.")
+    return found

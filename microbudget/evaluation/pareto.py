@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 
 def pareto_front(
     points: Mapping[str, Sequence[float]], higher: Sequence[bool]
@@ -15,17 +17,9 @@ def pareto_front(
         points: name -> its numbers, such as (milliseconds, accuracy).
         higher: for each number, whether more of it is better.
     """
-    signs = [1 if up else -1 for up in higher]
-    signed = {
-        name: [sign * value for sign, value in zip(signs, values, strict=True)]
-        for name, values in points.items()
-    }
-
-    def beats(a: list[float], b: list[float]) -> bool:
-        return a != b and all(x >= y for x, y in zip(a, b, strict=True))
-
-    return [
-        name
-        for name, own in signed.items()
-        if not any(beats(other, own) for other in signed.values())
-    ]
+    values = np.array(list(points.values())) * np.where(higher, 1, -1)  # (n, numbers)
+    ours, others = values[:, None], values
+    beats = (ours >= others).all(-1) & (ours > others).any(
+        -1
+    )  # (n, n): row beats column
+    return [name for name, lost in zip(points, beats.any(0), strict=True) if not lost]

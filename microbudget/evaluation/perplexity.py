@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from ..core.errors import DataError, EvaluationError
 
@@ -99,8 +100,6 @@ def evaluate_perplexity(
     Raises:
         EvaluationError: a model that answers with NaN.
     """
-    predicted = (len(windows), windows.shape[1] - 1)
-    assert original is None or original.shape[:2] == predicted, "of other windows"
     losses, divergence, agrees = [], [], []
     for i, batch in enumerate(windows.split(batch_size)):
         ours = F.log_softmax(scorer(batch)[:, :-1].float(), -1)  # (batch, t − 1, vocab)
@@ -126,7 +125,7 @@ def block_standard_error(losses: torch.Tensor) -> float:
     if whole < 2 * _BLOCK:
         raise EvaluationError(f"{len(losses)} tokens are too few: read at least 64.")
     means = losses[:whole].double().view(-1, _BLOCK).mean(1)
-    return float(means.std() / np.sqrt(len(means)))
+    return float(means.std() / len(means) ** 0.5)
 
 
 def perplexity_ratio(a: PerplexityResult, b: PerplexityResult) -> tuple[float, float]:
@@ -144,12 +143,10 @@ def perplexity_ratio(a: PerplexityResult, b: PerplexityResult) -> tuple[float, f
 def last_words(
     scorer: Scorer, tokenizer, passages: Sequence, batch_size: int = 8
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Whether a model guesses the last word of each passage: as its first, and among
-    its five likeliest choices.
+    """Whether a model guesses the last word of each passage, once and in five guesses.
 
-    The whole word counts, not its first piece or letter: every token of the word, given
-    those before it, must be the likeliest (what greedy writing would write), or among
-    the five likeliest.
+    The whole word counts: every one of its tokens, given those before it, must be the
+    likeliest (what greedy writing would write), or among the five likeliest.
 
     Args:
         passages: with ``context`` and ``word`` (see ``data.prose``).
@@ -165,10 +162,8 @@ def last_words(
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
     for start in range(0, len(order), batch_size):
         own = order[start : start + batch_size]
-        longest = max(len(rows[i][0]) for i in own)
-        ids = torch.zeros((len(own), longest), dtype=torch.long)
-        for line, i in enumerate(own):  # filled up on the right: nothing sees that
-            ids[line, : len(rows[i][0])] = torch.tensor(rows[i][0])
+        # filled up on the right: nothing before it sees that
+        ids = pad_sequence([torch.tensor(rows[i][0]) for i in own], batch_first=True)
         logits = scorer(ids)
         for line, i in enumerate(own):
             whole, known = rows[i]

@@ -44,11 +44,11 @@ def _part(event) -> str:
 
     The innermost label decides; without one, a product of matrices.
     """
-    names = []
+    part = "other"
     while event is not None:
-        names.append(event.name)
+        if event.name in _BY_LABEL:
+            return _BY_LABEL[event.name]
+        if event.name in _MATMULS:
+            part = "matmul"
         event = event.cpu_parent
-    labels = [_BY_LABEL[name] for name in names if name in _BY_LABEL]
-    if labels:
-        return labels[0]
-    return "matmul" if any(name in _MATMULS for name in names) else "other"
+    return part

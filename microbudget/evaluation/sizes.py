@@ -59,25 +59,20 @@ def stored_bytes(model) -> int:
 
     import torch
 
-    dense = {n for n, p in model.named_parameters(remove_duplicate=False)
-             if type(p.data) is torch.Tensor and p.dtype == torch.float32}  # fmt: skip
-    halves: dict[int, torch.Tensor] = {}  # a shared tensor once
-    state = dict(model.state_dict())
-    for name in dense:
-        tensor = state[name]
-        if tensor.data_ptr() not in halves:
-            halves[tensor.data_ptr()] = tensor.half()
-        state[name] = halves[tensor.data_ptr()]
+    halves = {
+        parameter: parameter.detach().half()
+        for parameter in model.parameters()  # a shared one once
+        if type(parameter.data) is torch.Tensor and parameter.dtype == torch.float32
+    }
+    state = {
+        name: halves.get(value, value.detach())
+        for name, value in model.state_dict(keep_vars=True).items()
+    }
     with tempfile.TemporaryDirectory() as folder:
         torch.save(state, Path(folder) / "state.pt")
-        return bytes_on_disk(Path(folder) / "state.pt")
+        return bytes_on_disk(folder)
 
 
 def bits_per_weight(size: int, weights: int) -> float:
-    """Bits on disk per weight of the whole model, embeddings included.
-
-    Args:
-        size: bytes on disk.
-        weights: all parameters of the model.
-    """
+    """Of ``size`` bytes on disk, for all weights of a model, embeddings included."""
     return 8 * size / weights

@@ -11,26 +11,16 @@ _QUICK = 0.05  # seconds: a longer call hardly feels what ran before it
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one call, over several.
+    """Seconds of one call, over several."""
 
-    Attributes:
-        seconds: every measured call, in order.
-    """
-
-    seconds: tuple[float, ...]
+    seconds: tuple[float, ...]  # of every measured call, in order
 
     @property
     def median(self) -> float:
         return float(np.median(self.seconds))
 
-    @property
-    def spread(self) -> tuple[float, float]:
-        """The 10th and the 90th percentile."""
-        low, high = np.percentile(self.seconds, [10, 90])
-        return float(low), float(high)
-
     def __str__(self) -> str:
-        low, high = self.spread
+        low, high = np.percentile(self.seconds, [10, 90])
         return (
             f"{self.median * 1e3:.2f} ms (10–90 %: {low * 1e3:.2f}–{high * 1e3:.2f}, "
             f"{len(self.seconds)} runs)"
@@ -98,9 +88,7 @@ def _time_once(function: Callable[[], object], device: str) -> float:
 
 def synchronise(device: str) -> None:
     """Wait until the device has done all it was given."""
-    kind = device.split(":")[0]
-    if kind == "cpu":
-        return
-    import torch
+    if device != "cpu":
+        import torch
 
-    getattr(torch, kind).synchronize()
+        getattr(torch, device.split(":")[0]).synchronize()

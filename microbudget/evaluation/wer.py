@@ -7,7 +7,6 @@ from functools import cache
 import numpy as np
 
 from ..core.errors import EvaluationError
-from .metrics import bootstrap_interval
 
 
 @dataclass(frozen=True)
@@ -21,23 +20,22 @@ class WordErrors:
     substitutions: int
     deletions: int
     insertions: int
-    words: int
     per_clip: tuple[tuple[int, int], ...]
+
+    @property
+    def words(self) -> int:
+        return sum(words for _, words in self.per_clip)
 
     @property
     def wer(self) -> float:
         """Word error rate: (S + D + I) / reference words. It can exceed 1."""
         return (self.substitutions + self.deletions + self.insertions) / self.words
 
-    def interval(self, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-        """95 % bootstrap interval of the rate, over clips (Bisani and Ney 2004)."""
-        errors, words = np.array(self.per_clip).T
-        return bootstrap_interval(_rate, errors, words, draws=draws, seed=seed)
-
     def __str__(self) -> str:
         interval = ""
         if len(self.per_clip) > 1:
-            interval = "95 %: {:.1%} to {:.1%}; ".format(*self.interval())
+            low, high = bootstrap_interval(*np.array(self.per_clip).T)
+            interval = f"95 %: {low:.1%} to {high:.1%}; "
         return (
             f"WER {self.wer:6.1%} ({interval}{self.substitutions} substituted, "
             f"{self.deletions} deleted, {self.insertions} inserted of "
@@ -65,34 +63,51 @@ def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> WordErr
             )
     written = [normalize_text(text) for text in hypotheses]
     found = jiwer.process_words(said, written)
-    per_clip = tuple(
-        (sum(_length(chunk) for chunk in chunks if chunk.type != "equal"), len(words))
-        for chunks, words in zip(found.alignments, found.references, strict=True)
-    )
+    per_clip = []
+    for chunks, words in zip(found.alignments, found.references, strict=True):
+        # one side of an insertion or deletion is empty
+        lengths = [
+            max(c.ref_end_idx - c.ref_start_idx, c.hyp_end_idx - c.hyp_start_idx)
+            for c in chunks
+            if c.type != "equal"
+        ]
+        per_clip.append((sum(lengths), len(words)))
     return WordErrors(
-        found.substitutions,
-        found.deletions,
-        found.insertions,
-        sum(words for _, words in per_clip),
-        per_clip,
+        found.substitutions, found.deletions, found.insertions, tuple(per_clip)
     )
 
 
-def wer_difference(
-    a: WordErrors, b: WordErrors, draws: int = 2000, seed: int = 0
-) -> tuple[float, tuple[float, float]]:
-    """WER of ``a`` minus that of ``b`` on the same clips, and its 95 % interval.
-
-    The same clips are drawn for both (paired bootstrap), so what is hard for both
-    cancels out.
-    """
-    (first, words), (second, same_words) = (
-        np.array(a.per_clip).T,
-        np.array(b.per_clip).T,
-    )
+def wer_difference(a: WordErrors, b: WordErrors) -> tuple[float, tuple[float, float]]:
+    """WER of ``a`` minus that of ``b`` on the same clips, and its 95 % interval."""
+    first, words = np.array(a.per_clip).T
+    second, same_words = np.array(b.per_clip).T
     assert (words == same_words).all(), "the two are of other clips"
-    interval = bootstrap_interval(_rate, first - second, words, draws=draws, seed=seed)
-    return a.wer - b.wer, interval
+    return a.wer - b.wer, bootstrap_interval(first - second, words)
+
+
+def bootstrap_interval(
+    errors: np.ndarray, words: np.ndarray, draws: int = 2000
+) -> tuple[float, float]:
+    """95 % interval of Σ errors / Σ words over the choice of clips.
+
+    Clips are drawn with replacement, their errors and words together (Bisani and Ney
+    2004). With the difference of two models' errors this is a paired bootstrap: what
+    is hard for both cancels out.
+
+    Args:
+        errors, words: (clips,), at least two clips.
+    """
+    from scipy import stats
+
+    def rate(errors, words, axis):
+        return errors.sum(axis) / words.sum(axis)
+
+    found = stats.bootstrap(
+        (errors, words), rate, paired=True, vectorized=True, n_resamples=draws,
+        method="percentile", rng=np.random.default_rng(0),
+    )  # fmt: skip
+    low, high = found.confidence_interval
+    return float(low), float(high)
 
 
 def align_words(reference: str, hypothesis: str) -> list[tuple[str, str, str]]:
@@ -127,12 +142,3 @@ def _normalizer():
     from whisper_normalizer.english import EnglishTextNormalizer
 
     return EnglishTextNormalizer()
-
-
-def _length(chunk) -> int:
-    said = chunk.ref_end_idx - chunk.ref_start_idx
-    return max(said, chunk.hyp_end_idx - chunk.hyp_start_idx)
-
-
-def _rate(errors: np.ndarray, words: np.ndarray, axis: int) -> np.ndarray:
-    return errors.sum(axis) / words.sum(axis)

@@ -22,22 +22,6 @@ from microbudget.evaluation.perplexity import (
 VOCABULARY = 40
 
 
-@pytest.fixture(scope="module")
-def model():
-    return tiny_llm.llama(hidden=64)
-
-
-@pytest.fixture(scope="module")
-def score(model):
-    """The tiny Llama's scorer."""
-
-    def scorer(ids):
-        with torch.inference_mode():
-            return model(ids).logits
-
-    return scorer
-
-
 def windows(n: int = 5, tokens: int = 20, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, VOCABULARY, (n, tokens), generator=generator)
@@ -60,32 +44,24 @@ def random_scorer(seed: int, sharpness: float = 3.0):
 
 
 def test_perplexities_that_are_known():
-    assert evaluate_perplexity(uniform, windows()).perplexity == pytest.approx(
-        VOCABULARY
-    )
-    assert evaluate_perplexity(knowing, windows()).perplexity == pytest.approx(1)
-    half = evaluate_perplexity(
-        lambda ids: knowing(ids, math.log(VOCABULARY - 1)), windows()
-    )
-    assert half.perplexity == pytest.approx(2)  # a half on the right token
+    def half(ids):  # a half on the right token
+        return knowing(ids, math.log(VOCABULARY - 1))
+
+    for scorer, expected in ((uniform, VOCABULARY), (knowing, 1), (half, 2)):
+        found = evaluate_perplexity(scorer, windows())
+        assert found.perplexity == pytest.approx(expected)
 
 
-def test_losses_are_torchs(score):
-    ids = tiny_llm.ids(30, 4)
-    found = evaluate_perplexity(score, ids)
-    logits = score(ids)[:, :-1].flatten(0, 1)
+def test_losses_are_torchs_and_their_mean_is_transformers():
+    model, ids = tiny_llm.llama(hidden=64), tiny_llm.ids(30, 4)
+    found = evaluate_perplexity(lambda ids: model(ids).logits, ids)
+    with torch.inference_mode():
+        whole = model(ids, labels=ids)
+    logits = whole.logits[:, :-1].flatten(0, 1)
     expected = F.cross_entropy(logits, ids[:, 1:].flatten(), reduction="none")
     torch.testing.assert_close(found.losses, expected)
     assert (found.losses.dtype, found.losses.shape) == (torch.float32, (4 * 29,))
-
-
-def test_the_mean_is_transformers_loss(model, score):
-    ids = tiny_llm.ids(30, 4)
-    with torch.inference_mode():
-        expected = model(ids, labels=ids).loss.exp().item()
-    assert evaluate_perplexity(score, ids).perplexity == pytest.approx(
-        expected, rel=1e-5
-    )
+    assert found.perplexity == pytest.approx(whole.loss.exp().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 100])

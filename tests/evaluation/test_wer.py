@@ -1,5 +1,6 @@
 """Word errors: counts add up over a corpus; Whisper's rules of spelling."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,13 +61,25 @@ def test_empty_and_ill_fitting_input():
 def test_the_interval_holds_the_rate_and_shrinks_to_it():
     said, written = ["cat dog sun"] * 40, ["cat dog sun"] * 20 + ["cat dog"] * 20
     found = wer.word_errors(said, written)
-    low, high = found.interval()
+    low, high = wer.bootstrap_interval(*np.array(found.per_clip).T)
     assert low < found.wer < high
+    assert f"95 %: {low:.1%} to {high:.1%}" in str(found)
     same = wer.word_errors(said, ["cat dog"] * 40)
-    assert same.interval() == (pytest.approx(1 / 3), pytest.approx(1 / 3))
-    assert "95 %" in str(same) and "40 deleted" in str(same)
+    assert "95 %: 33.3% to 33.3%" in str(same) and "40 deleted" in str(same)
     alone = wer.word_errors(said[:1], written[-1:])  # one clip has no interval
     assert "95 %" not in str(alone) and "1 deleted" in str(alone)
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=40))
+def test_a_bootstrap_draws_errors_and_words_of_a_clip_together(errors):
+    """Against the resampling written down."""
+    errors = np.array(errors)
+    words = 3 + np.arange(len(errors)) % 2
+    chosen = np.random.default_rng(0).integers(0, len(errors), (200, len(errors)))
+    rates = errors[chosen].sum(1) / words[chosen].sum(1)
+    expected = np.percentile(rates, [2.5, 97.5])
+    found = wer.bootstrap_interval(errors, words, draws=200)
+    assert found == pytest.approx(tuple(expected), abs=1e-12)
 
 
 def test_a_paired_difference():
