@@ -69,8 +69,8 @@ def _decide_precision() -> None:
 
 def _train_starting_points() -> None:
     """The networks that several chapters compress; else the first of them trains."""
-    runs = settings.load().home / "runs"
-    kept = ("finetuned/sentiment-*", "finetuned/flowers-*", "pruning/longer-*")
+    runs = settings.load().home / "runs" / "finetuned"
+    kept = ("sentiment-*", "flowers-*", "pruning-longer-*")
     if all(any(runs.glob(pattern)) for pattern in kept):
         return  # a network of another recipe is made when it is needed
     import torch

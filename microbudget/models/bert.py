@@ -19,7 +19,7 @@ from ..assets.folders import (
 from ..core import settings
 from ..core.errors import AssetError
 from ..data.batching import masked_mean
-from .bitsandbytes import keep_trainable_, nf4_options
+from .bitsandbytes import keep_trainable_, load_options
 
 MINI, FULL = "minilm-l6", "roberta-base"
 
@@ -128,7 +128,7 @@ def _weights(folder: Path, four_bit: bool = False) -> nn.Module:
             # steps overfit little
             hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
             # fused attention is slow for short sentences in bfloat16 on a CPU
-            attn_implementation="eager", **(nf4_options() if four_bit else {}),
+            attn_implementation="eager", **load_options(four_bit),
         )  # fmt: skip
     require_finite(encoder, folder.name)
     return encoder

@@ -9,35 +9,29 @@ from ..core.errors import TrainingError
 from ..core.precision import fast_bf16
 
 
-def nf4_options(double: bool = True) -> dict:
-    """Arguments of ``from_pretrained`` for NF4.
+def load_options(
+    four_bit: bool = False, eight_bit: bool = False, double: bool = True
+) -> dict:
+    """Arguments of ``from_pretrained``: how the linear layers' weights are stored.
 
     Args:
-        double: double quantization, the scales are stored in eight bits themselves.
+        four_bit: as NF4.
+        eight_bit: as LLM.int8 (Dettmers et al. 2022): weights and inputs in eight bits
+            a number, rows and columns with a scale each; the few inputs of large
+            magnitude are multiplied in full precision.
+        double: double quantization, NF4's scales are stored in eight bits themselves.
     """
+    if not (four_bit or eight_bit):
+        return {}
     fast = fast_bf16(settings.device())
-    return _with_bitsandbytes(
-        load_in_4bit=True,
+    config = transformers.BitsAndBytesConfig(
+        load_in_4bit=four_bit,
+        load_in_8bit=eight_bit,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=double,
         bnb_4bit_compute_dtype=torch.bfloat16 if fast else torch.float32,
     )
-
-
-def int8_options() -> dict:
-    """Arguments of ``from_pretrained`` for LLM.int8 (Dettmers et al. 2022).
-
-    Weights and inputs in eight bits a number, rows and columns with a scale each; the
-    few inputs of large magnitude are multiplied in full precision.
-    """
-    return _with_bitsandbytes(load_in_8bit=True)
-
-
-def _with_bitsandbytes(**options) -> dict:
-    return {
-        "device_map": {"": settings.device()},
-        "quantization_config": transformers.BitsAndBytesConfig(**options),
-    }
+    return {"device_map": {"": settings.device()}, "quantization_config": config}
 
 
 def four_bit_layers(model: nn.Module) -> list[nn.Module]:

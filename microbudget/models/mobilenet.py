@@ -29,15 +29,12 @@ class SamePadConv2d(nn.Conv2d):
 def mobilenet_v2(classes: int, pretrained: bool = True) -> nn.Module:
     """``torchvision.models.mobilenet_v2`` with a new linear head of ``classes``.
 
+    It takes images (batch, 3, height, width), preprocessed by ``preprocess()``.
+
     Args:
-        classes: outputs of the head, at least 1.
         pretrained: load the ImageNet backbone (fetched if it isn't here); else
             torchvision's random initialisation, symmetric padding and batch-norm
             settings, fit for training from scratch.
-
-    Returns:
-        A module from images (batch, 3, height, width), preprocessed by
-        ``preprocess()``, to logits (batch, classes).
 
     Raises:
         AssetError: the weights are not here and can't be fetched.

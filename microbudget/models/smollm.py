@@ -15,9 +15,9 @@ from ..assets.folders import (
     weights_id,
 )
 from ..core import settings
-from ..core.errors import AssetError, SettingsError
+from ..core.errors import AssetError
 from ..core.precision import fast_bf16
-from .bitsandbytes import int8_options, keep_trainable_, nf4_options
+from .bitsandbytes import keep_trainable_, load_options
 
 DEFAULT = "smollm2-135m-instruct"
 
@@ -58,8 +58,6 @@ def load(
     Raises:
         AssetError: it can't be had, files are missing or damaged, or it is no Llama.
     """
-    if four_bit and eight_bit:
-        raise SettingsError("four_bit and eight_bit: choose one.")
     card = "" if folder else assets.get(name).card()
     name = Path(folder).name if folder else name
     folder = Path(folder) if folder else assets.fetch(name)
@@ -68,8 +66,6 @@ def load(
         dtype = torch.bfloat16 if fast_bf16(device) else torch.float32
     # torch's fused attention is many times slower in bfloat16 on a CPU
     plain = device == "cpu" and dtype == torch.bfloat16
-    quantized = int8_options() if eight_bit else {}
-    quantized = nf4_options(double) if four_bit else quantized
     require_files(folder, "LLM's")
     with clear_load_errors(folder):
         config = transformers.AutoConfig.from_pretrained(folder)
@@ -78,7 +74,7 @@ def load(
         model = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True,
             attn_implementation="eager" if plain else "sdpa",
-            **quantized,
+            **load_options(four_bit, eight_bit, double),
         )  # fmt: skip
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     require_finite(model, folder.name)

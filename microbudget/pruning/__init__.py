@@ -33,7 +33,7 @@ __getattr__, __dir__ = attach(
         "least_squares": "reconstruction",
         "channel_importance": "channels",
         "hidden_channels": "mobilenet",
-        "reconstruct_channels_": "channel_reconstruction",
+        "reconstruct_channels_": "channels",
         "channel_costs": "channels",
         "BLOCK_COST": "channels",
         "flower_baselines": "flower_baselines",

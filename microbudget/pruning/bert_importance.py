@@ -12,11 +12,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..core.errors import TrainingError
 from ..evaluation.moments import Moments, collect_moments
 from .bert import encoder_layers, heads_and_neurons
-from .reconstruction import elimination_order, least_squares
+from .reconstruction import elimination_order, refit_
 
+GROUP_SIZE = 64  # neurons that are removed together, before the rest is ranked anew
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]  # ids, mask, labels
 
 
@@ -69,14 +69,9 @@ def keep_most_important(scores: torch.Tensor, removed: int) -> dict[int, torch.T
     Returns:
         layer -> boolean, ``True`` to keep.
     """
-    layers, width = scores.shape
-    if not 0 <= removed <= layers * (width - 1):
-        raise TrainingError(
-            f"removed={removed}: of {layers * width}, every layer must keep one."
-        )
-    kept = torch.ones(layers, width, dtype=torch.bool)
+    kept = torch.ones_like(scores, dtype=torch.bool)
     for index in scores.flatten().argsort(stable=True).tolist():
-        row, column = divmod(index, width)
+        row, column = divmod(index, scores.shape[1])
         if removed and kept[row].sum() > 1:
             kept[row, column] = False
             removed -= 1
@@ -84,7 +79,7 @@ def keep_most_important(scores: torch.Tensor, removed: int) -> dict[int, torch.T
 
 
 def keep_irreplaceable_neurons(
-    model: nn.Module, batches: Batches, removed: int, group_size: int = 64
+    model: nn.Module, batches: Batches, removed: int
 ) -> dict[int, torch.Tensor]:
     """Remove ``removed`` neurons of each layer: those that others can replace best.
 
@@ -105,9 +100,8 @@ def keep_irreplaceable_neurons(
     )
     kept = {}
     for i, name in enumerate(names):
-        weight = model.get_submodule(name).weight.cpu()  # (outputs, neurons)
-        covariance = moments[name].matrix(centred=True).cpu()
-        order, _ = elimination_order(covariance, weight, group_size, stop_after=removed)
+        weight = model.get_submodule(name).weight  # (outputs, neurons)
+        order, _ = elimination_order(moments[name], weight, GROUP_SIZE)
         kept[i] = torch.ones(len(order), dtype=torch.bool)
         kept[i][order[:removed]] = False
     return kept
@@ -137,10 +131,7 @@ def reconstruct_encoder_(
             hidden.append(new_part(new, masks[i]))
             moments.add(torch.cat([hidden[i], target - new], -1)[real[i]])
         if linear.in_features < old_output.dense.in_features:
-            prior = linear.weight
-            weight, bias = least_squares(moments, linear.in_features, prior=prior)
-            linear.weight.copy_(weight)
-            linear.bias.copy_(bias)
+            refit_(linear, moments)
         new_inputs = list(map(new_output, hidden, new_inputs))
     return smaller
 
@@ -176,9 +167,8 @@ def _embed(model: nn.Module, batches: Batches) -> tuple[list, list, list]:
     device = next(model.parameters()).device
     embedded, masks, real = [], [], []
     for ids, mask, *_ in batches:
-        real.append(mask.to(device).bool())  # (batch, tokens)
-        embedded.append(model.encoder.embeddings(input_ids=ids.to(device)))
-        attention_mask = torch.zeros(mask.shape, device=device)[:, None, None]
-        lowest = torch.finfo(attention_mask.dtype).min
-        masks.append(attention_mask.masked_fill(~real[-1][:, None, None], lowest))
+        ids, mask = ids.to(device), mask.to(device).long()  # (batch, tokens)
+        real.append(mask.bool())
+        embedded.append(model.encoder.embeddings(input_ids=ids))
+        masks.append((1 - mask)[:, None, None] * torch.finfo(torch.float32).min)
     return embedded, masks, real

@@ -1,22 +1,25 @@
-"""Which hidden channels of MobileNetV2 to remove.
+"""Which hidden channels of MobileNetV2 to remove, and refitting what is left.
 
 By their filters' norms, which looks at no image; or by how well the other channels can
-replace them on some images.
+replace them on some images. Then every block's projection is fitted anew, by least
+squares and without labels, to the original block's output.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from ..core.progress import bar
-from ..data.batching import batches
 from ..evaluation.moments import Moments
 from ..models.vision import fold_batchnorm
-from .mobilenet import prunable_blocks
-from .reconstruction import allocate_budget, elimination_order
+from .criteria import row_masks
+from .mobilenet import Bypass, prunable_blocks
+from .reconstruction import allocate_budget, elimination_order, refit_
 
+GROUP_SIZE = 8  # channels removed together: odd widths waste vector registers
+_BATCH_SIZE = 8  # images: a processor's cache holds the maps of so many
 _POSITIONS = 32  # sampled per image and map: neighbouring pixels hold much the same
 BLOCK_COST = 8e6  # of a block however narrow: calls, and waiting for threads
 _COST_PER_VALUE = 20.0  # multiplications that writing and reading one number is worth
@@ -28,13 +31,10 @@ def largest_norm_channels(model: nn.Module, fraction: float) -> dict[str, torch.
     The filter of the expansion, batch-norm folded in: magnitudes, no image is looked at
     (Li et al. 2017, section 3.1; Liu et al. 2017 for batch-norm's scales).
     """
-    kept = {}
-    for name, block in prunable_blocks(fold_batchnorm(model)).items():
-        scores = block.conv[0][0].weight.detach().flatten(1).norm(dim=1)  # (hidden,)
-        count = max(1, round(fraction * len(scores)))
-        kept[name] = torch.zeros(len(scores), dtype=torch.bool)
-        kept[name][scores.argsort(descending=True)[:count].cpu()] = True
-    return kept
+    blocks = prunable_blocks(fold_batchnorm(model))
+    filters = {n: b.conv[0][0].weight.detach() for n, b in blocks.items()}
+    masks = row_masks(filters, 1 - fraction)  # each (hidden, inputs, 1, 1)
+    return {name: mask[:, 0, 0, 0].cpu() for name, mask in masks.items()}
 
 
 def channel_costs(model: nn.Module, size: int) -> dict[str, float]:
@@ -65,14 +65,11 @@ class ChannelImportance:
         orders: block -> channels, the least important first.
         errors: block -> error of its output after 0, 1, … groups are removed and the
             projection is refitted, as a fraction of the output's variance.
-        group_size: channels that are removed together: odd widths waste vector
-            registers.
         removable: blocks with a residual, which can lose all channels.
     """
 
     orders: dict[str, torch.Tensor]
     errors: dict[str, torch.Tensor]
-    group_size: int
     removable: set[str]
 
     def channels_to_keep(
@@ -88,20 +85,18 @@ class ChannelImportance:
         Raises:
             TrainingError: a budget that can't be met.
         """
-        costs_left, min_groups = {}, {}
+        errors, costs_left = {}, {}  # after 0, 1, … groups are removed
         for name, curve in self.errors.items():
-            costs_left[name] = [  # after 0, 1, … groups are removed
-                self.group_size * costs[name] * groups
-                + (block_cost or 0) * (groups > 0)
-                for groups in range(len(curve) - 1, -1, -1)
-            ]
-            min_groups[name] = int(block_cost is None or name not in self.removable)
-        errors = {name: curve.tolist() for name, curve in self.errors.items()}
-        removed = allocate_budget(errors, costs_left, budget, min_groups)
+            groups = torch.arange(len(curve), dtype=torch.float64).flip(0)  # left
+            cost = GROUP_SIZE * costs[name] * groups + (block_cost or 0) * (groups > 0)
+            keep_one = block_cost is None or name not in self.removable
+            stop = len(curve) - keep_one  # the last entry is without any channels
+            errors[name], costs_left[name] = curve[:stop], cost[:stop]
+        removed = allocate_budget(errors, costs_left, budget)
         kept = {}
         for name, order in self.orders.items():
             kept[name] = torch.ones(len(order), dtype=torch.bool)
-            kept[name][order[: removed[name] * self.group_size]] = False
+            kept[name][order[: removed[name] * GROUP_SIZE]] = False
         return kept
 
 
@@ -109,7 +104,6 @@ def channel_importance(
     model: nn.Module,
     images: torch.Tensor,
     preprocess: Callable[[torch.Tensor], torch.Tensor],
-    group_size: int = 8,
 ) -> ChannelImportance:
     """Run ``model`` once over some images and rank every block's channels.
 
@@ -122,62 +116,111 @@ def channel_importance(
         DataError: no images, or NaN in the activations.
     """
     model = fold_batchnorm(model)  # a copy: its hooks go with it
-    blocks, sample = prunable_blocks(model), position_sampler()
+    blocks, draws = prunable_blocks(model), torch.Generator().manual_seed(0)
+    device = next(model.parameters()).device
     hidden = {n: Moments.zeros(b.conv[2].in_channels) for n, b in blocks.items()}
     outputs = {n: Moments.zeros(b.conv[2].out_channels) for n, b in blocks.items()}
     for name, block in blocks.items():
 
         def add_hidden(module, inputs, name=name):
-            hidden[name].add(sample(inputs[0])[0])
+            hidden[name].add(_sample(draws, inputs[0])[0])
 
         def add_output(module, inputs, output, name=name):
-            outputs[name].add(sample(output)[0])
+            outputs[name].add(_sample(draws, output)[0])
 
         block.conv[2].register_forward_pre_hook(add_hidden)
         block.register_forward_hook(add_output)
     with torch.inference_mode():
-        for x in preprocessed_batches(model, images, preprocess, "importance"):
-            model(x)
+        for x in bar(images.split(_BATCH_SIZE), "importance", unit="batch"):
+            model(_to_input(x, preprocess, device))
     orders, errors = {}, {}
     for name, block in blocks.items():
         weight = block.conv[2].weight.detach().flatten(1).cpu().double()
+        orders[name], curve = elimination_order(hidden[name], weight, GROUP_SIZE)
         covariance = hidden[name].matrix(centred=True)
-        orders[name], curve = elimination_order(covariance, weight, group_size)
         # from a fraction of the projection's variance to one of the whole block's
         own = torch.einsum("oi,ij,oj->", weight, covariance, weight)
         spread = outputs[name].matrix(centred=True).trace()
         errors[name] = curve * own / spread.clamp_min(1e-12)
     residual = {name for name, block in blocks.items() if block.use_res_connect}
-    return ChannelImportance(orders, errors, group_size, residual)
+    return ChannelImportance(orders, errors, residual)
 
 
-def preprocessed_batches(
-    model: nn.Module, images: torch.Tensor, preprocess: Callable, description: str
-) -> Iterator[torch.Tensor]:
-    """Batches on the model's device, channels last; puts the model in eval mode."""
-    model.eval()
-    device = next(model.parameters()).device
-    size = 8 if device.type == "cpu" else 64  # a processor's cache holds the maps of 8
-    for rows in bar(list(batches(len(images), size)), description, unit="batch"):
-        x = preprocess(images[rows].to(device))
-        yield x.contiguous(memory_format=torch.channels_last)
+@torch.no_grad()
+def reconstruct_channels_(
+    model: nn.Module,
+    smaller: nn.Module,
+    images: torch.Tensor,
+    preprocess: Callable[[torch.Tensor], torch.Tensor],
+) -> nn.Module:
+    """Refit ``smaller`` in place, block by block, to compute what ``model`` does.
 
+    He, Zhang and Sun 2017 (channel pruning, section 3.1) and Luo et al. 2017 (ThiNet,
+    section 3.3): from the first block to the last, the projection is fitted by least
+    squares, from what the smaller network's hidden channels hold *now* to the original
+    block's output, so that a block also corrects the errors of the blocks before it.
 
-def position_sampler() -> Callable[..., list[torch.Tensor]]:
-    """A function from (n, c, h, w) maps to (n·positions, c) rows.
-
-    Several maps are read at the same random positions of each image.
+    Args:
+        model: the original, with ``features``, a sequence of stages.
+        smaller: from ``remove_channels``, its batch-norms folded.
+        images: uint8 (n, 3, h, w); some hundreds.
     """
-    generator = torch.Generator().manual_seed(0)
+    draws, model = torch.Generator().manual_seed(0), fold_batchnorm(model)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in smaller.eval().modules())
+    blocks = list(prunable_blocks(smaller).values())
+    device = next(smaller.parameters()).device
+    original = [  # what comes into the current stage
+        _to_input(x, preprocess, device).cpu() for x in images.split(_BATCH_SIZE)
+    ]
+    current = original
+    stages = list(zip(model.features, smaller.features, strict=True))
+    for i, (old, new) in enumerate(bar(stages, "reconstruction", unit="stage")):
+        original = _run(old, original, device)
+        if new in blocks:
+            targets = original
+            # A bypassed block computes nothing: the block before it is fitted to what
+            # comes after the bypass, and the constant of the bypass isn't needed.
+            for skipped, bypass in stages[i + 1 :]:
+                if not isinstance(bypass, Bypass):
+                    break
+                targets = _run(skipped, targets, device)
+                bypass.bias.zero_()
+            _fit_projection_(new, current, targets, draws)
+        current = _run(new, current, device)
+    return smaller
 
-    def sample(*maps: torch.Tensor) -> list[torch.Tensor]:
-        n, _, h, w = maps[0].shape
-        draw = torch.rand(n, h * w, generator=generator).argsort(1)[:, :_POSITIONS]
-        positions = draw.to(maps[0].device).unsqueeze(1)  # (n, 1, positions)
-        rows = [  # each (n, positions, c)
-            m.flatten(2).gather(2, positions.expand(-1, m.shape[1], -1)).transpose(1, 2)
-            for m in maps
-        ]
-        return [r.flatten(0, 1) for r in rows]
 
-    return sample
+def _run(stage: nn.Module, inputs: list, device: torch.device) -> list[torch.Tensor]:
+    return [stage(x.to(device)).cpu() for x in inputs]
+
+
+def _fit_projection_(
+    block: nn.Module, inputs: list, targets: list, draws: torch.Generator
+) -> None:
+    expand, depthwise, project, _ = block.conv
+    device = project.weight.device
+    moments = Moments.zeros(project.in_channels + project.out_channels)
+    for x, target in zip(inputs, targets, strict=True):
+        x, target = x.to(device), target.to(device)
+        hidden = depthwise(expand(x))  # (batch, hidden, h, w)
+        target = target - x if block.use_res_connect else target
+        moments.add(torch.cat(_sample(draws, hidden, target), 1))
+    refit_(project, moments)
+
+
+def _to_input(
+    images: torch.Tensor, preprocess: Callable, device: torch.device
+) -> torch.Tensor:
+    """uint8 images -> what the model takes, on its device and channels last."""
+    x = preprocess(images.to(device))
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _sample(generator: torch.Generator, *maps: torch.Tensor) -> list[torch.Tensor]:
+    """Rows (n·positions, c) of (n, c, h, w) maps, all at the same random positions."""
+    n, _, h, w = maps[0].shape
+    draw = torch.rand(n, h * w, generator=generator).argsort(1)[:, :_POSITIONS]
+    positions = draw.to(maps[0].device).unsqueeze(2)  # (n, positions, 1)
+    return [
+        torch.take_along_dim(m.flatten(2).mT, positions, 1).flatten(0, 1) for m in maps
+    ]

@@ -1,17 +1,7 @@
 """Which weights to prune: criteria that make masks, and a schedule that prunes slowly.
 
 A criterion is a function from ``prunable_weights(model)`` to boolean masks, layer by
-layer, ``True`` where the weight stays:
-
-===================  ===========================================================
-``threshold_masks``  prunes magnitudes below a value
-``random_masks``     prunes a random fraction of every layer
-``l1_masks``         prunes the smallest magnitudes of every layer
-``global_l1_masks``  prunes the smallest magnitudes of all layers together
-``row_masks``        prunes the rows, or filters, of least norm in every layer
-``two_four_masks``   prunes the two smallest of every four neighbours (2:4)
-===================  ===========================================================
-
+layer, ``True`` where the weight stays.
 The ranking is ``torch.nn.utils.prune``'s, which refuses sparsities outside [0, 1].
 Masks make no dense runtime faster and no file smaller: ``remove_channels`` and
 ``remove_heads_and_neurons`` do.
@@ -24,7 +14,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from ..core.errors import TrainingError
-from .masks import Masks, mask_, prunable_weights, sparsity
+from .masks import Masks, mask_, prunable_weights
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -82,10 +72,11 @@ def two_four_masks(weights: Weights) -> Masks:
     """
     masks = {}
     for name, weight in weights.items():
-        if weight[0].numel() % 4:
+        inputs = weight[0].numel()
+        if inputs % 4:
             raise TrainingError(
-                f"{name}.weight has {weight[0].numel()} inputs a row: 2:4 needs a "
-                "multiple of 4. Leave this layer out of the weights."
+                f"{name} has {inputs} inputs, and 2:4 needs a multiple of four: leave "
+                "this layer out of the weights."
             )
         fours = weight.abs().reshape(-1, 4)
         best = fours.argsort(dim=1, descending=True, stable=True)[:, :2]
@@ -109,25 +100,20 @@ def prune_gradually_(
     train: Callable[[nn.Module], object],
     final: float,
     steps: int,
-    criterion: Callable[[Weights, float], Masks] = l1_masks,
-) -> list[float]:
-    """Prune a little, train a little, ``steps`` times; sparsities are ``cubic``'s.
+    criterion: Callable[[Weights, float], Masks],
+) -> nn.Module:
+    """Prune a little, train a little, ``steps`` times, as ``cubic_sparsity`` says.
 
     Args:
         train: trains the model in place after every cut.
         criterion: from weights and a sparsity to masks. Weights that are zero already
             are the smallest, so they stay pruned.
-
-    Returns:
-        The fraction of zeros after every step.
     """
-    reached = []
     for step in range(1, steps + 1):
         target = cubic_sparsity(step, steps, final)
         mask_(model, criterion(prunable_weights(model), target))
         train(model)
-        reached.append(sparsity(model))
-    return reached
+    return model
 
 
 def _mask(criterion: prune.BasePruningMethod, weight: torch.Tensor) -> torch.Tensor:

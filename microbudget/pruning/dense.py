@@ -1,6 +1,6 @@
 """Making layers smaller: the same layer with fewer outputs or fewer inputs."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import nn
@@ -8,11 +8,12 @@ from torch import nn
 from ..core.errors import TrainingError
 
 
-def check_kept(kept: Mapping, widths: Mapping, may_be_empty: bool = False) -> None:
+def check_kept(kept: Mapping, widths: Mapping, removable: Collection = ()) -> None:
     """Check what a user wants to keep: name -> boolean (width,).
 
     Raises:
-        TrainingError: an unknown name, a mask that doesn't fit or keeps nothing.
+        TrainingError: an unknown name, a mask that doesn't fit, or one that keeps
+            nothing of what isn't ``removable``.
     """
     for name, keep in kept.items():
         if name not in widths:
@@ -22,7 +23,7 @@ def check_kept(kept: Mapping, widths: Mapping, may_be_empty: bool = False) -> No
                 f"{name!r}: expected {widths[name]} booleans, got {keep.dtype} "
                 f"{tuple(keep.shape)}."
             )
-        if not (may_be_empty or keep.any()):
+        if not keep.any() and name not in removable:
             raise TrainingError(f"{name!r} would lose everything: keep at least one.")
 
 
@@ -33,11 +34,11 @@ def keep_outputs_(layer: nn.Module, kept: torch.Tensor) -> None:
         kept: boolean (outputs,).
     """
     for name, parameter in list(layer.named_parameters()):
-        smaller = parameter.detach()[_index(kept, parameter)].clone()
+        smaller = parameter.detach()[kept.to(parameter.device)]
         setattr(layer, name, nn.Parameter(smaller, parameter.requires_grad))
     for name, buffer in list(layer.named_buffers()):
         if buffer.ndim:  # batch-norm's statistics, not its counter of batches
-            setattr(layer, name, buffer[_index(kept, buffer)].clone())
+            setattr(layer, name, buffer[kept.to(buffer.device)])
     _set_size(layer, ("out_features", "out_channels", "num_features"), kept)
 
 
@@ -48,13 +49,9 @@ def keep_inputs_(layer: nn.Linear | nn.Conv2d, kept: torch.Tensor) -> None:
         kept: boolean (inputs,).
     """
     weight = layer.weight
-    smaller = weight.detach()[:, _index(kept, weight)].clone()
+    smaller = weight.detach()[:, kept.to(weight.device)]
     layer.weight = nn.Parameter(smaller, weight.requires_grad)
     _set_size(layer, ("in_features", "in_channels"), kept)
-
-
-def _index(kept: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    return kept.nonzero().flatten().to(where.device)
 
 
 def _set_size(layer: nn.Module, names: tuple, kept: torch.Tensor) -> None:

@@ -7,66 +7,49 @@ and better than one of the same shape whose weights are drawn anew.
 """
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from ..core.errors import TrainingError
 from .criteria import l1_masks
 from .masks import Masks, mask_, prunable_weights
-
-Train = Callable[[nn.Module], object]
 
 
 @dataclass(frozen=True)
 class Ticket:
-    """A mask with the weights that belong to it.
-
-    Attributes:
-        density: the fraction of prunable weights that it keeps.
-        start: the network's state before training, masks not applied; shared by all
-            tickets of a search.
-    """
+    """The masks of a network, and the fraction of prunable weights that they keep."""
 
     density: float
     masks: Masks
-    start: Mapping[str, torch.Tensor]
 
 
 def find_tickets(
     model: nn.Module,
-    train: Train,
+    train: Callable[[nn.Module], object],
     *,
-    rounds: int = 4,
-    fraction: float = 0.5,
-    early: Train | None = None,
+    rounds: int,
+    fraction: float,
 ) -> list[Ticket]:
     """Iterative magnitude pruning with rewinding; section 2 and appendix B.
 
     Args:
-        model: as initialised; unchanged afterwards.
+        model: as initialised, or trained for a first few steps, to whose end it then
+            rewinds (Frankle et al. 2019, arXiv:1903.01611); unchanged afterwards.
         train: trains a model in place, the same way each time.
         fraction: of the remaining weights that each round prunes, layer by layer; half
             of it in the last layer, as in the paper.
-        early: a first bit of training, to whose end it rewinds (Frankle et al. 2019,
-            arXiv:1903.01611); without it, to the initial weights.
 
     Returns:
         One ticket a round, from dense to sparse.
     """
-    if not 0 < fraction < 1:
-        raise TrainingError(f"fraction={fraction} must lie between 0 and 1.")
-    start_model = copy.deepcopy(model)
-    if early is not None:
-        early(start_model)
-    start, layers = start_model.state_dict(), prunable_weights(start_model)
+    layers = prunable_weights(model)
     *_, last = layers
     masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in layers.items()}
     tickets = []
     for _ in range(rounds):
-        work = mask_(copy.deepcopy(start_model), masks)
+        work = mask_(copy.deepcopy(model), masks)
         train(work)
         for name, weight in prunable_weights(work).items():
             remaining = masks[name].float().mean().item()
@@ -75,15 +58,13 @@ def find_tickets(
             masks[name] = masks[name] & largest.to(masks[name].device)
         kept = sum(int(mask.sum()) for mask in masks.values())
         density = kept / sum(mask.numel() for mask in masks.values())
-        tickets.append(Ticket(density, dict(masks), start))
+        tickets.append(Ticket(density, dict(masks)))
     return tickets
 
 
 def rewound(model: nn.Module, ticket: Ticket) -> nn.Module:
-    """A copy with the ticket's masks on its *own* first weights."""
-    model = copy.deepcopy(model)
-    model.load_state_dict(dict(ticket.start))
-    return mask_(model, ticket.masks)
+    """A copy of the network that ``find_tickets`` was given, with a ticket's masks."""
+    return mask_(copy.deepcopy(model), ticket.masks)
 
 
 def redrawn(model: nn.Module, ticket: Ticket, seed: int) -> nn.Module:
@@ -97,7 +78,7 @@ def redrawn(model: nn.Module, ticket: Ticket, seed: int) -> nn.Module:
 
 
 def shuffled(model: nn.Module, ticket: Ticket, seed: int) -> nn.Module:
-    """A copy with the ticket's first weights, each layer's mask in random positions.
+    """Like ``rewound``, but with each layer's mask in random positions.
 
     Every layer keeps as many weights as in the ticket, so this shows whether it matters
     which ones stay, or only how many.
@@ -107,4 +88,4 @@ def shuffled(model: nn.Module, ticket: Ticket, seed: int) -> nn.Module:
     for name, mask in ticket.masks.items():
         order = torch.randperm(mask.numel(), generator=generator).to(mask.device)
         masks[name] = mask.flatten()[order].view(mask.shape)
-    return rewound(model, replace(ticket, masks=masks))
+    return mask_(copy.deepcopy(model), masks)

@@ -13,8 +13,6 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from ..core.errors import TrainingError
-
 Masks = dict[str, torch.Tensor]
 _PRUNABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -28,30 +26,22 @@ class Mask(nn.Module):
 
     def __init__(self, kept: torch.Tensor):
         super().__init__()
-        self.register_buffer("kept", kept.clone())
+        self.register_buffer("kept", kept)
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         return weight * self.kept
 
 
-def prunable_weights(
-    model: nn.Module, kinds: type | tuple = _PRUNABLE
-) -> dict[str, torch.Tensor]:
+def prunable_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """The weights of linear layers and convolutions, by the layer's name.
 
     Biases, norms and embeddings aren't pruned. Masked layers give masked weights.
-
-    Raises:
-        TrainingError: there are none.
     """
-    found = {
+    return {
         name: module.weight.detach()
         for name, module in model.named_modules()
-        if isinstance(module, kinds)
+        if isinstance(module, _PRUNABLE)
     }
-    if not found:
-        raise TrainingError("This model has no linear or convolution weights to prune.")
-    return found
 
 
 def mask_(model: nn.Module, masks: Mapping[str, torch.Tensor]) -> nn.Module:
@@ -61,28 +51,17 @@ def mask_(model: nn.Module, masks: Mapping[str, torch.Tensor]) -> nn.Module:
     """
     for name, mask in masks.items():
         layer = model.get_submodule(name)
-        mask = mask.to(layer.weight.device)
-        if parametrize.is_parametrized(layer, "weight"):
-            layer.parametrizations.weight[0].kept &= mask
-        else:
-            parametrize.register_parametrization(layer, "weight", Mask(mask))
+        mask = Mask(mask.to(layer.weight.device))
+        parametrize.register_parametrization(layer, "weight", mask)
     return model
 
 
 def make_permanent_(model: nn.Module) -> nn.Module:
     """Write the zeros into the weights and take the masks off, in place."""
-    for name in masks_of(model):
-        parametrize.remove_parametrizations(model.get_submodule(name), "weight")
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight")
     return model
-
-
-def masks_of(model: nn.Module) -> Masks:
-    """The masks that are on a model's layers."""
-    return {
-        name.removesuffix(".parametrizations.weight.0"): module.kept.clone()
-        for name, module in model.named_modules()
-        if isinstance(module, Mask)
-    }
 
 
 def sparsity(model: nn.Module) -> float:

@@ -18,7 +18,6 @@ import torch
 from torch import nn
 from torchvision.models.mobilenetv2 import InvertedResidual
 
-from ..core.errors import TrainingError
 from ..core.modules import replace_layer
 from .dense import check_kept, keep_inputs_, keep_outputs_
 
@@ -66,7 +65,8 @@ def mask_channels(model: nn.Module, kept: Kept) -> nn.Module:
     """A copy whose projections ignore the other channels: same size, same speed.
 
     Raises:
-        TrainingError: an unknown block, a mask that doesn't fit or keeps nothing.
+        TrainingError: an unknown block, a mask that doesn't fit, or one that keeps
+            nothing of a block without a residual.
     """
     model = _checked_copy(model, kept)
     for name, block in prunable_blocks(model).items():
@@ -76,6 +76,7 @@ def mask_channels(model: nn.Module, kept: Kept) -> nn.Module:
     return model
 
 
+@torch.no_grad()
 def remove_channels(model: nn.Module, kept: Kept) -> nn.Module:
     """A smaller copy without the other channels.
 
@@ -89,7 +90,9 @@ def remove_channels(model: nn.Module, kept: Kept) -> nn.Module:
         if name not in kept:
             continue
         if not kept[name].any():
-            replace_layer(model, name, Bypass(_constant_output(block)))
+            zeros = torch.zeros_like(block.conv[2].weight[:1])  # (1, hidden, 1, 1)
+            constant = block.conv[2:].eval()(zeros)  # the batch-norm's, if any
+            replace_layer(model, name, Bypass(constant))
             continue
         expand, depthwise, project = block.conv[:3]
         for stage in (expand, depthwise):  # convolution, batch-norm or identity, ReLU6
@@ -101,18 +104,7 @@ def remove_channels(model: nn.Module, kept: Kept) -> nn.Module:
 
 
 def _checked_copy(model: nn.Module, kept: Kept) -> nn.Module:
-    check_kept(kept, hidden_channels(model), may_be_empty=True)
-    for name, block in prunable_blocks(model).items():
-        if name in kept and not (kept[name].any() or block.use_res_connect):
-            raise TrainingError(
-                f"{name} would lose every channel and has no residual: keep one."
-            )
+    blocks, widths = prunable_blocks(model), hidden_channels(model)
+    no_residual = {name for name, b in blocks.items() if not b.use_res_connect}
+    check_kept(kept, widths, removable=widths.keys() - no_residual)
     return copy.deepcopy(model)
-
-
-def _constant_output(block: InvertedResidual) -> torch.Tensor:
-    """What the projection and its batch-norm give for zeros: (1, channels, 1, 1)."""
-    weight = block.conv[2].weight  # (channels, hidden, 1, 1)
-    zeros = torch.zeros(1, weight.shape[1], 1, 1, device=weight.device)
-    with torch.no_grad():
-        return block.conv[2:].eval()(zeros)

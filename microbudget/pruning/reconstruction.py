@@ -5,9 +5,10 @@ others can do is a least-squares problem whose data are means over examples: of 
 h·hᵀ, and of what the layer should give. No gradient, no epoch: one pass, one solve.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from ..core.errors import TrainingError
 from ..evaluation.moments import Moments
@@ -31,21 +32,30 @@ def least_squares(
         prior: P, (outputs, inputs), which W stays close to when there are few examples:
             zeros by default.
     """
-    covariance = moments.matrix(centred=True).cpu()
+    covariance, mean = moments.matrix(centred=True).cpu(), moments.mean.cpu()
     xx, tx = covariance[:inputs, :inputs], covariance[inputs:, :inputs]
     prior = torch.zeros_like(tx) if prior is None else prior.detach().cpu().double()
-    rest = tx - prior @ xx
-    weight = prior + torch.linalg.solve(_add_ridge(xx, ridge), rest.T).T
-    mean = moments.mean.cpu()
+    level = ridge * xx.diagonal().mean().clamp(min=1e-12)  # λ
+    regularised = xx + level * torch.eye(inputs, dtype=torch.float64)
+    weight = prior + torch.linalg.solve(regularised, (tx - prior @ xx).T).T
     return weight.float(), (mean[inputs:] - weight @ mean[:inputs]).float()
 
 
+@torch.no_grad()
+def refit_(layer: nn.Linear | nn.Conv2d, moments: Moments) -> None:
+    """Fit a linear layer or 1×1 convolution anew, in place, close to what it was.
+
+    Args:
+        moments: of what the layer reads and what it should give, side by side.
+    """
+    prior = layer.weight.flatten(1)  # (outputs, inputs)
+    weight, bias = least_squares(moments, prior.shape[1], prior=prior)
+    layer.weight.copy_(weight.view_as(layer.weight))
+    layer.bias.copy_(bias)
+
+
 def elimination_order(
-    covariance: torch.Tensor,
-    weight: torch.Tensor,
-    group_size: int = 8,
-    ridge: float = RIDGE,
-    stop_after: int | None = None,
+    moments: Moments, weight: torch.Tensor, group_size: int, ridge: float = RIDGE
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """In which order to remove inputs, the least important first, and the error then.
 
@@ -56,22 +66,20 @@ def elimination_order(
     on.
 
     Args:
-        covariance: of the inputs, (inputs, inputs).
+        moments: of the inputs; C is their covariance + λI.
         weight: (outputs, inputs).
-        stop_after: so many are removed; the others follow in their own order.
 
     Returns:
         order: int64 (inputs,); the most important inputs stand last.
         errors: float64 (groups + 1,): the error, as a fraction of the outputs'
             variance, after 0, 1, … groups are removed; from 0 to 1, never falling.
     """
-    inputs = len(covariance)
-    covariance = _add_ridge(covariance.cpu().double(), ridge)
+    covariance = moments.matrix(centred=True, damping=ridge).cpu()
     w = weight.detach().cpu().double().clone()  # (outputs, inputs), updated below
     total = torch.einsum("oi,ij,oj->", w, covariance, w).clamp_min(1e-30)
     inverse = torch.linalg.inv(covariance)
-    left, order, errors = torch.ones(inputs, dtype=torch.bool), [], [0.0]
-    while int(left.sum()) > (0 if stop_after is None else inputs - stop_after):
+    left, order, errors = torch.ones(len(covariance), dtype=torch.bool), [], [0.0]
+    while left.any():
         rest = left.nonzero().flatten()
         added_error = w[:, rest].pow(2).sum(0) / inverse.diagonal()[rest]
         removed = rest[added_error.argsort(stable=True)[:group_size]]
@@ -84,15 +92,13 @@ def elimination_order(
         inverse.addmm_(inverse[:, removed], update, alpha=-1)
         order.append(removed)
         left[removed] = False
-    order.append(left.nonzero().flatten())
     return torch.cat(order), torch.tensor(errors, dtype=torch.float64)
 
 
 def allocate_budget(
-    errors: Mapping[str, Sequence[float]],
-    costs: Mapping[str, Sequence[float]],
+    errors: Mapping[str, torch.Tensor],
+    costs: Mapping[str, torch.Tensor],
     budget: float,
-    min_groups: Mapping[str, int],
 ) -> dict[str, int]:
     """How many groups each layer loses, so that the rest costs at most ``budget``.
 
@@ -100,48 +106,32 @@ def allocate_budget(
     layer minimises error + λ·cost on its own (Everett 1963); λ is found by bisection.
 
     Args:
-        errors: layer -> error after 0, 1, … groups are removed.
-        costs: layer -> what the rest costs then (time, weights; any unit); falling.
+        errors: layer -> float64, error after 0, 1, … groups are removed.
+        costs: layer -> float64, what the rest costs then (time, weights; any unit).
         budget: fraction of the whole cost that may be spent.
-        min_groups: layer -> groups that it keeps in any case.
 
     Raises:
         TrainingError: a budget below what the kept groups cost, or above 1.
     """
-    total = sum(curve[0] for curve in costs.values())
+    total = sum(float(curve[0]) for curve in costs.values())
 
     def choose(price: float) -> dict[str, int]:
-        chosen = {}
-        for name, curve in errors.items():
-            options = range(max(1, len(curve) - min_groups[name]))
-            values = [curve[i] + price * costs[name][i] for i in options]
-            chosen[name] = min(options, key=values.__getitem__)
-        return chosen
+        return {n: int((errors[n] + price * costs[n]).argmin()) for n in errors}
 
-    def fraction(chosen: Mapping[str, int]) -> float:
-        return sum(costs[name][removed] for name, removed in chosen.items()) / total
+    def fraction(price: float) -> float:
+        return sum(float(costs[n][lost]) for n, lost in choose(price).items()) / total
 
-    smallest = fraction(choose(1e12 / total))
+    low, high = 0.0, 1e12 / total
+    smallest = fraction(high)
     if not smallest <= budget <= 1:
         raise TrainingError(
             f"budget={budget}: it must be a fraction of the cost between "
             f"{smallest:.2f}, which the groups that stay cost, and 1."
         )
-    low, high = 0.0, 1.0 / total
-    if fraction(choose(low)) <= budget:
-        return choose(low)
-    while fraction(choose(high)) > budget:
-        high *= 4
-    for _ in range(60):
+    for _ in range(100):
         middle = (low + high) / 2
-        too_expensive = fraction(choose(middle)) > budget
-        low, high = (middle, high) if too_expensive else (low, middle)
+        if fraction(middle) > budget:
+            low = middle
+        else:
+            high = middle
     return choose(high)
-
-
-def _add_ridge(covariance: torch.Tensor, ridge: float) -> torch.Tensor:
-    """Covariance + λI, λ = ``ridge`` times the mean variance."""
-    if not torch.isfinite(covariance).all():
-        raise TrainingError("The covariance holds NaN or infinity.")
-    level = ridge * covariance.diagonal().mean().clamp_min(1e-12)
-    return covariance + level * torch.eye(len(covariance)).to(covariance)

@@ -5,6 +5,7 @@ every four weights of a linear layer (Mishra et al. 2021, arXiv:2104.08378). Tor
 stores such a weight compressed: half of its numbers, and their positions.
 """
 
+import copy
 import warnings
 
 import torch
@@ -32,20 +33,15 @@ def compress_two_four(linear: nn.Linear) -> nn.Linear:
     Raises:
         TrainingError: no such GPU, or the weights aren't 2:4 sparse.
     """
-    device = str(linear.weight.device)
-    if reason := why_no_two_four(device):
+    if reason := why_no_two_four(str(linear.weight.device)):
         raise TrainingError(f"2:4 weights can't be compressed: {reason}.")
-    weight = linear.weight.detach().half()
-    if not torch.equal(weight, weight * two_four_masks({"weight": weight})["weight"]):
+    sparse = copy.deepcopy(linear).half().requires_grad_(False)
+    weight = sparse.weight.detach()
+    if weight[~two_four_masks({"weight": weight})["weight"]].any():
         raise TrainingError(
             "This weight isn't 2:4 sparse: put two_four_masks on it and make them "
             "permanent."
         )
-    has_bias = linear.bias is not None
-    sizes = linear.in_features, linear.out_features
-    sparse = nn.Linear(*sizes, has_bias, device, torch.float16).requires_grad_(False)
-    if has_bias:
-        sparse.bias.copy_(linear.bias.detach().half())
     with warnings.catch_warnings():  # torch calls this a prototype, once
         warnings.simplefilter("ignore", UserWarning)
         compressed = torch.sparse.to_sparse_semi_structured(weight)

@@ -7,14 +7,14 @@ and kept under ``runs``: chapters that need a trained network load it in a momen
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from .. import assets
 from ..core import settings
-from ..core.errors import MicrobudgetError
 from ..data import flowers as flower_data
 from ..data import text
 from ..models import bert as encoders
@@ -25,25 +25,17 @@ from . import features, image_classifier, text_classifier, weights
 _VERSION = 1  # of the recipes below: a new one makes old files worthless
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How the sentence classifier is fine-tuned.
-
-    Attributes:
-        sentences: to train on. epochs: passes through them. lr: learning rate.
-    """
-
-    sentences: int
-    epochs: int
-    lr: float
+_SENTENCES = {"mini": 1200, "full": 6000}  # to train on
+_RECIPES = {
+    "mini": text_classifier.FinetuneConfig(lr=1e-4, epochs=1),
+    "full": text_classifier.FinetuneConfig(lr=2e-5, epochs=3),
+}
 
 
-_RECIPES = {"mini": Recipe(1200, 1, 1e-4), "full": Recipe(6000, 3, 2e-5)}
-
-
-def recipe() -> Recipe:
-    """The recipe of this profile."""
-    return _RECIPES[settings.load().profile]
+def recipe() -> text_classifier.FinetuneConfig:
+    """How this profile's sentence classifier is fine-tuned."""
+    here = settings.load()
+    return replace(_RECIPES[here.profile], seed=here.seed)
 
 
 @dataclass(frozen=True)
@@ -87,20 +79,18 @@ def sentiment() -> Sentiment:
     Raises:
         AssetError, DataError: as ``text.sentiment`` and ``encoder.load``.
     """
-    config, seed = recipe(), settings.load().seed
+    config, count = recipe(), _SENTENCES[settings.load().profile]
     encoder, task = encoders.load(), text.sentiment()
-    model = encoder.classifier(len(task.classes), seed=seed)
-    train_set = task.train.first(config.sentences)
+    model = encoder.classifier(len(task.classes), seed=config.seed)
+    train_set = task.train.first(count)
 
     def train() -> None:
         sentences = text.Sentences(encoder.tokenizer, train_set)
-        options = text_classifier.FinetuneConfig(config.lr, config.epochs, seed=seed)
-        text_classifier.train(model, sentences, options)
+        text_classifier.train(model, sentences, config)
 
-    made_from = [encoder.base_id, task.name, *astuple(config), seed]
-    _load_or_train(
-        "sentiment", model, train, [*made_from, train_set.texts, train_set.labels]
-    )
+    made_from = [encoder.base_id, task.name, count, config.epochs, config.lr,
+                 config.seed, train_set.texts, train_set.labels]  # fmt: skip
+    _load_or_train("sentiment", model, train, made_from)
     return Sentiment(model, task, encoder, len(train_set))
 
 
@@ -120,7 +110,7 @@ def flowers() -> FlowerNet:
         pooled = image_classifier.MultiStageFeatures(
             model.features, at=(18,), unit=False
         )
-        images = data.train.lazy_images(data.size)
+        images = data.train.images(data.size)
         views = torch.stack([
             features.extract(pooled, images, preprocess, flip=flip)
             for flip in (False, True)
@@ -143,17 +133,23 @@ def flowers() -> FlowerNet:
     return FlowerNet(model, data, preprocess)
 
 
-def _load_or_train(name: str, model: nn.Module, train: Callable, made_from) -> None:
-    """Fill ``model`` from its file, or train it and write the file."""
+def path_of(name: str, made_from: list) -> Path:
+    """Where a network is kept on this machine.
+
+    Args:
+        made_from: all that decides its weights, as JSON takes it: data, recipe, seed.
+    """
     recipe = json.dumps([_VERSION, settings.load().profile, made_from], default=str)
     key = hashlib.sha256(recipe.encode()).hexdigest()
     folder = settings.load().home / "runs" / "finetuned"
-    path = folder / f"{name}-{key[:12]}.safetensors"
-    try:
-        if path.exists():
-            weights.load_(model, path)
-            return
-    except MicrobudgetError:  # damaged: what was trained here can be trained again
-        path.unlink()
-    train()
-    weights.save(model.eval(), path, made_from=key)
+    return folder / f"{name}-{key[:12]}.safetensors"
+
+
+def _load_or_train(name: str, model: nn.Module, train: Callable, made_from) -> None:
+    """Fill ``model`` from its file, or train it and write the file."""
+    path = path_of(name, made_from)
+    if path.exists():
+        weights.load_(model, path)
+    else:
+        train()
+        weights.save(model.eval(), path)

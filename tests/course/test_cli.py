@@ -18,9 +18,8 @@ def test_doctor_finds_this_machine_fit(capsys, monkeypatch):
     monkeypatch.delenv("MICROBUDGET_OFFLINE", raising=False)
     assert cli.main(["doctor"]) == 0
     report = capsys.readouterr().out
-    assert "The course can run here." in report
-    for word in ("Python", "torch", "threads", "memory", "disk", "mobilenet-v2 is"):
-        assert word in report
+    for text in ("The course can run here.", "threads", "disk", "mobilenet-v2 is"):
+        assert text in report
 
 
 def test_the_package_runs_as_a_module():
@@ -29,20 +28,11 @@ def test_the_package_runs_as_a_module():
     assert run.stdout.strip() == "0.1.0"
 
 
-@pytest.mark.parametrize(
-    ("variable", "value"),
-    [
-        ("MICROBUDGET_PROFILE", "x"),
-        ("MICROBUDGET_DEVICE", "tpu"),
-        ("MICROBUDGET_BF16", "maybe"),
-    ],
-)
-def test_doctor_names_a_wrong_setting(monkeypatch, capsys, variable, value):
-    monkeypatch.setenv(variable, value)
+@pytest.mark.parametrize("name", ["PROFILE", "DEVICE", "BF16", "THREADS"])
+def test_doctor_names_a_wrong_setting(monkeypatch, capsys, name):
+    monkeypatch.setenv(f"MICROBUDGET_{name}", "nonsense")
     assert cli.main(["doctor"]) == 1
-    report = capsys.readouterr().out
-    assert "PROBLEM" in report
-    assert variable in report
+    assert f"PROBLEM  MICROBUDGET_{name}" in capsys.readouterr().out
 
 
 def test_doctor_exits_non_zero_when_offline_and_empty(home, monkeypatch, capsys):
@@ -100,15 +90,15 @@ def test_doctor_notices_a_changed_model(tmp_path, monkeypatch, capsys):
 
 def test_a_diagnosis_does_not_name_the_user(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor.Path, "home", lambda: tmp_path)
-    found = doctor.Diagnosis((doctor.Finding(doctor.OK, f"{tmp_path}/x"),))
+    found = doctor.Diagnosis([doctor.Finding(doctor.OK, f"{tmp_path}/x")])
     assert str(found).split() == ["ok", "~/x"]
 
 
 def test_fetching_all_prepares_what_chapters_start_from(home, monkeypatch, capsys):
     """It decides the precision and trains the shared networks, once."""
 
-    def made(name, folder="finetuned"):
-        path = home / "runs" / folder / f"{name}-0123.safetensors"
+    def made(name):
+        path = home / "runs" / "finetuned" / f"{name}-0123.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         trained.append(name)
@@ -120,10 +110,11 @@ def test_fetching_all_prepares_what_chapters_start_from(home, monkeypatch, capsy
     monkeypatch.setattr(assets, "needed", list)
     monkeypatch.setattr(baselines, "sentiment", lambda: made("sentiment"))
     monkeypatch.setattr(baselines, "flowers", lambda: made("flowers"))
-    longer = lambda net: made("longer", "pruning")  # noqa: E731
-    monkeypatch.setattr(flower_baselines, "fine_tuned", longer)
+    monkeypatch.setattr(
+        flower_baselines, "fine_tuned", lambda net: made("pruning-longer")
+    )
     assert cli.main(["fetch"]) == 0
-    assert trained == ["sentiment", "flowers", "longer"]
+    assert trained == ["sentiment", "flowers", "pruning-longer"]
     printed = capsys.readouterr().out
     assert "computes in bfloat16 (measured once)" in printed
     assert "trained once on this machine" in printed
@@ -131,10 +122,11 @@ def test_fetching_all_prepares_what_chapters_start_from(home, monkeypatch, capsy
     assert cli.main(["fetch"]) == 0
     assert len(trained) == 3
     assert cli.main(["doctor"]) == 0
-    assert "bfloat16, as measured at set-up" in capsys.readouterr().out
-    (home / "runs" / "pruning" / "longer-0123.safetensors").unlink()  # interrupted
+    assert "device cpu, computes in bfloat16\n" in capsys.readouterr().out
+    longer = home / "runs" / "finetuned" / "pruning-longer-0123.safetensors"
+    longer.unlink()  # interrupted
     assert cli.main(["fetch"]) == 0
-    assert trained[-1] == "longer"
+    assert trained[-1] == "pruning-longer"
 
 
 def test_fetch_says_it_is_here(capsys):

@@ -118,7 +118,7 @@ def test_saved_and_loaded_the_smaller_model_is_the_same(tmp_path, fold):
     smaller = fold_batchnorm(smaller) if fold else smaller
     path = pruning.save(smaller, tmp_path / "small.safetensors", names=["a", "b"])
     again = pruning.load(path)
-    assert torch.equal(logits(again), logits(smaller))
+    torch.testing.assert_close(logits(again), logits(smaller), rtol=1e-3, atol=1e-4)
     assert not again.training
     whole = pruning.save(model, tmp_path / "whole.safetensors")
     assert bytes_on_disk(path) < 0.8 * bytes_on_disk(whole)
@@ -140,7 +140,7 @@ def test_files_that_hold_no_pruned_model_are_refused(tmp_path):
         (lambda k: {"features.99": next(iter(k.values()))}, "Nothing to prune"),
         (lambda k: {n: m[:-1] for n, m in k.items()}, r"expected \d+ booleans"),
         (lambda k: {n: m.float() for n, m in k.items()}, r"expected \d+ booleans"),
-        (lambda k: {n: m & False for n, m in k.items()}, "no residual"),
+        (lambda k: {n: m & False for n, m in k.items()}, "lose everything"),
     ],
 )
 def test_channel_masks_that_do_not_fit_are_refused(change, message):
@@ -154,7 +154,7 @@ def test_channel_masks_that_do_not_fit_are_refused(change, message):
 def test_reconstruction_repairs_and_importance_chooses_better_than_norms():
     model = small_mobilenet(fold=True)
     widths = pruning.hidden_channels(model)
-    importance = pruning.channel_importance(model, images(), SCALE, group_size=2)
+    importance = pruning.channel_importance(model, images(), SCALE)
     chosen = importance.channels_to_keep(dict.fromkeys(widths, 1.0), 0.5)
     assert sum(int(k.sum()) for k in chosen.values()) <= 0.5 * sum(widths.values())
     found = {}
@@ -186,7 +186,7 @@ def test_nothing_removed_is_reconstructed_as_it_was():
 
 def test_blocks_are_dropped_only_when_they_may():
     model = small_mobilenet()
-    importance = pruning.channel_importance(model, images(), SCALE, group_size=4)
+    importance = pruning.channel_importance(model, images(), SCALE)
     widths = pruning.hidden_channels(model)
     costs = {name: 1000.0 if "5" in name else 1.0 for name in widths}
     whole = importance.channels_to_keep(costs, 0.3)
@@ -201,7 +201,7 @@ def test_the_importance_is_of_all_images():
     model, x = small_mobilenet(), images(64)
     x[32:] = x[32:] // 32 + 100
     last, first = (
-        pruning.channel_importance(model, order, SCALE, group_size=4).errors
+        pruning.channel_importance(model, order, SCALE).errors
         for order in (x, x.flip(0))
     )
     for name, errors in last.items():  # [-1]: all channels removed

@@ -111,11 +111,15 @@ def test_two_of_four_keep_the_larger_two(seed, ties):
 
 
 def test_two_of_four_needs_a_multiple_of_four():
-    with pytest.raises(TrainingError, match="multiple of 4"):
+    with pytest.raises(TrainingError, match="multiple of four"):
         criteria.two_four_masks({"x": torch.ones(2, 6)})
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=0.1)
+
+
+@pytest.mark.parametrize("optimizer", [None, sgd])
 def test_training_leaves_zeros_zero(optimizer):
     model = network()
     pruned = criteria.l1_masks(masks.prunable_weights(model), 0.6)
@@ -135,7 +139,6 @@ def test_permanent_zeros_compute_the_same_and_stay_in_the_state():
     masked = model(x)
     masks.make_permanent_(model)
     assert torch.equal(model(x), masked)
-    assert not masks.masks_of(model)
     fresh = network(9).eval()
     fresh.load_state_dict(model.state_dict())
     assert torch.equal(fresh(x), masked)
@@ -156,7 +159,8 @@ def test_two_masks_on_a_layer_both_hold():
     weights = masks.prunable_weights(model)
     first, second = (criteria.random_masks(weights, 0.4, seed) for seed in (1, 2))
     masks.mask_(masks.mask_(model, first), second)
-    assert_same(masks.masks_of(model), {n: first[n] & second[n] for n in first})
+    both = {n: first[n] & second[n] for n in first}
+    assert_same({n: w != 0 for n, w in masks.prunable_weights(model).items()}, both)
 
 
 @given(final=st.floats(0, 0.99), start=st.floats(0, 1), steps=st.integers(1, 40))
@@ -171,18 +175,19 @@ def test_the_cubic_schedule_grows_from_start_to_end(final, start, steps):
 
 
 def test_gradual_pruning_reaches_its_target_and_brings_nothing_back():
-    model, seen = network(), []
+    model, seen, reached = network(), [], []
 
     def train_and_note(module):
         train(module, epochs=1, lr=0.01)
-        seen.append(masks.masks_of(module))
+        seen.append({n: w.clone() for n, w in masks.prunable_weights(module).items()})
+        reached.append(masks.sparsity(module))
 
-    reached = criteria.prune_gradually_(model, train_and_note, 0.8, steps=3)
+    criteria.prune_gradually_(model, train_and_note, 0.8, 3, criteria.l1_masks)
     wanted = [criteria.cubic_sparsity(t, 3, 0.8) for t in (1, 2, 3)]
     assert reached == pytest.approx(wanted, abs=0.01)
     for earlier, later in itertools.pairwise(seen):
-        for name, mask in later.items():
-            assert not (mask & ~earlier[name]).any()
+        for name, weight in later.items():
+            assert (weight[earlier[name] == 0] == 0).all()
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.5])
@@ -194,8 +199,3 @@ def test_gradual_pruning_reaches_its_target_and_brings_nothing_back():
 def test_fractions_out_of_range_are_refused(criterion, fraction):
     with pytest.raises(ValueError, match="amount"):
         criterion(masks.prunable_weights(network()), fraction)
-
-
-def test_a_model_without_weights_is_refused():
-    with pytest.raises(TrainingError, match="no linear"):
-        masks.prunable_weights(nn.ReLU())

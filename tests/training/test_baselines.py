@@ -43,17 +43,6 @@ def test_trained_once_then_read(own_runs):
     assert len(list(own_runs.iterdir())) == 2
 
 
-def test_a_damaged_file_is_trained_again(own_runs):
-    calls: list[int] = []
-    once(nn.Linear(3, 2), calls)
-    [path] = own_runs.iterdir()
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    once(nn.Linear(3, 2), calls)
-    assert calls == [1, 1]
-    assert len(path.read_bytes()) == len(whole)
-
-
 def test_the_flower_networks_head_is_the_trained_one(own_runs, tmp_path, monkeypatch):
     """The standardisation that the head was trained behind is folded into it."""
     monkeypatch.setenv("MICROBUDGET_BF16", "0")  # exact: features against the network
