@@ -4,24 +4,16 @@ A direction costs as many weights as its row and its column have, and keeps its 
 Buying the direction with the most energy per weight first is the best that can be done
 with what has been spent (marginal returns, Everett 1963), if returns only diminish.
 They do, direction by direction; but above break-even a layer is better left whole,
-which keeps all its energy at once. So each layer offers the corners of the upper convex
-hull of its points (weights, energy), as in bit allocation (Shoham and Gersho 1988).
+which keeps all its energy at once. So this is on offer at every rank, too: purchases
+then follow the upper convex hull of a layer's points (weights, energy), as in bit
+allocation (Shoham and Gersho 1988).
 """
 
 import heapq
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
 
 from ..core.errors import MicrobudgetError
-from .decomposition import Decomposition, break_even
-
-
-class Offer(NamedTuple):
-    """One state that a layer can be in; ``rank`` is None where it is left whole."""
-
-    weights: int
-    energy: float
-    rank: int | None
+from .decomposition import Decomposition, break_even, count_weights, uniform_ranks
 
 
 def ranks_by_budget(
@@ -45,72 +37,46 @@ def ranks_by_budget(
     Raises:
         MicrobudgetError: a budget too small even for rank 1 everywhere.
     """
-    every = {n: every_offer(d, normalize) for n, d in decompositions.items()}
-    offers = {name: hull(points) for name, points in every.items()}
-    bought = dict.fromkeys(offers, 0)  # name -> which of its offers it has
-    left = weights - sum(points[0].weights for points in offers.values())
+    ranks: dict[str, int | None] = dict(uniform_ranks(decompositions, 1))
+    left = weights - count_weights(decompositions, ranks)
     if left < 0:
         raise MicrobudgetError(
             f"A budget of {weights:,} weights is too small: rank 1 everywhere takes "
             f"{weights - left:,}."
         )
-    # heapq gives the smallest first, hence the minus
-    queue = [(-_next_slope(points, 0), name) for name, points in offers.items()]
-    heapq.heapify(queue)
+    energies = {}  # name -> what 0, 1, …, all directions keep
+    for name in ranks:
+        squares = decompositions[name].values.square()
+        unit = (float(squares.sum()) or 1.0) if normalize else 1.0
+        energies[name] = [0.0, *(squares.cumsum(0) / unit).tolist()]
+    queue: list[tuple[float, str, int, int | None]] = []
+    too_expensive = set()  # names of layers that can't be left whole any more
+
+    def offer(name: str) -> None:
+        """Queue the best purchase from a layer's present rank, if it gains anything."""
+        shape, rank, energy = decompositions[name].shape, ranks[name], energies[name]
+        choices = []  # (energy per weight, weights, new rank)
+        price = sum(shape)
+        if rank < break_even(*shape):
+            choices.append(((energy[rank + 1] - energy[rank]) / price, price, rank + 1))
+        if name not in too_expensive:
+            price = shape[0] * shape[1] - rank * price
+            choices.append(((energy[-1] - energy[rank]) / price, price, None))
+        gain, price, new = max(choices, default=(0.0, 0, None), key=lambda c: c[0])
+        if gain > 0:
+            # heapq gives the smallest first, hence the minus
+            heapq.heappush(queue, (-gain, name, price, new))
+
+    for name in ranks:
+        offer(name)
     while queue:
-        slope, name = heapq.heappop(queue)
-        if slope >= 0:  # no further offer, or nothing to be gained by it
-            continue
-        now, following = offers[name][bought[name] : bought[name] + 2]
-        price = following.weights - now.weights
+        _, name, price, new = heapq.heappop(queue)
         if price <= left:
             left -= price
-            bought[name] += 1
-        elif following.rank is None:
-            # Too expensive to be left whole: from here on direction by direction.
-            offers[name], bought[name] = every[name][now.rank - 1 : -1], 0
-        else:
-            continue
-        heapq.heappush(queue, (-_next_slope(offers[name], bought[name]), name))
-    ranks = {name: offers[name][i].rank for name, i in bought.items()}
+            ranks[name] = new
+            if new is not None:
+                offer(name)
+        elif new is None:  # from here on direction by direction
+            too_expensive.add(name)
+            offer(name)
     return {name: rank for name, rank in ranks.items() if rank is not None}
-
-
-def every_offer(decomposition: Decomposition, normalize: bool = True) -> list[Offer]:
-    """Every rank up to break-even, and the whole layer last."""
-    outputs, inputs = decomposition.shape
-    energy = decomposition.values.square().cumsum(0)
-    unit = (float(energy[-1]) or 1.0) if normalize else 1.0
-    energy = (energy * (1.0 / unit)).tolist()
-    highest = min(break_even(outputs, inputs), len(energy))
-    thin = [
-        Offer(rank * (outputs + inputs), energy[rank - 1], rank)
-        for rank in range(1, highest + 1)
-    ]
-    return [*thin, Offer(outputs * inputs, energy[-1], None)]
-
-
-def hull(points: Sequence[Offer]) -> list[Offer]:
-    """The corners of the points' upper convex hull, from left to right."""
-    corners: list[Offer] = []
-    for point in points:
-        # the last corner goes when it lies below the line from the one before to here
-        while len(corners) > 1 and not _is_above(corners[-1], corners[-2], point):
-            corners.pop()
-        corners.append(point)
-    return corners
-
-
-def _next_slope(points: Sequence[Offer], i: int) -> float:
-    """Energy per weight of the purchase that follows the ``i``-th; 0 after the last."""
-    if i + 1 >= len(points):
-        return 0.0
-    now, following = points[i : i + 2]
-    return (following.energy - now.energy) / (following.weights - now.weights)
-
-
-def _is_above(point: Offer, left: Offer, right: Offer) -> bool:
-    """Whether ``point`` lies on or above the line through the other two."""
-    rise, run = point.energy - left.energy, point.weights - left.weights
-    whole_rise, whole_run = right.energy - left.energy, right.weights - left.weights
-    return rise * whole_run >= whole_rise * run

@@ -13,7 +13,7 @@ from .layers import LowRank
 
 
 def save(model: nn.Module, path: str | os.PathLike, **metadata) -> Path:
-    """Write all weights and buffers, and which layers have which rank.
+    """Write all weights and buffers, and which layers are factorized in which way.
 
     Args:
         metadata: notes of your own (text, numbers, lists).
@@ -22,16 +22,9 @@ def save(model: nn.Module, path: str | os.PathLike, **metadata) -> Path:
         MicrobudgetError: a weight that isn't finite, metadata that isn't plain, a full
             disk. The old file is then untouched.
     """
-    layers = {
-        name: {
-            "kind": layer.kind,
-            "rank": layer.rank,
-            "bias": layer[1].bias is not None,
-        }
-        for name, layer in model.named_modules()
-        if isinstance(layer, LowRank)
-    }
-    return save_tensors(path, model.state_dict(), layers=layers, notes=metadata)
+    modules = model.named_modules()
+    kinds = {name: m.kind for name, m in modules if isinstance(m, LowRank)}
+    return save_tensors(path, model.state_dict(), kinds=kinds, notes=metadata)
 
 
 def load(path: str | os.PathLike, model: nn.Module) -> nn.Module:
@@ -48,12 +41,13 @@ def load(path: str | os.PathLike, model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model)
     try:
         layers = dict(model.named_modules())
-        for name, saved in metadata["layers"].items():
-            replace_layer(model, name, LowRank(pick(layers, name), **saved))
+        for name, kind in metadata["kinds"].items():
+            rank, bias = len(tensors[f"{name}.0.weight"]), f"{name}.1.bias" in tensors
+            replace_layer(model, name, LowRank(pick(layers, name), rank, kind, bias))
         model.load_state_dict(tensors)
     except (MicrobudgetError, RuntimeError, AttributeError, KeyError) as error:
         raise MicrobudgetError(
             f"{path} doesn't fit this {type(model).__name__}: build the architecture "
-            f"that was factorized, whole. ({' '.join(str(error).split())[:300]})"
+            f"that was factorized, whole. ({str(error)[:300]})"
         ) from error
     return model

@@ -13,11 +13,13 @@ pixel it has rank 1 already, and there is nothing to factorize.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 
 import torch
 from torch import nn
 
-from ..core.errors import DataError, MicrobudgetError
+from ..core.errors import MicrobudgetError
 from ..core.modules import pick
 from ..evaluation.moments import Moments
 from .data_aware import DAMPING, require_size
@@ -50,9 +52,9 @@ def convolution_svd(
 
     Args:
         kind: ``"channel"`` or ``"spatial"``.
-        outputs: moments of the convolution's outputs (``collect_outputs``), for
-            ``"channel"``: directions are then the outputs' principal components about
-            their mean (Zhang et al. 2016), and the bias keeps the mean.
+        outputs: moments of the outputs (``collect_outputs``), for ``"channel"``:
+            directions are then the outputs' principal components about their mean
+            (Zhang et al. 2016), and the bias keeps the mean.
 
     Raises:
         MicrobudgetError: groups, NaN. DataError: moments of another convolution.
@@ -66,13 +68,11 @@ def convolution_svd(
         )
     w = finite_float64(conv.weight)  # (out, in, kh, kw)
     if kind == "spatial":
-        matrix = w.permute(0, 3, 1, 2).reshape(-1, w.shape[1] * w.shape[2])
+        matrix = w.permute(0, 3, 1, 2).flatten(2).flatten(0, 1)  # (out·kw, in·kh)
     else:
-        matrix = w.flatten(1)
-    # spatial: (out·kw, in·kh); channel: (out, in·kh·kw)
+        matrix = w.flatten(1)  # (out, in·kh·kw)
     if outputs is None:
-        plain = svd(matrix)
-        return Decomposition(plain.down, plain.up, plain.values, kind)
+        return replace(svd(matrix), kind=kind)
     require_size(outputs, len(matrix), "outputs")
     # Filters that stayed silent have no covariance: a little of W Wᵀ, in the same unit,
     # keeps them last instead of losing them.
@@ -82,8 +82,9 @@ def convolution_svd(
     variances, u = torch.linalg.eigh(covariance + level * own)
     n = min(matrix.shape)  # eigenvalues come rising
     u, values = u.flip(1)[:, :n], variances.flip(0)[:n].clamp(min=0).sqrt()
-    bias = conv.bias.detach().double() if conv.bias is not None else 0.0
-    mean = outputs.mean.to(own) - bias
+    mean = outputs.mean.to(own)
+    if conv.bias is not None:
+        mean = mean - conv.bias.detach().double()
     return Decomposition(u.T @ matrix, u, values, kind, means=(mean, u.T @ mean))
 
 
@@ -94,11 +95,11 @@ def decompose_convolutions(
     names: Sequence[str] | None = None,
 ) -> dict[str, Decomposition]:
     """``convolution_svd`` by name; default: of all of ``named_convolutions``."""
-    convs, found = named_convolutions(model), {}
-    for name in names or convs:
-        own = pick(outputs, name) if outputs else None
-        found[name] = convolution_svd(pick(convs, name), kind, own)
-    return found
+    convs = named_convolutions(model)
+    return {
+        name: convolution_svd(pick(convs, name), kind, outputs and pick(outputs, name))
+        for name in names or convs
+    }
 
 
 def collect_outputs(
@@ -106,34 +107,25 @@ def collect_outputs(
     batches: Iterable[torch.Tensor],
     names: Sequence[str] | None = None,
 ) -> dict[str, Moments]:
-    """Run ``model(batch)`` over batches and sum up its convolutions' outputs.
-
-    Every pixel is a sample: a few images are many samples.
-
-    Returns:
-        name -> moments of that convolution's outputs.
+    """Run ``model(batch)`` over batches and sum up its convolutions' outputs, by name.
 
     Raises:
-        DataError: no batches. MicrobudgetError: a name that isn't such a convolution.
+        MicrobudgetError: a name that isn't such a convolution.
     """
     convs = named_convolutions(model)
-    moments, handles = {}, []
-    for name in names or convs:
-        conv = pick(convs, name)
-        moments[name] = Moments.zeros(conv.out_channels, conv.weight.device)
+    chosen = {pick(convs, name): name for name in names or convs}
+    moments = {
+        name: Moments.zeros(conv.out_channels, conv.weight.device)
+        for conv, name in chosen.items()
+    }
 
-        def add(_, __, y, own=moments[name]):  # y (batch, out, height, width)
-            own.add(y.movedim(1, -1).reshape(-1, y.shape[1]))
+    def add(conv: nn.Conv2d, _, y: torch.Tensor) -> None:
+        # y: (batch, out, height, width); every pixel is a sample
+        moments[chosen[conv]].add(y.movedim(1, -1).flatten(0, -2))
 
-        handles.append(conv.register_forward_hook(add))
-    try:
+    with ExitStack() as hooks, torch.no_grad():  # leaving it removes the hooks
+        for conv in chosen:
+            hooks.enter_context(conv.register_forward_hook(add))
         for batch in batches:
-            with torch.no_grad():
-                model(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    silent = [name for name, own in moments.items() if not own.count]
-    if silent:
-        raise DataError(f"No batch reached the convolution {silent[0]}.")
+            model(batch)
     return moments

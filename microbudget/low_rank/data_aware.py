@@ -53,24 +53,21 @@ def data_aware_svd(
         MicrobudgetError: NaN in the weight.
         DataError: moments of another layer, or of no samples.
     """
-    w = finite_float64(weight)
+    w = weighted = finite_float64(weight)
     require_size(moments, w.shape[1], "inputs")
-    factor = None  # R of G = R Rᵀ
     if gradients is not None:
         require_size(gradients, w.shape[0], "outputs")
         g = gradients.matrix(damping=10 * damping).to(w.device)
         unit = g.diagonal().mean()  # gradients can be so small that squares underflow
-        factor = torch.linalg.cholesky(g / unit) * unit.sqrt()
-    weighted = w if factor is None else factor.T @ w  # Rᵀ W
+        factor = torch.linalg.cholesky(g / unit) * unit.sqrt()  # R of G = R Rᵀ
+        weighted = factor.T @ w  # Rᵀ W
     inputs = matrix_root(moments.matrix(centred, damping).to(w.device))  # L
     up, values, _ = torch.linalg.svd(weighted @ inputs, full_matrices=False)
     down = up.T @ weighted  # = Σ Vᵀ L⁻¹, without an inverse
-    if factor is not None:
+    if gradients is not None:
         up = torch.linalg.solve_triangular(factor.T, up, upper=True)  # R⁻ᵀ U
-    means = None
-    if centred:
-        mean = moments.mean.to(w.device)
-        means = w @ mean, down @ mean
+    mean = moments.mean.to(w.device)
+    means = (w @ mean, down @ mean) if centred else None
     return Decomposition(down=down, up=up, values=values, means=means)
 
 
@@ -84,8 +81,7 @@ def data_aware_decompose(
     """``data_aware_svd`` of every linear layer that moments were collected for."""
     layers, found = named_linear_layers(model), {}
     for name, own in moments.items():
-        weight = pick(layers, name).weight
-        g = pick(gradients, name) if gradients else None
+        weight, g = pick(layers, name).weight, gradients and pick(gradients, name)
         found[name] = data_aware_svd(weight, own, g, centred=centred)
     return found
 

@@ -127,9 +127,6 @@ def factorize_(
         decompositions: by the layer's name, of any ``decompose…`` function.
         ranks: name -> rank.
 
-    Returns:
-        The same model.
-
     Raises:
         MicrobudgetError: no such layer or decomposition, another shape than the
             model's, a rank that can't be. The model is then as it was.

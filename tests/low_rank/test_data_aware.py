@@ -35,6 +35,10 @@ def linear_layer(into, out, seed, bias=True):
     return nn.Linear(into, out, bias=bias).double()
 
 
+def product(found, rank):
+    return found.up[:, :rank] @ found.down[:rank]
+
+
 def data_error(linear, cut, x):
     gaps = (linear(x) - cut(x)).detach()
     return float(gaps.square().sum(1).mean().sqrt())
@@ -91,8 +95,7 @@ def test_equal_to_whitening_and_unwhitening(out, into, seed, data):
     u, s, v = torch.linalg.svd(w @ root, full_matrices=False)
     theirs = (u[:, :rank] * s[:rank]) @ v[:rank] @ torch.linalg.inv(root)
     found = low_rank.data_aware_svd(w, moments(x), damping=0)
-    ours = found.up[:, :rank] @ found.down[:rank]
-    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(product(found, rank), theirs, atol=1e-6, rtol=1e-5)
 
 
 def test_with_white_inputs_it_is_plain_svd():
@@ -100,10 +103,7 @@ def test_with_white_inputs_it_is_plain_svd():
     white = Moments(10, torch.zeros(6).double(), 10 * torch.eye(6).double())
     found, plain = low_rank.data_aware_svd(w, white), low_rank.svd(w)
     for rank in range(1, 7):
-        torch.testing.assert_close(
-            found.up[:, :rank] @ found.down[:rank],
-            plain.up[:, :rank] @ plain.down[:rank],
-        )
+        torch.testing.assert_close(product(found, rank), product(plain, rank))
 
 
 def test_of_the_identity_it_is_scikit_learns_pca():
@@ -130,8 +130,7 @@ def test_uncentred_it_is_scikit_learns_truncated_svd():
     found = low_rank.data_aware_svd(torch.eye(8), moments(x), damping=0)
     theirs = TruncatedSVD(3, algorithm="arpack", random_state=0).fit(x.numpy())
     rebuilt = theirs.inverse_transform(theirs.transform(x.numpy()))
-    projector = found.up[:, :3] @ found.down[:3]
-    np.testing.assert_allclose(x @ projector.T, rebuilt, atol=1e-8)
+    np.testing.assert_allclose(x @ product(found, 3).T, rebuilt, atol=1e-8)
 
 
 @few
@@ -150,7 +149,7 @@ def test_moments_do_not_depend_on_how_the_samples_come(first, seed):
 @few
 @given(sizes, sizes, seeds, st.data())
 def test_by_the_loss_its_error_is_the_optimum_too(out, into, seed, data):
-    """‖Rᵀ(W − W')L‖ is the tail, and no other method's map gives less."""
+    """‖Rᵀ(W − W')L‖ is the tail, and no other method's matrix gives less."""
     x, linear = samples(60, into, seed), linear_layer(into, out, seed)
     gradients = moments(samples(60, out, seed + 1, mean=0.0))
     rank = data.draw(st.integers(1, min(out, into)))
@@ -159,17 +158,15 @@ def test_by_the_loss_its_error_is_the_optimum_too(out, into, seed, data):
     right = torch.linalg.cholesky(own.matrix())
     scale = float((left @ w @ right).norm())
 
-    def felt(found):
-        return float(
-            (left @ (w - found.up[:, :rank] @ found.down[:rank]) @ right).norm()
-        )
+    def error(found):
+        return float((left @ (w - product(found, rank)) @ right).norm())
 
     found = low_rank.data_aware_svd(w, own, gradients, damping=0)
     tail = np.linalg.svd(left @ w @ right, compute_uv=False)[rank:]
-    assert felt(found) == pytest.approx(np.sqrt((tail**2).sum()), abs=1e-6 * scale)
-    assert felt(found) == pytest.approx(found.error(rank), abs=1e-6 * scale)
+    assert error(found) == pytest.approx(np.sqrt((tail**2).sum()), abs=1e-6 * scale)
+    assert error(found) == pytest.approx(found.error(rank), abs=1e-6 * scale)
     for other in (low_rank.data_aware_svd(w, own, damping=0), low_rank.svd(w)):
-        assert felt(found) <= felt(other) + 1e-6 * scale
+        assert error(found) <= error(other) + 1e-6 * scale
     whole = low_rank.data_aware_svd(w, own, gradients)  # with damping
     torch.testing.assert_close(whole.up @ whole.down, w, atol=1e-6, rtol=1e-5)
 
