@@ -142,9 +142,9 @@ def use_bf16(precision: str, kind: str) -> bool:
     return precision == "bf16" or (precision == "auto" and fast_bf16(kind))
 
 
-def of_training(precision: str = "auto") -> str:
-    """``training.fit``'s precision: bf16 where that is faster and wanted."""
-    return "bf16" if use_bf16(precision, settings.device()) else "no"
+def of_training() -> str:
+    """``training.fit``'s precision: bf16 where that is faster."""
+    return "bf16" if fast_bf16(settings.device()) else "no"
 
 
 def autocast(precision: str = "auto") -> torch.autocast:

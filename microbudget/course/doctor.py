@@ -4,7 +4,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
@@ -30,11 +30,11 @@ class Finding:
         return f"{self.level:>8}  {self.what}{arrow}"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Diagnosis:
     """All that was looked at; printed without the name of the user's home folder."""
 
-    findings: tuple[Finding, ...]
+    findings: list[Finding] = field(default_factory=list)
 
     @property
     def healthy(self) -> bool:
@@ -48,15 +48,15 @@ class Diagnosis:
 
 def diagnose() -> Diagnosis:
     """Look at what the course needs, up to the first check that finds a PROBLEM."""
-    findings: tuple[Finding, ...] = ()
+    found = Diagnosis()
     for check in (_packages, _torch, _settings, _machine, _assets, _engines):
         try:
-            findings += tuple(check())
+            found.findings += check()
         except MicrobudgetError as error:  # a setting that has no meaning
-            findings += (Finding(PROBLEM, str(error), "Correct or unset it."),)
-        if not Diagnosis(findings).healthy:
+            found.findings.append(Finding(PROBLEM, str(error), "Correct or unset it."))
+        if not found.healthy:
             break
-    return Diagnosis(findings)
+    return found
 
 
 def _packages() -> Iterator[Finding]:
@@ -64,20 +64,17 @@ def _packages() -> Iterator[Finding]:
     from packaging.requirements import Requirement
 
     yield Finding(OK, f"Python {platform.python_version()}")
-    good = 0
     for wanted in map(Requirement, requires("microbudget") or []):
         if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
             continue
         try:
             found = version(wanted.name)
         except PackageNotFoundError:
-            found = "is missing"
-        if found[0].isdigit() and wanted.specifier.contains(found, prereleases=True):
-            good += 1
+            yield Finding(PROBLEM, f"{wanted.name} is missing", _REINSTALL)
             continue
-        what = f"{wanted.name} {found}, wanted {wanted.specifier}"
-        yield Finding(PROBLEM, what, _REINSTALL)
-    yield Finding(OK, f"{good} packages within their bounds")
+        if not wanted.specifier.contains(found, prereleases=True):
+            what = f"{wanted.name} {found}, wanted {wanted.specifier}"
+            yield Finding(PROBLEM, what, _REINSTALL)
 
 
 def _torch() -> Iterator[Finding]:
@@ -92,15 +89,10 @@ def _torch() -> Iterator[Finding]:
 
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
     yield Finding(OK, f"torch {torch.__version__}, {build} build")
-    name = f"torchvision {torchvision.__version__}"
-    if torchvision_has_compiled_operators():
-        yield Finding(OK, name)
-    else:
-        yield Finding(
-            NOTE,
-            f"{name} without its compiled operators (it was built for CUDA, torch is "
-            "the CPU build): the course works, box operators such as nms don't",
-        )
+    yield Finding(OK, f"torchvision {torchvision.__version__}")
+    if not torchvision_has_compiled_operators():
+        what = "torchvision is built for CUDA, torch for the CPU: the course works, "
+        yield Finding(NOTE, what + "torchvision.ops.nms and the like don't")
 
 
 def _settings() -> Iterator[Finding]:
@@ -109,11 +101,9 @@ def _settings() -> Iterator[Finding]:
     settings.load()
     device = settings.device()
     dtype = "bfloat16" if precision.fast_bf16(device) else "float32"
-    if os.environ.get("MICROBUDGET_BF16", "").strip():
-        dtype += ", says MICROBUDGET_BF16"
-    elif device == "cpu":
-        measured = precision.recorded() is not None
-        dtype += ", as measured at set-up" if measured else " until `microbudget fetch`"
+    asked = os.environ.get("MICROBUDGET_BF16", "").strip()
+    if device == "cpu" and not asked and precision.recorded() is None:
+        dtype += " until `microbudget fetch` has measured which is faster"
     yield Finding(OK, f"device {device}, computes in {dtype}")
 
 
@@ -121,17 +111,14 @@ def _machine() -> Iterator[Finding]:
     import psutil
 
     here = settings.load()
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if load > here.threads + 0.5:
-        what = f"{here.threads} threads, but the machine is busy (load {load:.1f})"
-        yield Finding(
-            NOTE, what, "Close other programs, or set OMP_WAIT_POLICY=passive."
-        )
-    else:
-        yield Finding(OK, f"{here.threads} threads")
+    load = psutil.getloadavg()[0]
+    busy = load > here.threads + 0.5
+    what = f"{here.threads} threads, on a machine with a load of {load:.1f}"
+    yield Finding(NOTE if busy else OK, what, "Close other programs." * busy)
     free = psutil.virtual_memory().available
-    level, remedy = (OK, "") if free > _MEMORY else (NOTE, "Close other programs.")
-    yield Finding(level, f"{free / 1e9:.1f} GB of memory free, 4 are enough", remedy)
+    short = free < _MEMORY
+    what = f"{free / 1e9:.1f} GB of memory free, 4 are enough"
+    yield Finding(NOTE if short else OK, what, "Close other programs." * short)
     folder = here.home
     while not folder.exists():
         folder = folder.parent
@@ -162,7 +149,6 @@ def _assets() -> Iterator[Finding]:
         else:
             mine = " in MICROBUDGET_DATA" * (here.data in path.parents)
             yield Finding(OK, f"{name} is here{mine}")
-    yield Finding(OK, "after set-up nothing uses the network")
 
 
 def _engines() -> Iterator[Finding]:

@@ -14,7 +14,8 @@ class Method:
         key: of the decision chart. notebook: the name's first digits.
         row, base: rows of the run record: what the method made, and from what.
         needs: the data that it is trained or calibrated on.
-        made: rows whose work it took; "07:a row" is one of another notebook.
+        made: rows whose work it took, if not its own alone; "07:a row" is one of
+            another notebook.
         carrier: row with its bytes and latency, where another holds them.
         on_base: the bytes are of what was trained alone, and come on top of the base.
     """
@@ -25,7 +26,7 @@ class Method:
     row: str
     base: str
     needs: str
-    made: tuple[str, ...]
+    made: tuple[str, ...] = ()
     carrier: str = ""
     on_base: bool = False
 
@@ -49,7 +50,7 @@ METHODS = (
     *(
         Method(
             key, name, "03", f"{key}, seeds 1 and 2", "full, seeds 1 and 2",
-            "labelled sentences", (f"{key}, seeds 1 and 2",), on_base=True,
+            "labelled sentences", on_base=True,
         )
         for key, name in (
             ("bitfit", "BitFit: biases alone"),
@@ -59,14 +60,12 @@ METHODS = (
             ("qlora", "QLoRA: LoRA on 4 bits"),
         )
     ),
-    Method(
-        "gptq", "GPTQ, 4 bits", "04", "GPTQ 4", "original", "some text", ("GPTQ 4",)
-    ),
+    Method("gptq", "GPTQ, 4 bits", "04", "GPTQ 4", "original", "some text"),
     Method(
         "gguf", "GGUF, Q4_K_M, by llama.cpp", "04", "Q4_K_M evaluated", "F16 evaluated",
         "nothing", ("GGUF files written",),
     ),
-    Method("nf4", "NF4 while loading", "04", "NF4", "original", "nothing", ("NF4",)),
+    Method("nf4", "NF4 while loading", "04", "NF4", "original", "nothing"),
     Method(
         "int8", "int8, our own, static", "05", "MobileNetV2, int8",
         "MobileNetV2, float", "unlabelled images",

@@ -25,29 +25,29 @@ def find(names: Sequence[str] = ()) -> list[Path]:
     Raises:
         MicrobudgetError: not in a checkout, or a name that fits none.
     """
+    every = sorted((checkout() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    for name in names:
+        if not any(path.stem.startswith(name) for path in every):
+            there = ", ".join(path.stem for path in every)
+            raise MicrobudgetError(f"No notebook {name!r}. There are: {there}.")
+    return [path for path in every if path.stem.startswith(tuple(names) or "")]
+
+
+def checkout() -> Path:
+    """The project's folder, which holds the notebooks and the README."""
     root = settings.project_root()
     if root is None:
         raise MicrobudgetError(
             "The notebooks are in the project's repository: clone it and install the "
             "package from there (`make notebooks` does)."
         )
-    every = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-    if not names:
-        return every
-    chosen = [path for path in every if path.stem.startswith(tuple(names))]
-    for name in names:
-        if not any(path.stem.startswith(name) for path in every):
-            there = ", ".join(path.stem for path in every)
-            raise MicrobudgetError(f"No notebook {name!r}. There are: {there}.")
-    return chosen
+    return root
 
 
 def question(path: Path) -> str:
-    """A notebook's title: its first heading."""
-    for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type == "markdown" and cell.source.startswith("# "):
-            return cell.source.splitlines()[0][2:].strip()
-    return path.stem
+    """A notebook's title: the heading that its first cell begins with."""
+    first = nbformat.read(path, as_version=4).cells[0]
+    return first.source.splitlines()[0].removeprefix("# ")
 
 
 def lines_of_code(stem: str) -> int:
@@ -98,20 +98,21 @@ def run(names: Sequence[str] = (), *, save: bool = False) -> int:
         f"--rootdir={folder}", "-c", os.devnull, *map(str, copies),
     ]  # fmt: skip
     status = subprocess.run(command, env=environment, cwd=folder).returncode
-    failed = {copy: _failed_claims(copy) for copy in copies}
-    for copy, claims in failed.items():
-        for claim in claims:
-            print(f"{copy.stem}: {FAILED} {claim}")
-    if save and status == 0:
-        for source, copy in zip(sources, copies, strict=True):
-            if failed[copy]:
-                print(f"{copy.stem}: not saved. Run it again on an idle machine.")
-                status = 1
-            elif source.read_bytes() != before[source]:
-                print(f"{copy.stem}: not saved, it was edited meanwhile. Run it again.")
-                status = 1
-            else:
-                _save(copy, source)
+    broken = status != 0
+    for source, copy in zip(sources, copies, strict=True):
+        failed = _failed_claims(copy)
+        for claim in failed:
+            print(f"{source.stem}: {FAILED} {claim}")
+        if not save or broken:
+            continue
+        if failed:
+            print(f"{source.stem}: not saved. Run it again on an idle machine.")
+            status = 1
+        elif source.read_bytes() != before[source]:
+            print(f"{source.stem}: not saved, it was edited meanwhile. Run it again.")
+            status = 1
+        else:
+            _save(copy, source)
     return status
 
 
@@ -132,56 +133,38 @@ def handout(target: Path, names: Sequence[str] = ()) -> list[Path]:
     Raises:
         MicrobudgetError: one of them is there already, perhaps edited.
     """
-    target.mkdir(parents=True, exist_ok=True)
+    from nbconvert.preprocessors import ClearOutputPreprocessor, TagRemovePreprocessor
+
     written = []
     for path in find(names):
-        if (target / path.name).exists():
+        copy = target / path.name
+        if copy.exists():
             raise MicrobudgetError(
-                f"{target / path.name} is there already. Move it away or delete it, or "
-                "choose another folder with --to."
+                f"{copy} is there already. Move it away or delete it, or choose "
+                "another folder with --to."
             )
         notebook = nbformat.read(path, as_version=4)
-        notebook.cells = [
-            cell
-            for cell in notebook.cells
-            if "solution" not in cell.metadata.get("tags", [])
-        ]
-        for cell in notebook.cells:
-            if cell.cell_type == "code":
-                cell.outputs, cell.execution_count = [], None
+        TagRemovePreprocessor(remove_cell_tags={"solution"}).preprocess(notebook, {})
+        ClearOutputPreprocessor().preprocess(notebook, {})
         notebook.metadata.pop(HASH, None)
-        _write(notebook, target / path.name)
-        written.append(target / path.name)
+        _write(notebook, copy)
+        written.append(copy)
     return written
 
 
 def _save(executed: Path, target: Path) -> None:
     """Keep an executed notebook: outputs and counts, no timestamps, no widgets."""
+    from nbconvert.preprocessors import CoalesceStreamsPreprocessor
+
     notebook = nbformat.read(executed, as_version=4)
+    # what was printed piece by piece becomes one output: some viewers break the line
+    CoalesceStreamsPreprocessor().preprocess(notebook, {})
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
-        if cell.cell_type == "code":
-            cell.outputs = _merged(cell.outputs)
     notebook.metadata.pop("widgets", None)
     notebook.metadata["language_info"] = {"name": "python"}
     notebook.metadata[HASH] = sources_sha256(notebook)
     _write(notebook, target)
-
-
-def _merged(outputs: list) -> list:
-    """What was printed piece by piece, as one output: some viewers break the line."""
-    merged: list = []
-    for output in outputs:
-        last = merged[-1] if merged else None
-        if (
-            last is not None
-            and output.output_type == last.output_type == "stream"
-            and output.name == last.name
-        ):
-            last.text += output.text
-        else:
-            merged.append(output)
-    return merged
 
 
 def _write(notebook: nbformat.NotebookNode, path: Path) -> None:

@@ -37,7 +37,6 @@ class Result:
     on_base: bool
     seconds: float
     cost: float
-    currency: str
 
     @property
     def quality_text(self) -> str:
@@ -67,12 +66,11 @@ def run_records(here: settings.Settings) -> Records:
 
     ``record["whose"]`` says which.
     """
-    own = read_records(here.ledger)
-    committed = reference_records()
-    if here.ledger.resolve() == _reference_folder().resolve():
-        own = {}
-    yours = {name: record | {"whose": "yours"} for name, record in own.items()}
-    return dict(sorted((committed | yours).items()))
+    records = reference_records()
+    if here.ledger.resolve() != _reference_folder().resolve():
+        own = read_records(here.ledger)
+        records |= {name: record | {"whose": "yours"} for name, record in own.items()}
+    return dict(sorted(records.items()))
 
 
 def reference_records() -> Records:
@@ -88,9 +86,9 @@ def method_result(method: Method, records: Records) -> Result | None:
         rows = {row["name"]: row for row in record["rows"]}
         every |= {f"{name[:2]}:{row}": values for row, values in rows.items()}
         if name[:2] == method.notebook:
-            own, notebook, currency = rows, name, record["currency"]
-    rows = every | own
-    if not {method.row, method.base, *method.made} <= set(rows):
+            own, notebook = rows, name
+    rows, made = every | own, method.made or (method.row,)
+    if not {method.row, method.base, *made} <= set(rows):
         return None  # not run yet, or an older run of the notebook
     before, after = rows[method.base], rows[method.row]
     carrier = rows[method.carrier or method.row]
@@ -98,12 +96,11 @@ def method_result(method: Method, records: Records) -> Result | None:
     return Result(
         notebook, metric,
         quality=(before["scores"][metric], after["scores"][metric]),
-        latency_ms=(_latency(before), _latency(carrier)),
+        latency_ms=tuple(r["scores"].get("latency_ms") for r in (before, carrier)),
         size=(_bytes(before), _bytes(carrier)),
         on_base=method.on_base,
-        seconds=sum(rows[name]["wall_s"] for name in method.made),
-        cost=sum(rows[name]["cost"] for name in method.made),
-        currency=currency,
+        seconds=sum(rows[name]["wall_s"] for name in made),
+        cost=sum(rows[name]["cost"] for name in made),
     )  # fmt: skip
 
 
@@ -124,7 +121,7 @@ def at_a_glance(records: Records, *, link: bool = False) -> str:
         if link:
             target = f"notebooks/{found.notebook}.ipynb"
             name = f'<a id="{method.key}"></a>[{name}]({target})'
-        made = f"{found.seconds:.0f} s, {found.cost:.4f} {found.currency}"
+        made = f"{found.seconds:.0f} s, {found.cost:.4f} {settings.CURRENCY}"
         code = str(notebooks.lines_of_code(found.notebook))
         lines.append((name, found.quality_text, found.size_text, found.time_text,
                       method.needs, made, code))  # fmt: skip
@@ -184,33 +181,26 @@ def course_table() -> str:
     records = reference_records()
     head = ("notebook", "question", "minutes", "peak memory", "downloads once")
     lines = []
-    for path in notebooks.find():
-        figures = ("–", "–", "–")
-        if path.stem in records:
-            total = records[path.stem]["total"]
-            figures = (
-                f"{total['wall_s'] / 60:.1f}",
-                f"{total['peak_memory_bytes'] / 1e9:.1f} GB",
-                f"{records[path.stem]['bytes_downloaded'] / 1e6:.0f} MB",
-            )
-        link = f"[{path.stem}](notebooks/{path.name})"
-        lines.append((link, notebooks.question(path), *figures))
-    table = _markdown(head, lines)
-    if not records:
-        return table
-    made = next(iter(records.values()))["provenance"]
+    for path in notebooks.find(list(records)):
+        record = records[path.stem]
+        total, made = record["total"], record["provenance"]
+        lines.append((
+            f"[{path.stem}](notebooks/{path.name})",
+            notebooks.question(path),
+            f"{total['wall_s'] / 60:.1f}",
+            f"{total['peak_memory_bytes'] / 1e9:.1f} GB",
+            f"{record['bytes_downloaded'] / 1e6:.0f} MB",
+        ))  # fmt: skip
     return (
-        f"{table}\n\nMeasured {made['date']} in profile {made['profile']} on "
-        f"{made['threads']} cores ({made['processor']})."
+        f"{_markdown(head, lines)}\n\nMeasured {made['date']} in profile "
+        f"{made['profile']} on {made['threads']} cores ({made['processor']})."
     )
 
 
 def write_readme() -> Path:
     """Bring the README's generated parts up to date, from the committed records."""
-    root = settings.project_root()
-    if root is None:
-        raise MicrobudgetError("There is no README here: run this in a checkout.")
-    records, path = reference_records(), root / "README.md"
+    path = notebooks.checkout() / "README.md"
+    records = reference_records()
     glance = f"{at_a_glance(records, link=True)}\n\n{decision_chart(records)}"
     text = replace_generated(path.read_text(encoding="utf-8"), COURSE, course_table())
     with atomic_path(path) as temporary:
@@ -227,10 +217,6 @@ def replace_generated(text: str, start: str, new: str) -> str:
     return f"{before}{start}\n{new}\n{END}{after}"
 
 
-def _latency(row: dict) -> float | None:
-    return row["scores"].get("latency_ms")
-
-
 def _bytes(row: dict) -> float | None:
     size = row["scores"].get("megabytes")
     return 1e6 * size if size else row["bytes_written"] or None
@@ -239,10 +225,8 @@ def _bytes(row: dict) -> float | None:
 def _change(pair, unit: str, sign: str = "→") -> str:
     """Such as ``2.0 → 1.0 MB``; what wasn't measured is left out."""
     before, after = pair
-    if after is None:
-        return ""
-    start = "" if before is None else f"{before:.1f} {sign} "
-    return f"{start}{after:.1f} {unit}"
+    start = f"{before:.1f} {sign} " if before is not None else ""
+    return f"{start}{after:.1f} {unit}" if after is not None else ""
 
 
 def _markdown(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:

@@ -14,7 +14,7 @@ import warnings
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 
 from .. import __version__, assets
@@ -22,6 +22,7 @@ from ..core import settings
 from ..core.errors import MicrobudgetError
 from ..core.files import atomic_path
 from ..evaluation.memory import peak_memory
+from ..evaluation.sizes import bytes_on_disk, count_parameters
 from . import sizes
 
 SCHEMA = 2
@@ -61,15 +62,11 @@ class Row:
 
     def model(self, model) -> None:
         """Record how many parameters a model has and how many are trainable."""
-        from ..evaluation.sizes import count_parameters
-
         counted = count_parameters(model)
         self.parameters, self.trainable = counted.total, counted.trainable
 
     def saved(self, path: str | os.PathLike) -> None:
         """Record the bytes on disk of what was written."""
-        from ..evaluation.sizes import bytes_on_disk
-
         self.bytes_written += bytes_on_disk(path)
 
 
@@ -105,15 +102,11 @@ class Run:
         self._strict = self._strict and checked
 
     def claim(self, text: str, holds: bool, *, timing: bool = False) -> None:
-        """Say whether what the prose claims holds in this very run.
+        """Say whether what the prose claims holds in this very run, and assert it.
 
         Args:
             timing: it is about time, which a busy machine or another device may turn
-                round: it is only reported.
-
-        Raises:
-            AssertionError: it doesn't, on data that the course was checked on, and it
-                isn't about time.
+                round: it is only reported, as every claim is on data of the reader's.
         """
         print(f"{'It holds here:' if holds else FAILED} {text}")
         assert holds or timing or not self._strict, text
@@ -123,10 +116,8 @@ class Run:
         self._whole.close()
         profile, total = self.settings.profile, self._total
         total.bytes_written = sum(row.bytes_written for row in self.rows)
-        received = sum(
-            assets.bytes_received(name, profile)
-            for name in assets.names(profile, self.notebook)
-        )
+        names = assets.names(profile, self.notebook)
+        received = sum(assets.bytes_received(name, profile) for name in names)
         record = {
             "schema": SCHEMA,
             "notebook": self.notebook,
@@ -154,11 +145,12 @@ class Run:
 
     @contextmanager
     def _measured(self, row: Row):
-        wall, cpu = time.perf_counter(), _cpu_seconds()
+        # the process's time is of all threads; finished children count, too
+        wall, cpu = time.perf_counter(), sum(os.times()[:4])
         with peak_memory() as peak:
             yield row
         row.wall_s = time.perf_counter() - wall
-        row.cpu_s = _cpu_seconds() - cpu
+        row.cpu_s = sum(os.times()[:4]) - cpu
         row.peak_memory_bytes, row.peak_device_bytes = peak.highest, peak.device
         row.cost = row.wall_s / 3600 * self.settings.price_per_hour
 
@@ -222,6 +214,7 @@ def provenance(here: settings.Settings) -> dict:
     from ..core.precision import fast_bf16, processor_name
 
     device = settings.device()
+    installed = {package.name: package.version for package in distributions()}
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "profile": here.profile,
@@ -234,18 +227,6 @@ def provenance(here: settings.Settings) -> dict:
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,  # with the build, such as +cpu
-            **{name: _version(name) for name in _PACKAGES},
+            **{name: installed.get(name, "absent") for name in _PACKAGES},
         },
     }
-
-
-def _cpu_seconds() -> float:
-    """Of this process, all its threads, and its finished children."""
-    return sum(os.times()[:4])
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "absent"

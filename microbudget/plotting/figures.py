@@ -18,16 +18,10 @@ _COLUMNS = 8  # of a grid of images
 
 def use_house_style() -> None:
     """Small, plain, readable from the last row; light when saved in a notebook."""
-    plt.rcParams.update(
-        {
-            "figure.dpi": 80,
-            "figure.figsize": (7, 3.6),
-            "font.size": 12,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.prop_cycle": plt.cycler(color=_COLOURS),
-        }
-    )
+    plt.rc("figure", dpi=80, figsize=(7, 3.6))
+    plt.rc("font", size=12)
+    plt.rc("axes", prop_cycle=plt.cycler(color=_COLOURS))
+    plt.rc("axes.spines", top=False, right=False)
     if "ipykernel" in sys.modules:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
@@ -52,13 +46,13 @@ def image_grid(
     figure, axes = plt.subplots(
         rows, _COLUMNS, figsize=(_COLUMNS * 1.25, rows * 1.6), squeeze=False
     )
+    colours = colours or ["black"] * len(titles)
     for axis in axes.flat:
         axis.axis("off")
     for axis, image in zip(axes.flat, images, strict=False):
         axis.imshow(np.asarray(image.permute(1, 2, 0)))  # (height, width, 3)
-    for i, (axis, title) in enumerate(zip(axes.flat, titles, strict=False)):
+    for axis, title, colour in zip(axes.flat, titles, colours, strict=False):
         text = "\n".join(textwrap.wrap(title, 17, max_lines=2, placeholder="…"))
-        colour = colours[i] if colours else "black"
         axis.set_title(text, fontsize=8, color=colour, pad=2)
     figure.tight_layout(pad=0.3)
     return axes
@@ -113,12 +107,11 @@ def curves(
     _, axis = plt.subplots()
     for name, (xs, ys) in lines.items():
         axis.plot(xs, ys, marker="o", label=name)
-    axis.set_xlabel(x)
-    axis.set_ylabel(y)
-    beside = (
-        {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if len(lines) > 4 else {}
-    )
-    axis.legend(frameon=False, **beside)
+    axis.set(xlabel=x, ylabel=y)
+    if len(lines) > 4:  # beside the axes
+        axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    else:
+        axis.legend(frameon=False)
     return axis
 
 
@@ -126,8 +119,7 @@ def confusion_matrix(matrix: np.ndarray, label: str = "class") -> Axes:
     """A confusion matrix as an image: row = true class, column = prediction."""
     _, axis = plt.subplots(figsize=(4.5, 4.2))
     image = axis.imshow(np.sqrt(matrix), cmap="Greens")
-    axis.set_xlabel(f"predicted {label}")
-    axis.set_ylabel(f"true {label}")
+    axis.set(xlabel=f"predicted {label}", ylabel=f"true {label}")
     axis.figure.colorbar(image, label="√count", shrink=0.8)
     return axis
 
@@ -149,8 +141,7 @@ def waveform_and_mel(samples, mel, seconds: float) -> np.ndarray:
         np.asarray(mel), aspect="auto", origin="lower", cmap="Greys",
         extent=(0, seconds, 0, len(mel)),
     )  # fmt: skip
-    axes[1].set_xlabel("seconds")
-    axes[1].set_ylabel("mel band")
+    axes[1].set(xlabel="seconds", ylabel="mel band")
     figure.tight_layout(pad=0.3)
     return axes
 
@@ -174,14 +165,13 @@ def scatter(
 ) -> Axes:
     """One point for each name, at (x, y); ``named``: those that are labelled."""
     _, axis = plt.subplots(figsize=(7, 4.2))
-    for name, (across, up) in values.items():
+    for name, point in values.items():
         colour = (colours or {}).get(name, GOOD)
-        axis.plot(across, up, "o", color=colour)
+        axis.plot(*point, "o", color=colour)
         if named is None or name in named:
-            axis.annotate(name, (across, up), (5, 4), textcoords="offset points",
+            axis.annotate(name, point, (5, 4), textcoords="offset points",
                           fontsize=9, color=colour)  # fmt: skip
-    axis.set_xlabel(x)
-    axis.set_ylabel(y)
+    axis.set(xlabel=x, ylabel=y)
     axis.grid(alpha=0.3)
     axis.margins(x=0.12, y=0.1)
     return axis
@@ -234,16 +224,14 @@ def histogram(
         marks: name -> positions of vertical lines.
     """
     _, axis = plt.subplots()
-    everything = np.concatenate([np.asarray(v).ravel() for v in values.values()])
-    edges = np.linspace(everything.min(), everything.max(), 120)
-    for name, own in values.items():
-        axis.hist(np.asarray(own).ravel(), edges, alpha=0.6, label=name)
+    numbers = [np.asarray(own).ravel() for own in values.values()]
+    edges = np.linspace(min(map(np.min, numbers)), max(map(np.max, numbers)), 120)
+    for name, own in zip(values, numbers, strict=True):
+        axis.hist(own, edges, alpha=0.6, label=name)
     for i, (name, positions) in enumerate((marks or {}).items()):
         for j, position in enumerate(positions):
             axis.axvline(position, color=f"C{i + len(values)}", linestyle="--",
                          label=None if j else name)  # fmt: skip
-    axis.set_yscale("log")
-    axis.set_xlabel(label)
-    axis.set_ylabel("how many")
+    axis.set(yscale="log", xlabel=label, ylabel="how many")
     axis.legend(frameon=False, fontsize=9)
     return axis

@@ -41,12 +41,6 @@ def test_every_dependency_has_bounds_and_a_locked_version_within(requirement):
         assert requirement.specifier.contains(Version(pin.version), prereleases=True)
 
 
-def test_the_reference_for_gptq_is_bounded_too():
-    for requirement in map(Requirement, EXTRAS["gptq"]):
-        operators = {specifier.operator for specifier in requirement.specifier}
-        assert {">=", "<"} <= operators
-
-
 def test_environment_yml_is_thin():
     text = (ROOT / "environment.yml").read_text()
     entries = re.findall(r"^\s*- (?!pip:)(.+)$", text, re.MULTILINE)
@@ -109,12 +103,6 @@ def make(*arguments: str) -> str:
     ).stdout
 
 
-def test_help_lists_every_target():
-    text = make("help")
-    for target in ("notebooks", "test", "lab", "refresh", "clean", "lock"):
-        assert re.search(rf"^{target}\b", text, re.MULTILINE)
-
-
 def test_clean_leaves_alone_what_make_did_not_make(tmp_path):
     """A virtual environment of the user's own, and the tracked ledger, survive."""
     own = tmp_path / "own-venv"
@@ -132,10 +120,8 @@ def test_clean_leaves_alone_what_make_did_not_make(tmp_path):
 
 
 def test_what_the_notebooks_need_is_in_the_catalog():
-    flowers, sentiment = (
-        "mb.training.baselines.flowers",
-        "mb.training.baselines.sentiment",
-    )
+    flowers = "mb.training.baselines.flowers"
+    sentiment = "mb.training.baselines.sentiment"
     uses = {
         "mobilenet-v2": ("mb.models.mobilenet.", flowers),
         "synthetic-flowers": ("mb.data.flowers.", flowers),

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from microbudget.core import settings
-from microbudget.core.errors import MicrobudgetError
 from microbudget.course import cli
 from microbudget.course.run import start
 
@@ -44,17 +43,10 @@ def test_the_banner_and_the_budget_are_printed(home, capsys):
     run = start("00_start_here")
     banner = capsys.readouterr().out
     assert banner.count("\n") == 1
-    for word in ("00_start_here", "profile mini", "seed 0", "threads"):
-        assert word in banner
-    run.finish()
-    budget = capsys.readouterr().out
-    for word in ("time", "memory", "downloaded", "money"):
-        assert word in budget
-
-
-def test_finishing_twice_keeps_the_first_total(home):
-    run = start("00_start_here")
-    assert run.finish()["total"] == run.finish()["total"]
+    assert "00_start_here · profile mini" in banner
+    total = run.finish()["total"]
+    assert "downloaded" in capsys.readouterr().out
+    assert run.finish()["total"] == total
 
 
 def test_a_process_may_end_without_finishing(home):
@@ -95,26 +87,7 @@ def test_a_foreign_file_among_the_records(content, home, capsys):
     assert "x.json is not a run record of this version" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_said_clearly(home, monkeypatch):
-    import errno
-
-    run = start("00_start_here")
-
-    def no_space(*args, **kwargs):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("pathlib.Path.write_text", no_space)
-        with pytest.raises(MicrobudgetError, match="disk is full"):
-            run.finish()
-    assert not list(run.settings.ledger.iterdir())
-
-
-@pytest.mark.parametrize("device", ["cpu", "mps"])
-def test_a_claim_is_checked_on_the_courses_data_and_reported_elsewhere(
-    home, capsys, monkeypatch, device
-):
-    monkeypatch.setattr(settings, "device", lambda: device)
+def test_a_claim_is_checked_on_the_courses_data_and_reported_elsewhere(home, capsys):
     run = start("00_start_here")
     run.uses("flowers", "synthetic", checked=True)
     run.claim("two and two are four", True)
