@@ -1,7 +1,7 @@
 """What a detector's file offers to quantization: its convolutions, and float16.
 
-``export.quantize_static`` takes the names of the nodes to quantize and keeps the ranges
-in a file, so what each part of the network loses in int8 is soon asked.
+``export.quantize_static`` takes the names of the nodes to quantize and measures ranges
+only once, so what each part of the network loses in int8 is soon found.
 """
 
 import os

@@ -1,14 +1,13 @@
 """What an engine needs by itself: a fresh process imports it, and runs a model once."""
 
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-from ..core import settings
 from ..core.errors import EngineError
 
 
@@ -31,24 +30,22 @@ class Footprint:
 
 
 def measure_footprint(
-    path,
+    path: str | os.PathLike,
     engine: str,
     shapes: Sequence[tuple[tuple[int, ...], str]],
-    threads: int | None = None,
+    threads: int,
 ) -> Footprint:
     """Run a model once in a new Python, and see what that took.
 
     Args:
         path: as for ``load_session``: a file or folder.
         shapes: (shape, numpy dtype) of each input; ones are fed.
-        threads: default: the course's.
 
     Raises:
         EngineError: the engine is missing there, or it fails.
     """
-    task = {"path": str(Path(path).absolute()), "engine": engine, "shapes": shapes,
-            "threads": threads or settings.load().threads}  # fmt: skip
-    command = [sys.executable, "-m", __name__, json.dumps(task)]
+    task = json.dumps([str(path), engine, shapes, threads])
+    command = [sys.executable, "-m", __name__, task]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason"])[-1]
@@ -81,4 +78,4 @@ def _run_once(path: str, engine: str, shapes: Sequence, threads: int) -> Footpri
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(_run_once(**json.loads(sys.argv[1])))))
+    print(json.dumps(asdict(_run_once(*json.loads(sys.argv[1])))))

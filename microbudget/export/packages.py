@@ -12,17 +12,13 @@ from ..core.errors import EngineError, MicrobudgetError
 REMEDY = "pip install 'microbudget[export]'"
 
 
-def load(name: str, part: str = "") -> ModuleType:
-    """Import one of the extra ``export``'s packages.
+def load(name: str) -> ModuleType:
+    """Import one of the extra ``export``'s packages, or a module of one.
 
     OpenVINO and NNCF report their use to their makers through ``openvino_telemetry``
     (unless a file in the home folder forbids it): here it counts as not installed,
     which both of them provide for. That only helps where nothing has imported
     ``openvino_telemetry``, OpenVINO or NNCF earlier in this process.
-
-    Args:
-        name: onnx, onnxscript, onnxruntime, openvino or nncf.
-        part: a module inside, such as ``quantization``.
 
     Raises:
         EngineError: it isn't installed, or it can't be loaded here.
@@ -31,16 +27,16 @@ def load(name: str, part: str = "") -> ModuleType:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what the packages themselves will drop
-            package = importlib.import_module(name)
-            module = importlib.import_module(f"{name}.{part}") if part else package
+            module = importlib.import_module(name)
     except ImportError as error:
         raise EngineError(
             f"{name} can't be imported here ({error}). Install the engines with: "
             f"{REMEDY}"
         ) from error
-    if name == "onnxruntime":
-        package.set_default_logger_severity(3)  # errors only
-        package.disable_telemetry_events()
+    if name.startswith("onnxruntime"):
+        runtime = sys.modules["onnxruntime"]
+        runtime.set_default_logger_severity(3)  # errors only
+        runtime.disable_telemetry_events()
     return module
 
 

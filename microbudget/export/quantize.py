@@ -13,11 +13,13 @@ import contextlib
 import functools
 import logging
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+import joblib
 import numpy as np
 
 from ..core import onednn
@@ -67,13 +69,12 @@ def quantize_dynamic(
     """ONNX Runtime: weights in int8, inputs in uint8 with a scale found at every call.
 
     Args:
-        path, target: .onnx files.
         operators: types to quantize, such as ``["MatMul"]``; default: all it can.
 
     Raises:
         QuantizationError: it can't be quantized. EngineError: not installed.
     """
-    library = packages.load("onnxruntime", "quantization")
+    library = packages.load("onnxruntime.quantization")
     with quantizing(path), atomic_path(target, QuantizationError) as written:
         library.quantize_dynamic(
             load_graph(path), str(written), per_channel=True,
@@ -88,20 +89,16 @@ def quantize_static(
     target: str | os.PathLike,
     batches: Batches,
     config: StaticConfig | None = None,
-    *,
-    ranges: str | os.PathLike | None = None,
 ) -> Path:
     """ONNX Runtime: weights in int8, inputs in uint8, scales from calibration data.
 
     Pairs of QuantizeLinear and DequantizeLinear are put around what is to be computed
     with bytes; the engine fuses them into its integer kernels when it loads the file.
+    Ranges are measured once: a later call with the same network, data, operators and
+    method may choose other nodes and weights in a moment.
 
     Args:
-        path, target: .onnx files.
         batches: calibration data, name -> tensor or array; no test data among them.
-        ranges: file for what is measured: written by the first call, read by the next
-            ones, which must not quantize more of the network. Delete it when the
-            network, the data or the method is another one.
 
     Raises:
         QuantizationError: no calibration data, no such node or method, or it can't be
@@ -109,7 +106,7 @@ def quantize_static(
         EngineError: not installed.
     """
     config = config or StaticConfig()
-    library = packages.load("onnxruntime", "quantization")
+    library, feed = packages.load("onnxruntime.quantization"), as_arrays(batches)
     if config.method not in METHODS:
         raise QuantizationError(
             f"method={config.method!r}: use one of {', '.join(METHODS)}."
@@ -118,15 +115,26 @@ def quantize_static(
     reduce_range = config.reduce_range
     if reduce_range is None:
         reduce_range = needs_reduced_range() and not config.unsigned
+
+    class Reader(library.CalibrationDataReader):
+        batches = iter(feed)
+
+        def get_next(self):
+            return next(self.batches, None)
+
     types = library.QuantType
     with (
         quantizing(path, "Do the calibration data have the inputs' names and shapes?"),
         atomic_path(target, QuantizationError) as written,
     ):
         graph = load_graph(path)
-        require_nodes([*(config.nodes or ()), *config.float_nodes], graph, path)
+        names = {*(config.nodes or ()), *config.float_nodes}
+        if unknown := names - {node.name for node in graph.graph.node}:
+            raise QuantizationError(
+                f"{Path(path).name} has no node {', '.join(sorted(unknown))}."
+            )
         library.quantize_static(
-            graph, str(written), calibration_reader(batches),
+            graph, str(written), Reader(),
             quant_format=library.QuantFormat.QDQ, per_channel=True,
             op_types_to_quantize=config.operators, nodes_to_quantize=config.nodes,
             nodes_to_exclude=list(config.float_nodes), reduce_range=reduce_range,
@@ -135,7 +143,7 @@ def quantize_static(
             calibrate_method=library.CalibrationMethod[
                 "MinMax" if average else config.method
             ],
-            calibration_cache_path=ranges,
+            calibration_cache_path=ranges_file(path, feed, config),
             extra_options={
                 "MatMulConstBOnly": True,  # products of activations stay float
                 "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"],
@@ -168,7 +176,7 @@ def quantize_openvino(
     fix = nncf.OverflowFix.ENABLE if needs_reduced_range() else nncf.OverflowFix.DISABLE
     nncf.set_log_level(logging.ERROR)
     # its progress bars have no switch of their own, and would want widgets
-    bars = packages.load("nncf", "common.logging.track_progress").track
+    bars = packages.load("nncf.common.logging.track_progress").track
     silent = functools.partialmethod(bars.__init__, disable=True)
     with quantizing(path), mock.patch.object(bars, "__init__", silent):
         feed = as_arrays(batches)
@@ -187,23 +195,12 @@ def first_nodes(path: str | os.PathLike, count: int, kind: str = "Conv") -> list
     """Names of a graph's nodes up to its ``count``-th operator of a kind.
 
     Raises:
-        QuantizationError: no such file, or there are fewer.
+        QuantizationError: no such file, or it has fewer of them.
     """
-    with quantizing(path):
+    with quantizing(path, f"Are there {count} of {kind}?"):
         nodes = load_graph(path).graph.node
-    positions = [i for i, node in enumerate(nodes) if node.op_type == kind]
-    if not 1 <= count <= len(positions):
-        raise QuantizationError(
-            f"{Path(path).name} has {len(positions)} of {kind}; {count} were asked for."
-        )
-    return [node.name for node in nodes[: positions[count - 1] + 1]]
-
-
-def require_nodes(names: Sequence[str], graph, path: str | os.PathLike) -> None:
-    """Check that a graph has nodes of these names."""
-    unknown = sorted(set(names) - {node.name for node in graph.graph.node})
-    if unknown:
-        raise QuantizationError(f"{Path(path).name} has no node {', '.join(unknown)}.")
+        last = [i for i, node in enumerate(nodes) if node.op_type == kind][count - 1]
+    return [node.name for node in nodes[: last + 1]]
 
 
 def as_arrays(batches: Batches) -> list[dict[str, np.ndarray]]:
@@ -221,15 +218,21 @@ def as_arrays(batches: Batches) -> list[dict[str, np.ndarray]]:
     return feed
 
 
-def calibration_reader(batches: Batches):
-    """Calibration data as ONNX Runtime's quantizer asks for them."""
-    library, left = packages.load("onnxruntime", "quantization"), as_arrays(batches)
+@functools.cache
+def ranges_folder() -> tempfile.TemporaryDirectory:
+    """Where measured ranges are kept; it goes with this process."""
+    return tempfile.TemporaryDirectory(prefix="microbudget-ranges-")
 
-    class Reader(library.CalibrationDataReader):
-        def get_next(self):
-            return left.pop(0) if left else None
 
-    return Reader()
+def ranges_file(path, feed: list[dict[str, np.ndarray]], config: StaticConfig) -> Path:
+    """A file's place for ranges, named by all that they depend on.
+
+    ONNX Runtime measures every operator of the types to quantize, whatever nodes are
+    chosen, and asks nothing of a file of ranges that it finds.
+    """
+    network = Path(path).read_bytes()
+    digest = joblib.hash((network, feed, config.operators, config.method))
+    return Path(ranges_folder().name, f"{digest}.json")
 
 
 def load_graph(path: str | os.PathLike):

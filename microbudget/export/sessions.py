@@ -16,8 +16,6 @@ from ..core import settings
 from ..core.errors import EngineError
 from . import packages
 
-ENGINES = ("torch", "onnxruntime", "openvino")
-
 
 @dataclass(frozen=True)
 class Session:
@@ -38,10 +36,7 @@ class Session:
     def __call__(self, *inputs):
         """Tensors or arrays, in the order of the model's inputs -> the output, numpy.
 
-        Several outputs come as a tuple.
-
-        Raises:
-            EngineError: the engine refuses the inputs.
+        Several outputs come as a tuple. Raises an EngineError for unfit inputs.
         """
         shapes = [tuple(np.shape(value)) for value in inputs]
         with packages.explained(
@@ -82,11 +77,8 @@ def available_engines() -> dict[str, str]:
 
 def missing_engines() -> dict[str, str]:
     """The engines that aren't installed, with what to do about it."""
-    return {
-        name: f"{name} is not installed: {packages.REMEDY}"
-        for name in ENGINES
-        if name not in available_engines()
-    }
+    missing = [name for name in ENGINES if name not in available_engines()]
+    return {n: f"{n} is not installed: {packages.REMEDY}" for n in missing}
 
 
 def load_session(
@@ -112,14 +104,9 @@ def load_session(
     elif engine != "torch":
         raise EngineError(f"{engine} reads files: export the module first.")
     packages.load(engine)  # not part of what loading a model takes
-    threads = threads or settings.load().threads
-    loader = {
-        "torch": _load_torch, "onnxruntime": _load_onnxruntime,
-        "openvino": _load_openvino,
-    }[engine]  # fmt: skip
     started = time.perf_counter()
     with packages.explained(f"{engine} can't read {model}", "Export the model again."):
-        native, run = loader(model, threads)
+        native, run = ENGINES[engine](model, threads or settings.load().threads)
     return Session(engine, time.perf_counter() - started, native, run)
 
 
@@ -153,9 +140,9 @@ def _load_torch(model, threads: int):
 
     def run(arrays):
         before = torch.get_num_threads()  # they belong to the whole process
-        if before != threads:  # to set them takes time even if nothing changes
-            torch.set_num_threads(threads)
         try:
+            if before != threads:  # to set them takes time even if nothing changes
+                torch.set_num_threads(threads)
             with torch.inference_mode():
                 given = [torch.from_numpy(array).to(device) for array in arrays]
                 return [model(*given).float().cpu().numpy()]
@@ -198,3 +185,11 @@ def _load_openvino(path: Path, threads: int):
         return list(compiled(dict(zip(places, arrays, strict=True))).values())
 
     return compiled, run
+
+
+# name -> (model, threads) -> its own object, and what answers
+ENGINES = {
+    "torch": _load_torch,
+    "onnxruntime": _load_onnxruntime,
+    "openvino": _load_openvino,
+}
