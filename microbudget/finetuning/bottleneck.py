@@ -91,20 +91,5 @@ def activate_(model: nn.Module, stack: Sequence[str]) -> None:
         site.active = list(stack)
 
 
-def active(model: nn.Module) -> list[str]:
-    """The stack that is in use."""
-    return next((list(site.active) for site in _sites(model)), [])
-
-
-def remove_(model: nn.Module, name: str) -> None:
-    """Take an adapter out; after the last one the original modules are back."""
-    for path, module in list(model.named_modules()):
-        if isinstance(module, Adapted):
-            del module.adapters[name]
-            module.active = [other for other in module.active if other != name]
-            if not module.adapters:
-                replace_layer(model, path, module.inner)
-
-
 def _sites(model: nn.Module) -> Iterator[Adapted]:
     return (m for m in model.modules() if isinstance(m, Adapted))

@@ -36,8 +36,6 @@ def answer_loss(model, batch) -> torch.Tensor:
 def train_llm(llm: Llm, data: dialogue.Dialogues, config: FinetuneConfig) -> History:
     """Train the parameters of an LLM that require gradients on dialogues, in place.
 
-    The loss is a mean over a batch's answer tokens, so batches can't be accumulated.
-
     Raises:
         TrainingError: as ``training.fit``.
     """
@@ -50,43 +48,34 @@ def train_llm(llm: Llm, data: dialogue.Dialogues, config: FinetuneConfig) -> His
 def held_out_loss(llm: Llm, data: dialogue.Dialogues, batch_size: int = 8) -> float:
     """Mean cross entropy over all answer tokens of a data set, in nats a token."""
     llm.model.eval()
-    device, total, count = llm.model.device, 0.0, 0
-    order = sorted(range(len(data)), key=lambda i: data.lengths[i])
-    for rows in batches(len(order), batch_size):
-        batch = data.collate([data[i] for i in order[rows]])
+    total, count = 0.0, 0
+    for rows in batches(len(data), batch_size):
+        batch = data.collate([data[i] for i in range(len(data))[rows]])
         tokens = int((batch[2][:, 1:] != -100).sum())
-        loss = answer_loss(llm.model, [t.to(device) for t in batch])
+        loss = answer_loss(llm.model, [t.to(llm.model.device) for t in batch])
         total, count = total + float(loss) * tokens, count + tokens
     return total / count
 
 
 @torch.inference_mode()
-def answer(
-    llm: Llm, questions: Sequence[str], max_tokens: int = 64, batch_size: int = 8
-) -> list[str]:
+def answer(llm: Llm, questions: Sequence[str], max_tokens: int = 64) -> list[str]:
     """Greedy answers: always the likeliest token, so the same ones every time.
+
+    The questions form one batch: ask thousands in several calls.
 
     Raises:
         DataError: an empty question.
     """
     llm.model.eval()
     prompts = [dialogue.prompt(llm.tokenizer, question) for question in questions]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    answers = [""] * len(prompts)
-    pad, device = llm.tokenizer.pad_token_id, llm.model.device
-    for rows in batches(len(order), batch_size):
-        own = [prompts[i] for i in order[rows]]
-        longest = max(map(len, own))
-        ids = torch.tensor([[pad] * (longest - len(p)) + p for p in own], device=device)
-        mask = torch.tensor(
-            [[0] * (longest - len(p)) + [1] * len(p) for p in own], device=device
-        )
-        with autocast():
-            written = llm.model.generate(
-                ids, attention_mask=mask, max_new_tokens=max_tokens, do_sample=False,
-                pad_token_id=pad,
-            )[:, longest:]  # fmt: skip
-        texts = llm.tokenizer.batch_decode(written, skip_special_tokens=True)
-        for i, text in zip(order[rows], texts, strict=True):
-            answers[i] = text.strip()
-    return answers
+    # On the left, so that every answer begins where the batch's prompts end.
+    batch = llm.tokenizer.pad(
+        {"input_ids": prompts}, padding_side="left", return_tensors="pt"
+    ).to(llm.model.device)  # ids and mask (questions, tokens)
+    with autocast():
+        written = llm.model.generate(
+            **batch, max_new_tokens=max_tokens, do_sample=False,
+            pad_token_id=llm.tokenizer.pad_token_id,
+        )[:, batch["input_ids"].shape[1] :]  # fmt: skip
+    texts = llm.tokenizer.batch_decode(written, skip_special_tokens=True)
+    return [text.strip() for text in texts]

@@ -5,8 +5,7 @@ modelling; an encoder without such a head learns from sentences in both language
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,30 +18,20 @@ from ..data.batching import masked_mean, padded
 from ..training.loop import History, fit
 from ..training.text_classifier import FinetuneConfig
 from . import bottleneck
-from .methods import BottleneckConfig, applied, apply_
+from .methods import BottleneckConfig, apply_
 
 
+@dataclass
 class Parallel(Dataset):
-    """Sentences in two languages, tokenised; ``lengths`` are those of the second.
+    """Sentences in two languages, tokenised.
 
-    Raises:
-        DataError: no pair with at most ``max_tokens`` tokens on either side.
+    Attributes:
+        rows: token ids of a sentence in the one language and in the other.
+        pad: the token that fills a batch up.
     """
 
-    def __init__(self, tokenizer, pairs: Sequence[tuple[str, str]], max_tokens: int):
-        sides = [
-            tokenizer(list(side), return_attention_mask=False)["input_ids"]
-            for side in zip(*pairs, strict=True)
-        ]
-        both = zip(*sides, strict=True)
-        self.rows = [(a, b) for a, b in both if max(len(a), len(b)) <= max_tokens]
-        if not self.rows:
-            raise DataError(f"No pair of sentences has at most {max_tokens} tokens.")
-        self.pad = tokenizer.pad_token_id
-
-    @property
-    def lengths(self) -> list[int]:
-        return [len(b) for _, b in self.rows]
+    rows: list[tuple[list[int], list[int]]]
+    pad: int
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -87,79 +76,60 @@ def train_language_adapter(
 
     The loss: from the middle layer on, the squared distance between a sentence's mean
     state in the new language, with the adapter, and in the old one without, relative
-    to how much the old ones vary. Save it alone with
-    ``finetuning.save(model, path, name)``.
+    to how much the old ones vary.
 
     Args:
-        model: a classifier; which of its other adapters are active and what is trained
-            are afterwards as they were, also when the training fails: the new adapter
-            is then taken out again.
+        model: a classifier; afterwards the new adapter alone is active and trainable,
+            as after ``apply_``.
         texts: in the language the model knows. translate: into the other.
 
     Raises:
-        DataError: no text, or none short enough. TrainingError: the name is taken.
+        DataError: no text is short enough. TrainingError: the name is taken.
     """
     data, epochs = _parallel_data(tokenizer, texts, translate, config)
+    lengths = [len(translated) for _, translated in data.rows]
     finetune = FinetuneConfig(
         config.lr, epochs, config.batch_size, seed=config.seed, description=config.name
     )
     torch.manual_seed(config.seed)
-    with _other_adapters_kept(model, config.name):
-        apply_(model, BottleneckConfig(config.width), config.name, with_head=False)
-        loss = _distance_to_plain(config.name)
-        return fit(model, data, loss, finetune.for_fit(model, data.lengths, 0.03))
+    apply_(model, BottleneckConfig(config.width), config.name, with_head=False)
+
+    def distance_to_plain(model, batch) -> torch.Tensor:
+        plain, plain_mask, other, other_mask = batch
+        with autocast():
+            with torch.no_grad():
+                bottleneck.activate_(model, [])
+                targets = upper_means(model, plain, plain_mask)
+            bottleneck.activate_(model, [config.name])
+            found = upper_means(model, other, other_mask)
+        return sum(map(relative_distance, targets, found)) / len(targets)
+
+    return fit(model, data, distance_to_plain, finetune.for_fit(model, lengths, 0.03))
 
 
 def _parallel_data(
     tokenizer, texts, translate, config: LanguageAdapterConfig
 ) -> tuple[Parallel, int]:
     """The sentences in both languages, and how many epochs make so many steps."""
-    if not texts:
-        raise DataError("There are no sentences to learn the language from.")
     wanted = config.steps * config.batch_size
     # more than will be needed, for some are too long; but not all of a large set
-    pairs = [(text, translate(text)) for text in texts[: 2 * wanted]]
-    data = Parallel(tokenizer, pairs, config.max_tokens)
-    epochs = math.ceil(wanted / len(data))
-    data.rows = data.rows[: math.ceil(wanted / epochs)]
-    return data, epochs
-
-
-@contextmanager
-def _other_adapters_kept(model: nn.Module, new: str) -> Iterator[None]:
-    """Put back what is active and what is trained; after an error, take ``new`` out."""
-    before = [(p, p.requires_grad) for p in model.parameters()]
-    stack, known = bottleneck.active(model), applied(model)
-    active_name = getattr(model, "active_name", "")
-    try:
-        yield
-    except BaseException:  # an interrupt, too
-        if new in applied(model) and new not in known:
-            bottleneck.remove_(model, new)
-            model.applied = known
-        raise
-    finally:
-        bottleneck.activate_(model, stack)
-        model.requires_grad_(False)
-        for parameter, was_trained in before:
-            parameter.requires_grad_(was_trained)
-        model.active_name = active_name or (new if new in applied(model) else "")
-
-
-def _distance_to_plain(name: str) -> Callable:
-    """The loss: how far states with the adapter are from the plain language's."""
-
-    def loss(model, batch) -> torch.Tensor:
-        plain, plain_mask, other, other_mask = batch
-        with autocast():
-            with torch.no_grad():
-                bottleneck.activate_(model, [])
-                targets = upper_means(model, plain, plain_mask)
-            bottleneck.activate_(model, [name])
-            found = upper_means(model, other, other_mask)
-        return sum(map(relative_distance, targets, found)) / len(targets)
-
-    return loss
+    texts = list(texts[: 2 * wanted])
+    plain, other = (
+        tokenizer(side, return_attention_mask=False)["input_ids"] if side else []
+        for side in (texts, list(map(translate, texts)))
+    )
+    rows = [
+        pair
+        for pair in zip(plain, other, strict=True)
+        if max(map(len, pair)) <= config.max_tokens
+    ]
+    if not rows:
+        raise DataError(
+            f"None of {len(texts)} sentences has at most {config.max_tokens} tokens in "
+            "both languages: raise max_tokens."
+        )
+    epochs = math.ceil(wanted / len(rows))
+    return Parallel(rows[: math.ceil(wanted / epochs)], tokenizer.pad_token_id), epochs
 
 
 def upper_means(model: nn.Module, ids, mask) -> list[torch.Tensor]:

@@ -18,8 +18,8 @@ import peft.functional
 from torch import nn
 
 from ..core.errors import TrainingError
-from ..core.modules import replace_layer
-from ..models import bitsandbytes
+from ..core.modules import pick, replace_layer
+from ..models.bitsandbytes import is_four_bit
 from . import bottleneck
 
 
@@ -28,8 +28,8 @@ class FullConfig:
     """All parameters are trained."""
 
     def select(self, model: nn.Module, name: str) -> list[nn.Parameter]:
-        _require_float_weights(model)
-        return [p for path, p in model.named_parameters() if not _is_head(path)]
+        named = model.named_parameters()
+        return [p for path, p in named if not path.startswith("heads.")]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,6 @@ class TopLayersConfig:
     layers: int = 2
 
     def select(self, model: nn.Module, name: str) -> list[nn.Parameter]:
-        _require_float_weights(model)
         lists = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
         stack = max(lists, key=len, default=[])
         if not 1 <= self.layers <= len(stack):
@@ -60,14 +59,8 @@ class BitFitConfig:
     """The biases are trained (Ben Zaken et al. 2021, BitFit, arXiv:2106.10199)."""
 
     def select(self, model: nn.Module, name: str) -> list[nn.Parameter]:
-        biases = [
-            p
-            for path, p in model.named_parameters()
-            if path.endswith(".bias") and not _is_head(path)
-        ]
-        if not biases:
-            raise TrainingError("This model has no biases: BitFit trains nothing.")
-        return biases
+        named = model.named_parameters()
+        return [p for path, p in named if re.search(r"^(?!heads\.).*\.bias$", path)]
 
 
 @dataclass(frozen=True)
@@ -86,8 +79,6 @@ class BottleneckConfig:
         return [p for path, p in named if f".adapters.{name}." in path]
 
 
-OWN_CONFIGS = (FullConfig, TopLayersConfig, HeadOnlyConfig, BitFitConfig,
-               BottleneckConfig)  # fmt: skip
 Config = (
     FullConfig | TopLayersConfig | HeadOnlyConfig | BitFitConfig | BottleneckConfig
     | peft.PeftConfig
@@ -126,6 +117,8 @@ def apply_(
             been applied before. The model is then as it was.
     """
     require_room(model, config, name)
+    if isinstance(config, FullConfig | TopLayersConfig) and is_four_bit(model):
+        raise TrainingError("Weights stored in four bits can't be trained: use LoRA.")
     if isinstance(config, peft.PeftConfig):
         _inject_(model, config, name)
     else:
@@ -133,7 +126,7 @@ def apply_(
         model.requires_grad_(False)
         for parameter in selected:
             parameter.requires_grad_(True)
-    head = active_head(model) if with_head else ""
+    head = model.task if with_head and hasattr(model, "heads") else ""
     if head:
         model.heads[head].requires_grad_(True)
     trained = tuple(path for path, p in model.named_parameters() if p.requires_grad)
@@ -163,15 +156,9 @@ def activate_(model: nn.Module, *names: str) -> None:
         names: one; or several bottleneck adapters, to be applied in this order.
 
     Raises:
-        TrainingError: nothing was applied by that name.
+        MicrobudgetError: nothing was applied by that name.
     """
-    known = applied(model)
-    for name in names:
-        if name not in known:
-            raise TrainingError(
-                f"There is nothing called {name!r} in this model, only {sorted(known)}."
-            )
-    chosen = [known[name] for name in names]
+    chosen = [pick(applied(model), name) for name in names]
     if isinstance(chosen[0].config, BottleneckConfig):
         bottleneck.activate_(model, names)
     elif isinstance(chosen[0].config, peft.PeftConfig):
@@ -195,7 +182,7 @@ def merge_(model: nn.Module) -> nn.Module:
     layers = [(n, m) for n, m in model.named_modules() if isinstance(m, tuner_layer)]
     if not layers:
         raise TrainingError("There is no LoRA or (IA)³ to merge.")
-    if bitsandbytes.is_four_bit(model):
+    if is_four_bit(model):
         raise TrainingError(
             "Merging into four bits would round the update away: load the model in "
             "full precision, then the adapter, then merge."
@@ -220,32 +207,16 @@ def applied(model: nn.Module) -> dict[str, Applied]:
 
 def require_room(model: nn.Module, config: Config, name: str) -> None:
     """Raise a TrainingError if a method can't be applied to the model by this name."""
-    if not name or "." in name:
-        raise TrainingError(f"name={name!r}: a name has no dots and isn't empty.")
     beside = isinstance(config, BottleneckConfig | peft.PeftConfig)
-    for other, before in applied(model).items():
+    for before in applied(model).values():
         if type(before.config) is not type(config) or not beside:
             raise TrainingError(
                 f"{type(before.config).__name__} was applied to this model already, "
                 f"and {type(config).__name__} would mix with it: take a fresh copy of "
                 "the base."
             )
-        if other == name:
-            raise TrainingError(
-                f"This model holds something called {name!r} already. Give the new one "
-                "a name of its own (name=…), or take a fresh copy of the base."
-            )
-
-
-def active_head(model: nn.Module) -> str:
-    """The head that answers; empty for a model without heads."""
-    return model.task if len(getattr(model, "heads", {})) else ""
-
-
-def _is_head(path: str) -> bool:
-    return re.search(r"(^|\.)heads\.", path) is not None
-
-
-def _require_float_weights(model: nn.Module) -> None:
-    if bitsandbytes.is_four_bit(model):
-        raise TrainingError("Weights stored in four bits can't be trained: use LoRA.")
+    if name in applied(model):
+        raise TrainingError(
+            f"This model holds something called {name!r} already. Give the new one a "
+            "name of its own (name=…), or take a fresh copy of the base."
+        )

@@ -1,9 +1,9 @@
 """What fine-tuning has trained, and nothing else of the model, as one small file."""
 
-import copy
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 import peft
 import torch
@@ -14,27 +14,22 @@ from ..core.errors import TrainingError
 from . import methods
 
 
-def save(
-    model: nn.Module, path: str | os.PathLike, name: str | None = None, **metadata
-) -> Path:
-    """Write the parameters that a method trains as one safetensors file.
+def save(model: nn.Module, path: str | os.PathLike, **metadata) -> Path:
+    """Write the parameters of what is active in a model as one safetensors file.
 
     Args:
-        name: of what was applied; default: the active one.
         metadata: of your own: plain text, numbers, lists.
 
     Raises:
-        TrainingError: no method has been applied, or none by that name.
+        TrainingError: no method has been applied.
         MicrobudgetError: a weight that isn't finite, metadata that JSON can't hold.
     """
-    known = methods.applied(model)
-    name = getattr(model, "active_name", "") if name is None else name
-    if name not in known:
+    name = getattr(model, "active_name", "")
+    if not name:
         raise TrainingError(
-            f"There is nothing to save by the name {name!r}, only {sorted(known)}: "
-            "apply a method first (finetuning.apply_)."
+            "There is nothing to save: apply a method first (finetuning.apply_)."
         )
-    one, parameters = known[name], dict(model.named_parameters())
+    one = methods.applied(model)[name]
     notes = {
         "name": name,
         "config": _to_dict(one.config),
@@ -42,14 +37,12 @@ def save(
         "classes": model.heads[one.head].out_features if one.head else 0,
         "base_id": getattr(model, "base_id", ""),
     }
-    tensors = {path: parameters[path] for path in one.parameters}
+    tensors = {path: model.get_parameter(path) for path in one.parameters}
     return save_tensors(path, tensors, finetuning=notes, **metadata)
 
 
 def load_(model: nn.Module, path: str | os.PathLike) -> dict:
     """Put what ``save`` wrote on its base: active, with its head, in eval mode.
-
-    The file is checked completely before the model is changed.
 
     Args:
         model: the base as it was, or one to which the same method was applied by other
@@ -60,7 +53,8 @@ def load_(model: nn.Module, path: str | os.PathLike) -> dict:
 
     Raises:
         MicrobudgetError: no such file, damaged, or of another kind.
-        TrainingError: another base, another method, a name or a head that is taken.
+        TrainingError: another base, another method, a name or a head that is taken; the
+            model is then as it was.
     """
     path = Path(path)
     tensors, metadata = load_tensors(path)
@@ -68,52 +62,21 @@ def load_(model: nn.Module, path: str | os.PathLike) -> dict:
     if notes is None:
         raise TrainingError(f"{path} wasn't written by finetuning.save.")
     config = _from_dict(notes["config"])
+    name, head = notes["name"], notes["head"]
     _require_its_base(model, notes, path)
-    methods.require_room(model, config, notes["name"])
-    _require_free_head(model, notes, path)
-    # Which parameters the method adds is known only when it has been applied: it is
-    # tried on a copy without weights, and torch's random state stays as it was.
-    with torch.random.fork_rng():
-        trial = _apply_(_without_weights(model), config, notes)
-    expected = _shapes(trial, methods.applied(trial)[notes["name"]].parameters)
-    found = {name: tensor.shape for name, tensor in tensors.items()}
-    if wrong := dict(expected.items() ^ found.items()):
-        raise TrainingError(f"{path.name} doesn't fit this model: {sorted(wrong)[0]}.")
-    _apply_(model, config, notes)
-    parameters = dict(model.named_parameters())
+    methods.require_room(model, config, name)
+    if head:
+        _require_free_head(model, notes, path)
+        if head not in model.heads:
+            model.add_head(head, notes["classes"])
+        model.task = head
+    methods.apply_(model, config, name, with_head=bool(head))
+    assert set(methods.applied(model)[name].parameters) == tensors.keys()
     with torch.no_grad():
-        for name, tensor in tensors.items():
-            parameters[name].copy_(tensor)
+        for parameter, tensor in tensors.items():
+            model.get_parameter(parameter).copy_(tensor)
     model.eval()
     return metadata
-
-
-def _apply_(model: nn.Module, config: methods.Config, notes: dict) -> nn.Module:
-    head = notes["head"]
-    if head and head not in model.heads:
-        model.add_head(head, notes["classes"])
-    if head:
-        model.task = head
-    return methods.apply_(model, config, notes["name"], with_head=bool(head))
-
-
-def _without_weights(model: nn.Module) -> nn.Module:
-    """A copy that holds shapes instead of weights: it costs no memory."""
-    memo = {}
-    for parameter in model.parameters():
-        copied = parameter
-        # bitsandbytes' packed weights carry settings: the copy shares them, unchanged
-        if not hasattr(parameter, "quant_state"):
-            copied = nn.Parameter(
-                parameter.detach().to("meta"), parameter.requires_grad
-            )
-        memo[id(parameter)] = copied
-    return copy.deepcopy(model, memo)
-
-
-def _shapes(model: nn.Module, names) -> dict[str, torch.Size]:
-    parameters = dict(model.named_parameters())
-    return {name: parameters[name].shape for name in names}
 
 
 def _require_its_base(model: nn.Module, notes: dict, path: Path) -> None:
@@ -127,9 +90,7 @@ def _require_its_base(model: nn.Module, notes: dict, path: Path) -> None:
 
 def _require_free_head(model: nn.Module, notes: dict, path: Path) -> None:
     head, classes = notes["head"], notes["classes"]
-    if not head or head not in model.heads:
-        return
-    if model.heads[head].out_features != classes:
+    if head in model.heads and model.heads[head].out_features != classes:
         raise TrainingError(
             f"{path.name} has a head {head!r} of {classes} classes, this model one of "
             f"{model.heads[head].out_features}."
@@ -152,5 +113,5 @@ def _to_dict(config: methods.Config) -> dict:
 def _from_dict(options: dict) -> methods.Config:
     if "type" not in options:
         return peft.get_peft_config(options)
-    own = {kind.__name__: kind for kind in methods.OWN_CONFIGS}
-    return own[options["type"]](**{k: v for k, v in options.items() if k != "type"})
+    own = {kind.__name__: kind for kind in get_args(methods.Config)}
+    return own[options.pop("type")](**options)

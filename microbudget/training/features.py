@@ -10,22 +10,18 @@ import torch
 from torch import nn
 
 from ..core import settings
-from ..core.errors import DataError
-from ..core.precision import use_bf16
+from ..core.precision import autocast
 from ..core.progress import bar
 from ..data.batching import batches
-from ..data.images import LazyImages
 from ..models.vision import fold_batchnorm
 
 
 def extract(
     backbone: nn.Module,
-    images: torch.Tensor | LazyImages,
+    images: torch.Tensor,
     preprocess: Callable[[torch.Tensor], torch.Tensor],
     *,
-    batch_size: int | None = None,
     flip: bool = False,
-    precision: str = "auto",
 ) -> torch.Tensor:
     """Run a frozen backbone once over all images.
 
@@ -35,35 +31,22 @@ def extract(
 
     Args:
         backbone: images (batch, 3, h, w) -> features (batch, …).
-        images: uint8 (n, 3, height, width), or ``LazyImages``, which decode a batch
-            at a time: memory is then bounded whatever n is.
+        images: uint8 (n, 3, height, width).
         preprocess: uint8 images -> the backbone's input.
-        batch_size: default: 64, on a processor 8, whose maps stay in its cache.
         flip: mirror the images left to right first.
-        precision: ``"auto"``, ``"bf16"`` or ``"no"`` (float32).
 
     Returns:
         float32 tensor (n, …) on the CPU, without gradient.
-
-    Raises:
-        DataError: no images.
-        ValueError: ``preprocess`` refuses the images.
     """
-    if len(images) == 0:
-        raise DataError("There are no images to extract features from.")
     device = settings.device()
-    batch_size = batch_size or (8 if device == "cpu" else 64)
-    low = use_bf16(precision, device)
+    batch_size = 8 if device == "cpu" else 64  # eight images' maps stay in the cache
     model = fold_batchnorm(backbone).to(device, memory_format=torch.channels_last)
-    autocast = torch.autocast(
-        torch.device(device).type, dtype=torch.bfloat16, enabled=low
-    )
     out = None
     with bar(None, "features", total=len(images), unit="image") as shown:
         for rows in batches(len(images), batch_size):
             x = images[rows].to(device)
             x = preprocess(x.flip(-1) if flip else x)
-            with torch.inference_mode(), autocast:
+            with torch.inference_mode(), autocast():
                 y = model(x.contiguous(memory_format=torch.channels_last))
             if out is None:  # an ordinary tensor: it can be trained on
                 out = torch.empty((len(images), *y.shape[1:]))

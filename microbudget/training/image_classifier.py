@@ -4,13 +4,12 @@ Everything works on any backbone that is a sequence of stages.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..core.errors import DataError
 from ..data.batching import batches
 from ..evaluation.metrics import accuracy
 from ..models.vision import fold_batchnorm
@@ -31,14 +30,14 @@ class MultiStageFeatures(nn.Module):
 
     def __init__(self, stages: nn.Sequential, at: Sequence[int], unit: bool = True):
         super().__init__()
-        if not at or min(at) < 0 or max(at) >= len(stages):
-            raise ValueError(f"at={tuple(at)} must name stages 0 to {len(stages) - 1}")
-        self.stages, self.at, self.unit = stages, tuple(sorted(set(at))), unit
+        self.stages, self.at, self.unit = stages, tuple(at), unit
 
     @property
     def width(self) -> int:
         """Length of the feature vector: the channels of all stages that are read."""
-        return sum(_channels(self.stages[i]) for i in self.at)
+        layers = [list(self.stages[i].modules()) for i in self.at]
+        convolutions = [[m for m in ms if isinstance(m, nn.Conv2d)] for ms in layers]
+        return sum(of_stage[-1].out_channels for of_stage in convolutions)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, 3, h, w) -> (batch, channels of all stages that are read)."""
@@ -68,7 +67,7 @@ class Standardise(nn.Module):
 
 
 @dataclass(frozen=True)
-class HeadConfig:
+class HeadConfig(TrainConfig):
     """How to train a head on cached features: AdamW, the rate falling to zero.
 
     The strong weight decay and the label smoothing suit ten images a class.
@@ -77,9 +76,9 @@ class HeadConfig:
     epochs: int = 20
     lr: float = 3e-3
     weight_decay: float = 1.0
+    schedule: str = "cosine"
+    description: str = "head"
     label_smoothing: float = 0.1
-    batch_size: int = 64
-    seed: int = 0
 
 
 def train_head(
@@ -96,27 +95,11 @@ def train_head(
         labels: int64 (images,).
 
     Raises:
-        DataError: features and labels don't fit together, or aren't finite.
+        TrainingError: features and labels don't fit together, or aren't finite.
     """
     views = features if features.ndim == 3 else features.unsqueeze(0)
-    if views.ndim != 3 or views.shape[1] != len(labels):
-        raise DataError(
-            f"Features must be (images, width) or (views, images, width), got "
-            f"{tuple(features.shape)} for {len(labels)} labels."
-        )
-    if not torch.isfinite(views).all():
-        raise DataError("The features hold NaN or infinity: look at the backbone.")
-    train_config = TrainConfig(
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        schedule="cosine",
-        seed=config.seed,
-        description="head",
-    )
     data = (views.flatten(0, 1), labels.repeat(len(views)))
-    return fit(head, data, _cross_entropy(config.label_smoothing), train_config)
+    return fit(head, data, _cross_entropy(config.label_smoothing), config)
 
 
 @torch.inference_mode()
@@ -148,25 +131,20 @@ def split(stages: nn.Sequential, at: int) -> tuple[nn.Sequential, nn.Sequential]
 
     The tuned part is a folded copy: without batch-norm there are no running statistics
     for ten images a class to spoil. The frozen part is shared, not copied.
-
-    Raises:
-        ValueError: nothing would be left on one side.
     """
-    if not 0 < at < len(stages):
-        raise ValueError(f"at={at} must be between 1 and {len(stages) - 1}")
-    tuned = fold_batchnorm(stages[at:]).requires_grad_(True)
-    return stages[:at], tuned
+    return stages[:at], fold_batchnorm(stages[at:]).requires_grad_(True)
 
 
 @dataclass(frozen=True)
-class StagesConfig:
+class StagesConfig(TrainConfig):
     """How to train a backbone's last stages, with the head at a rate of its own."""
 
     epochs: int = 8
     lr: float = 5e-4
     head_lr: float = 1e-3
-    batch_size: int = 64
-    precision: str = "no"
+    weight_decay: float = 0.01
+    schedule: str = "cosine"
+    description: str = "fine-tuning"
 
 
 def fine_tune(
@@ -186,31 +164,21 @@ def fine_tune(
         head: the part of ``model`` that is trained with ``head_lr`` instead of ``lr``.
 
     Raises:
-        DataError: inputs and labels don't fit together.
+        TrainingError: inputs and labels don't fit together.
     """
     if inputs.ndim == 5:
         labels, inputs = labels.repeat(len(inputs)), inputs.flatten(0, 1)
-    if len(inputs) != len(labels):
-        raise DataError(f"{len(inputs)} feature maps but {len(labels)} labels.")
-    own = {id(p) for p in head.parameters()} if head is not None else set()
+    of_head = set(head.parameters()) if head is not None else set()
 
     def optimizer(parameters):
         groups = [
-            {"params": [p for p in parameters if id(p) not in own], "lr": config.lr},
-            {"params": [p for p in parameters if id(p) in own], "lr": config.head_lr},
+            {"params": [p for p in parameters if p not in of_head], "lr": config.lr},
+            {"params": [p for p in parameters if p in of_head], "lr": config.head_lr},
         ]
-        groups = [group for group in groups if group["params"]]
-        return torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
+        return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
 
-    train_config = TrainConfig(
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        optimizer=optimizer,
-        schedule="cosine",
-        precision=config.precision,
-        description="fine-tuning",
-    )
-    return fit(model, (inputs, labels), _cross_entropy(0.1), train_config)
+    config = replace(config, optimizer=optimizer)
+    return fit(model, (inputs, labels), _cross_entropy(0.1), config)
 
 
 def _cross_entropy(label_smoothing: float):
@@ -219,13 +187,3 @@ def _cross_entropy(label_smoothing: float):
         return F.cross_entropy(model(x), y, label_smoothing=label_smoothing)
 
     return loss
-
-
-def _channels(stage: nn.Module) -> int:
-    """Channels a stage gives: those of its last convolution or batch-norm."""
-    widths = [
-        module.out_channels if isinstance(module, nn.Conv2d) else module.num_features
-        for module in stage.modules()
-        if isinstance(module, nn.Conv2d | nn.BatchNorm2d)
-    ]
-    return widths[-1]

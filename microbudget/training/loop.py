@@ -10,21 +10,16 @@ only, and dropout draws its own masks.
 
 import math
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import (
-    DistributedType,
-    broadcast,
-    broadcast_object_list,
-    send_to_device,
-)
+from accelerate.utils import broadcast, broadcast_object_list, send_to_device
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -34,7 +29,6 @@ from ..core.progress import bar
 from ..data.batching import Rows, epoch_seed, global_batches, loader, share
 
 Loss = Callable[[nn.Module, Any], torch.Tensor]
-_PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 _CHECK_EVERY = 20  # steps between checks for NaN: each one waits for the device
 
 
@@ -44,15 +38,11 @@ class History:
 
     Attributes:
         losses: mean loss of every global batch, in order.
-        epochs: one dict an epoch: epoch, loss, lr, seconds, and what ``evaluate`` gave.
+        epochs: one dict an epoch: its mean loss, and what ``evaluate`` gave.
     """
 
     losses: list[float] = field(default_factory=list)
-    epochs: list[dict] = field(default_factory=list)
-
-    def curve(self, key: str) -> list[float]:
-        """One value an epoch, such as ``curve("loss")``."""
-        return [epoch[key] for epoch in self.epochs]
+    epochs: list[dict[str, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -63,12 +53,12 @@ class TrainConfig:
         epochs: passes through the data.
         batch_size: examples per optimizer step, over all processes.
         lr: learning rate.
-        weight_decay: of the built-in optimizers.
-        optimizer: ``"adamw"``, ``"sgd"`` (momentum 0.9), or ``parameters -> Optimizer``
-            (``lr`` and ``weight_decay`` are then its own business).
+        weight_decay: of AdamW.
+        optimizer: ``parameters -> Optimizer``, with an ``lr`` and a ``weight_decay`` of
+            its own; default: AdamW.
         schedule: ``"constant"``, ``"linear"`` or ``"cosine"`` (to zero), after
             ``warmup`` (a fraction of all steps) of linear growth.
-        precision: ``"no"`` (float32), ``"bf16"`` or ``"fp16"`` (GPU) autocast.
+        precision: ``"no"`` (float32) or ``"bf16"`` autocast.
         max_grad_norm: longer gradients are scaled down to this norm.
         lengths: of every example, to batch those of similar length.
         seed: of the order of the examples and of dropout.
@@ -82,7 +72,7 @@ class TrainConfig:
     batch_size: int = 64
     lr: float = 1e-3
     weight_decay: float = 0.0
-    optimizer: str | Callable[[list[nn.Parameter]], torch.optim.Optimizer] = "adamw"
+    optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None
     schedule: str = "constant"
     warmup: float = 0.0
     precision: str = "no"
@@ -97,11 +87,10 @@ class TrainConfig:
                 "epochs and batch_size must be at least 1, but they are "
                 f"{self.epochs} and {self.batch_size}."
             )
-        choices = {"schedule": ("constant", "linear", "cosine"),
-                   "precision": ("no", "bf16", "fp16")}  # fmt: skip
-        if not callable(self.optimizer):
-            choices["optimizer"] = ("adamw", "sgd")
-        for name, allowed in choices.items():
+        for name, allowed in (
+            ("schedule", ("constant", "linear", "cosine")),
+            ("precision", ("no", "bf16")),
+        ):
             if getattr(self, name) not in allowed:
                 raise TrainingError(
                     f"{name}={getattr(self, name)!r}: use one of {', '.join(allowed)}."
@@ -131,34 +120,55 @@ def fit(
     Raises:
         TrainingError: nothing to train, no data, a loss that is NaN or infinite.
     """
-    data = Rows(data) if isinstance(data, tuple) else data
-    _require_examples(data, config)
+    data = _examples(data)
     accelerator = _accelerator(config.precision)
     model.to(accelerator.device)
     optimizer = _optimizer(model, config)
     steps = config.epochs * math.ceil(len(data) / config.batch_size)
     scheduler = _schedule(optimizer, config, steps)
     history = History()
-    progress = bar(None, config.description, total=steps, unit="step")
-    prepared = _prepared(accelerator, model, optimizer)
-    with closing(progress), prepared as (wrapped, optimizer):
+    with (
+        bar(None, config.description, total=steps, unit="step") as progress,
+        _wrapped(accelerator, model) as wrapped,
+    ):
+
+        def step(own, examples) -> torch.Tensor:
+            """Train on a batch, of which this process computes its own share."""
+            value = loss(wrapped, send_to_device(examples, accelerator.device))
+            # Gradients are averaged over processes; weighted by their size, the
+            # shares' mean losses average to the whole batch's mean loss.
+            accelerator.backward(value * own.weight)
+            if config.max_grad_norm is not None:
+                nn.utils.clip_grad_norm_(wrapped.parameters(), config.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            scheduler.step()
+            progress.update(1)
+            return accelerator.reduce(value.detach().float() * own.weight, "mean")
+
         for epoch in range(config.epochs):
-            started = time.perf_counter()
-            work = _epoch_batches(data, config, epoch, accelerator)
-            step = _step(accelerator, wrapped, optimizer, scheduler, loss, config)
             wrapped.train()
-            losses = _finite(map(step, work), len(history.losses), progress)
-            row = {"epoch": epoch + 1, "loss": sum(losses) / len(losses),
-                   "lr": scheduler.get_last_lr()[0]}  # fmt: skip
-            if evaluate:
-                row = _evaluate(evaluate, model, row)
-            row["seconds"] = time.perf_counter() - started
+            batches = _epoch_batches(data, config, epoch, accelerator)
+            losses = _finite((step(*batch) for batch in batches), len(history.losses))
+            mean = sum(losses) / len(losses)
+            progress.set_postfix(loss=f"{mean:.3f}")
             history.losses += losses
-            history.epochs.append(row)
-            progress.set_postfix(loss=f"{row['loss']:.3f}")
+            history.epochs.append({"loss": mean, **_metrics(evaluate, model)})
     _share_buffers(accelerator, model)
     model.eval()
     return history
+
+
+def _examples(data: Dataset | tuple[torch.Tensor, ...]) -> Dataset:
+    """The data set, or one of the tensors' rows."""
+    if isinstance(data, tuple):
+        if len({len(tensor) for tensor in data}) > 1:
+            sizes = [tuple(tensor.shape) for tensor in data]
+            raise TrainingError(f"The tensors have different lengths: {sizes}.")
+        data = Rows(data)
+    if len(data) == 0:
+        raise TrainingError("There are no examples to train on.")
+    return data
 
 
 def _epoch_batches(data, config: TrainConfig, epoch: int, accelerator) -> Iterable:
@@ -171,65 +181,35 @@ def _epoch_batches(data, config: TrainConfig, epoch: int, accelerator) -> Iterab
     return zip(shares, loader(data, [own.rows for own in shares]), strict=True)
 
 
-def _step(
-    accelerator: Accelerator, wrapped: nn.Module, optimizer, scheduler, loss: Loss,
-    config: TrainConfig,
-) -> Callable[[tuple], torch.Tensor]:  # fmt: skip
-    """The function that trains on one batch and returns its mean loss."""
+def _finite(losses: Iterable[torch.Tensor], before: int) -> list[float]:
+    """An epoch's losses as numbers, after ``before`` steps; stops at NaN or infinity.
 
-    def step(work: tuple) -> torch.Tensor:
-        own, examples = work
-        value = loss(wrapped, send_to_device(examples, accelerator.device))
-        # Accelerate averages gradients over processes; weighted by their size, the
-        # shares' mean losses average to the whole batch's mean loss.
-        accelerator.backward(value * own.weight)
-        if config.max_grad_norm is not None:
-            accelerator.clip_grad_norm_(wrapped.parameters(), config.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        scheduler.step()
-        return accelerator.reduce(value.detach().float() * own.weight, "mean")
-
-    return step
-
-
-def _finite(values: Iterable[torch.Tensor], before: int, progress) -> list[float]:
-    """Read the losses off the device as they come; stop at one that isn't finite.
-
-    Args:
-        before: how many steps the run has made before these.
+    They are read off the device in groups: each reading waits for it.
     """
-    losses, unread = [], []
-
-    def read() -> None:
-        for value in torch.stack(unread).tolist():
-            losses.append(value)
-            if not math.isfinite(value):
+    numbers: list[float] = []
+    losses = iter(losses)
+    while group := list(islice(losses, _CHECK_EVERY)):
+        for number in torch.stack(group).tolist():
+            numbers.append(number)
+            if not math.isfinite(number):
                 raise TrainingError(
-                    f"The loss is {value} at step {before + len(losses)}. Lower the "
+                    f"The loss is {number} at step {before + len(numbers)}. Lower the "
                     "learning rate, set max_grad_norm=1.0, or look for NaN in the data "
                     "or the weights."
                 )
-        unread.clear()
-
-    for value in values:
-        unread.append(value)
-        progress.update(1)
-        if len(unread) == _CHECK_EVERY:
-            read()
-    if unread:
-        read()
-    return losses
+    return numbers
 
 
 @torch.no_grad()
-def _evaluate(evaluate: Callable, model: nn.Module, row: dict) -> dict:
-    """The epoch's row with the metrics of ``evaluate``, the same in every process."""
+def _metrics(evaluate: Callable | None, model: nn.Module) -> dict[str, float]:
+    """What ``evaluate`` gives, the same in every process."""
+    if evaluate is None:
+        return {}
     model.eval()
     # Each process has seen other examples: its batch-norm statistics differ, and so may
     # its metrics. Those of the main process count.
-    [row] = broadcast_object_list([row | evaluate(model)])
-    return row
+    [metrics] = broadcast_object_list([evaluate(model)])
+    return metrics
 
 
 def _accelerator(precision: str) -> Accelerator:
@@ -249,17 +229,16 @@ def _accelerator(precision: str) -> Accelerator:
 
 
 @contextmanager
-def _prepared(accelerator: Accelerator, model: nn.Module, plain) -> Iterator[tuple]:
-    """Model and optimizer as Accelerate wraps them; unwrapped when the block ends."""
+def _wrapped(accelerator: Accelerator, model: nn.Module) -> Iterator[nn.Module]:
+    """The model as Accelerate wraps it; unwrapped when the block ends.
+
+    The optimizer isn't wrapped: Accelerate's looks for installed packages at every
+    step, which is a fifth of a small head's training time.
+    """
     has_own_forward = "forward" in vars(model)
-    wrapped, optimizer = accelerator.prepare(model, plain)
-    # Accelerate's optimizer looks for installed packages at every step: a fifth of a
-    # small head's training time. Only a gradient scaler (fp16) and back ends that
-    # distribute the optimizer itself need it; otherwise the plain one is used.
-    if accelerator.scaler is None and accelerator.distributed_type in _PLAIN:
-        optimizer = plain
+    wrapped = accelerator.prepare(model)
     try:
-        yield wrapped, optimizer
+        yield wrapped
     finally:
         accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # undoes autocast
         # Accelerate leaves two attributes on the model: a mark, because of which it
@@ -270,13 +249,6 @@ def _prepared(accelerator: Accelerator, model: nn.Module, plain) -> Iterator[tup
             vars(model).pop("forward", None)
 
 
-def _share_buffers(accelerator: Accelerator, model: nn.Module) -> None:
-    """Give every process the main one's batch-norm statistics."""
-    if accelerator.num_processes > 1:
-        for buffer in model.buffers():
-            broadcast(buffer)
-
-
 def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
@@ -284,12 +256,11 @@ def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
             "Nothing to train: no parameter of the model requires gradients. "
             "Unfreeze some, or give the model a new head."
         )
-    if callable(config.optimizer):
+    if config.optimizer:
         return config.optimizer(parameters)
-    options = {"lr": config.lr, "weight_decay": config.weight_decay}
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, momentum=0.9, **options)
-    return torch.optim.AdamW(parameters, fused=True, **options)
+    return torch.optim.AdamW(
+        parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True
+    )
 
 
 def _schedule(optimizer, config: TrainConfig, steps: int):
@@ -311,11 +282,8 @@ def _factor(schedule: str, step: int, steps: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))  # Loshchilov and Hutter 2017, eq. 5
 
 
-def _require_examples(data: Dataset, config: TrainConfig) -> None:
-    if len(data) == 0:
-        raise TrainingError("There are no examples to train on.")
-    if config.lengths is not None and len(config.lengths) != len(data):
-        raise TrainingError(f"{len(config.lengths)} lengths for {len(data)} examples.")
-    if isinstance(data, Rows) and len({len(t) for t in data.tensors}) > 1:
-        sizes = [tuple(t.shape) for t in data.tensors]
-        raise TrainingError(f"The tensors have different lengths: {sizes}.")
+def _share_buffers(accelerator: Accelerator, model: nn.Module) -> None:
+    """Give every process the main one's batch-norm statistics."""
+    if accelerator.num_processes > 1:
+        for buffer in model.buffers():
+            broadcast(buffer)

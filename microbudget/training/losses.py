@@ -34,7 +34,7 @@ def soft_target_loss(
         mask: bool (…), False where a token is padding and must not count.
 
     Raises:
-        TrainingError: shapes differ, T ≤ 0, or every token is padding.
+        TrainingError: shapes differ, or T ≤ 0.
     """
     _require_one_shape(student_logits, teacher_logits)
     if not temperature > 0:
@@ -42,7 +42,8 @@ def soft_target_loss(
     student = F.log_softmax(student_logits.float() / temperature, dim=-1)
     teacher = F.log_softmax(teacher_logits.float() / temperature, dim=-1)
     kl = (teacher.exp() * (teacher - student)).sum(-1)  # (…)
-    return temperature**2 * _mean(kl, mask)
+    mean = kl.mean() if mask is None else masked_mean(kl, mask)
+    return temperature**2 * mean
 
 
 def pseudo_label_loss(
@@ -53,18 +54,13 @@ def pseudo_label_loss(
     Args:
         student_logits: (…, V).
         labels: int64 (…); ``IGNORE`` marks padding.
-
-    Raises:
-        TrainingError: every label is padding.
     """
-    if not (labels != IGNORE).any():
-        raise TrainingError("Every label is padding: there is nothing to learn from.")
     flat = student_logits.float().flatten(0, -2)
     return F.cross_entropy(flat, labels.flatten(), ignore_index=IGNORE)
 
 
 def hidden_state_loss(
-    student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None = None
+    student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
     """Mean squared distance of hidden states (Romero et al. 2015, FitNets, equation 3).
 
@@ -72,8 +68,7 @@ def hidden_state_loss(
         student, teacher: (…, d), of one shape; project the student's first if not.
         mask: bool (…), False where a token is padding.
     """
-    _require_one_shape(student, teacher)
-    return _mean((student.float() - teacher.float()).pow(2).mean(-1), mask)
+    return masked_mean((student.float() - teacher.float()).pow(2).mean(-1), mask)
 
 
 def logit_mse_loss(
@@ -88,7 +83,7 @@ def logit_mse_loss(
         student_logits, teacher_logits: (…, V), of one shape.
     """
     _require_one_shape(student_logits, teacher_logits)
-    return (student_logits.float() - teacher_logits.float()).pow(2).mean()
+    return F.mse_loss(student_logits.float(), teacher_logits.float())
 
 
 def attention_transfer_loss(
@@ -201,8 +196,10 @@ class _FusedLoss(torch.autograd.Function):
         soft = hard = 0.0
         for chunk in batches(count, rows):
             logits = inputs[chunk] @ weight.T  # (rows, V)
-            own = TopK(kept.classes[chunk].long(), kept.probabilities[chunk],
-                       kept.temperature)  # fmt: skip
+            own = kept._replace(
+                classes=kept.classes[chunk].long(),
+                probabilities=kept.probabilities[chunk].float(),
+            )
             chunk_soft, chunk_hard, logits_gradient = _losses_and_gradient_(
                 logits, labels[chunk, None], own, *alphas
             )
@@ -250,7 +247,7 @@ def _losses_and_gradient_(logits, labels, kept: TopK, alpha_soft, alpha_hard):
     hard_sum = hard_exp.sum(-1, keepdim=True, dtype=torch.float32)
 
     hard = (hard_sum.log() - T * scaled_label).sum()
-    p = kept.probabilities.float()
+    p = kept.probabilities
     q = soft_exp.gather(1, kept.classes).float() / soft_sum  # (rows, k)
     # The rest is taken from the same rounded numbers as q: were the two rounded apart,
     # a small rest would be nothing but rounding error.
@@ -266,9 +263,7 @@ def _losses_and_gradient_(logits, labels, kept: TopK, alpha_soft, alpha_hard):
     gradient.add_(soft_exp.mul_((alpha_soft * T * (1 - ratio) / soft_sum).to(dtype)))
     missing = alpha_soft * T * (q * ratio - p)
     gradient.scatter_add_(1, kept.classes, missing.to(dtype))
-    gradient.scatter_add_(
-        1, labels, torch.full_like(scaled_label, -alpha_hard).to(dtype)
-    )
+    gradient.scatter_add_(1, labels, torch.full_like(labels, -alpha_hard, dtype=dtype))
     return soft, hard, gradient
 
 
@@ -278,11 +273,3 @@ def _require_one_shape(student: torch.Tensor, teacher: torch.Tensor) -> None:
             f"The student's {tuple(student.shape)} and the teacher's "
             f"{tuple(teacher.shape)} must have one shape."
         )
-
-
-def _mean(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    if mask is None:
-        return values.mean()
-    if not mask.any():
-        raise TrainingError("Every token is masked: there is nothing to learn from.")
-    return masked_mean(values, mask)

@@ -16,6 +16,8 @@ from ..evaluation.metrics import accuracy
 from ..models import bitsandbytes as four_bit
 from .loop import History, TrainConfig, fit
 
+_MOST_RUNS = 6  # of a search for a learning rate
+
 
 @dataclass(frozen=True)
 class FinetuneConfig:
@@ -23,32 +25,24 @@ class FinetuneConfig:
 
     Attributes:
         lr: learning rate.
-        precision: ``"auto"`` (bfloat16 where that is faster), ``"bf16"`` or ``"no"``.
         description: of the progress bar.
     """
 
     lr: float
     epochs: int = 3
     batch_size: int = 16
-    precision: str = "auto"
     seed: int = 0
     description: str = "fine-tuning"
 
     def for_fit(self, model: nn.Module, lengths, warmup: float = 0.1) -> TrainConfig:
-        """The same for ``training.fit``, for a model and a data set's lengths.
-
-        Raises:
-            TrainingError: a rate that isn't positive.
-        """
-        if not self.lr > 0:
-            raise TrainingError(f"lr={self.lr}: the learning rate must be positive.")
+        """The same for ``training.fit``, for a model and a data set's lengths."""
         return TrainConfig(
             epochs=self.epochs,
             batch_size=self.batch_size,
             optimizer=optimizer(model, self.lr),
             schedule="linear",
             warmup=warmup,
-            precision=of_training(self.precision),
+            precision=of_training(),
             max_grad_norm=1.0,
             lengths=lengths,
             seed=self.seed,
@@ -64,11 +58,8 @@ def train(model: nn.Module, sentences, config: FinetuneConfig) -> History:
             with ``lengths``.
 
     Raises:
-        TrainingError: as ``training.fit``; no head, or a label that the head has no
-            class for.
+        TrainingError: as ``training.fit``; a label that the head has no class for.
     """
-    if not len(model.heads):
-        raise TrainingError("This classifier has no head: add_head(task, classes).")
     classes = model.heads[model.task].out_features
     least, most = int(sentences.labels.min()), int(sentences.labels.max())
     if least < 0 or most >= classes:
@@ -109,19 +100,15 @@ def score(model: nn.Module, sentences) -> float:
 
 
 def search_lr(
-    loss_at: Callable[[float], float],
-    start: float = 1e-3,
-    factor: float = 10**0.5,
-    max_runs: int = 6,
+    loss_at: Callable[[float], float], start: float = 1e-3, factor: float = 10**0.5
 ) -> tuple[float, dict[float, float]]:
     """The best learning rate on a grid of powers, found by going downhill.
 
     From ``start`` upwards while the loss falls; downwards, if the first step up isn't
-    better. The same start and steps for every method: no favourites.
+    better; six runs at most. The same start and steps for every method: no favourites.
 
     Args:
         loss_at: learning rate -> validation loss; a run that fails counts as infinite.
-        max_runs: three or more.
 
     Returns:
         The best rate, and every rate that was tried with its loss.
@@ -140,11 +127,11 @@ def search_lr(
             tried[power] = math.inf if math.isnan(loss) else loss
         return tried[power]
 
-    best, direction = 0, 1 if at(1) < at(0) else -1
-    while len(tried) < max_runs:
-        if at(best + direction) >= at(best) < math.inf:
-            break
-        best += direction
+    best, step = 0, 1 if at(1) < at(0) else -1
+    while len(tried) < _MOST_RUNS and (
+        at(best + step) < at(best) or at(best) == math.inf
+    ):
+        best += step
     rates = {start * factor**power: loss for power, loss in sorted(tried.items())}
     if at(best) == math.inf:
         raise TrainingError(
@@ -161,9 +148,8 @@ def optimizer(model: nn.Module, lr: float) -> Callable:
         if four_bit.is_four_bit(model) and settings.device().startswith("cuda"):
             import bitsandbytes
 
-            return bitsandbytes.optim.PagedAdamW32bit(
-                parameters, lr=lr, weight_decay=0.0
-            )
+            paged = bitsandbytes.optim.PagedAdamW32bit
+            return paged(parameters, lr=lr, weight_decay=0.0)
         return torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0, fused=True)
 
     return make

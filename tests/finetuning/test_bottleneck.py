@@ -57,36 +57,6 @@ def test_it_stands_where_houlsby_et_al_put_it():
     torch.testing.assert_close(output(inner, residual), expected)
 
 
-def test_removing_puts_the_very_modules_back():
-    model = classifier()
-    before, names = logits(model), [n for n, _ in model.named_modules()]
-    for name in ("a", "b"):
-        bottleneck.insert_(model, name, 8)
-        stir(model, name)
-    assert not torch.equal(logits(model), before)
-    bottleneck.remove_(model, "b")
-    assert bottleneck.active(model) == []
-    bottleneck.remove_(model, "a")
-    assert [n for n, _ in model.named_modules()] == names
-    assert torch.equal(logits(model), before)
-
-
-def test_swapping_by_name():
-    model = classifier()
-    plain = logits(model)
-    results = {}
-    for seed, name in enumerate(("a", "b")):
-        bottleneck.insert_(model, name, 8)
-        stir(model, name, seed)
-        results[name] = logits(model)
-    for name in ("a", "b", "a"):
-        bottleneck.activate_(model, [name])
-        assert torch.equal(logits(model), results[name])
-    assert not torch.equal(results["a"], results["b"])
-    bottleneck.activate_(model, [])
-    assert torch.equal(logits(model), plain)
-
-
 def test_a_stack_is_applied_in_its_order():
     model = classifier(layers=1)
     for seed, name in enumerate(("a", "b")):
@@ -98,6 +68,8 @@ def test_a_stack_is_applied_in_its_order():
     assert torch.equal(site(h), site.adapters["b"](site.adapters["a"](h)))
     bottleneck.activate_(model, ["b", "a"])
     assert torch.equal(site(h), site.adapters["a"](site.adapters["b"](h)))
+    bottleneck.activate_(model, [])
+    assert torch.equal(site(h), h)
 
 
 def test_a_llama_has_places_too():
@@ -109,13 +81,9 @@ def test_a_llama_has_places_too():
         assert torch.equal(model(ids).logits, before)
         stir(model, "a")
         assert not torch.equal(model(ids).logits, before)
-
-
-def test_it_works_inside_a_model_in_bfloat16():
-    model = llama().bfloat16()
-    bottleneck.insert_(model, "a", 4)
-    with torch.inference_mode():
-        assert model(torch.tensor([[1, 5, 9]])).logits.dtype == torch.bfloat16
+        low = llama().bfloat16()
+        bottleneck.insert_(low, "a", 4)
+        assert low(ids).logits.dtype == torch.bfloat16
 
 
 def test_a_model_without_known_sites():

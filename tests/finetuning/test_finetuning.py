@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sentences import classifier, llama, sentences
+from sentences import classifier, sentences
 from torch.nn import functional as F
 
 from microbudget.core import checkpoint, precision, settings
@@ -63,12 +63,13 @@ def apply(method, model=None, name="task"):
 
 
 def quick(model, **options):
-    options = {"lr": 5e-3, "epochs": 2, "batch_size": 8, "precision": "no"} | options
+    options = {"lr": 5e-3, "epochs": 2, "batch_size": 8} | options
     return train(model, sentences(), FinetuneConfig(**options))
 
 
 LAYER = 4 * (D * D + D) + 2 * D * INNER + D + INNER + 4 * D
 COUNTS = {
+    "full": sum(p.numel() for p in classifier().encoder.parameters()),
     "head_only": 0,
     "top_layers": 2 * LAYER,
     "bitfit": LAYERS * (4 * D + INNER + D + 2 * D) + D,  # and the embeddings' norm's
@@ -90,11 +91,6 @@ def test_exactly_the_methods_parameters_are_trained(method):
             assert torch.equal(parameter, before[name]), name
     moved = [n for n in free if not torch.equal(free[n], before[n])]
     assert len(moved) == len(free)
-
-
-def test_full_trains_everything():
-    model = apply("full")
-    assert len(trainable(model)) == len(list(model.parameters()))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -196,9 +192,8 @@ def test_two_tasks_on_one_frozen_base(method, tmp_path):
     for name in ("mood", "kind", "mood"):
         methods.activate_(shared, name)
         assert torch.equal(logits(shared), expected[name])
-        # what may learn is this task's and nothing else, and it is saved as itself
-        own = set(shared.applied[name].parameters)
-        assert set(trainable(shared)) == own
+        # only this task's parameters are trainable, and it is saved as itself
+        assert set(trainable(shared)) == set(shared.applied[name].parameters)
         again = classifier()
         saving.load_(again, saving.save(shared, tmp_path / "again"))
         assert torch.equal(logits(again), expected[name])
@@ -207,7 +202,7 @@ def test_two_tasks_on_one_frozen_base(method, tmp_path):
         for n, p in shared.encoder.named_parameters()
     }
     assert all(torch.equal(left[n], base[n]) for n in base)
-    with pytest.raises(TrainingError, match="nothing called 'other'"):
+    with pytest.raises(MicrobudgetError, match="no 'other' here"):
         methods.activate_(shared, "other")
 
 
@@ -215,12 +210,7 @@ def test_two_tasks_on_one_frozen_base(method, tmp_path):
 def test_a_second_task_never_overwrites_the_first(method, tmp_path):
     """Same name, or weights that are the base's own: refused, and nothing changes."""
     for head in ("a", "b"):
-        model = classifier()
-        model.heads.clear()
-        model.add_head(head, 2)
-        apply(method, model)
-        quick(model)
-        saving.save(model, tmp_path / head)
+        saving.save(trained(method, "task", head), tmp_path / head)
     shared = classifier()
     saving.load_(shared, tmp_path / "a")
     before = logits(shared)
@@ -268,10 +258,6 @@ def test_a_method_that_fails_leaves_the_model_as_it_was():
         assert all(p.requires_grad for p in model.parameters())
         assert [name for name, _ in model.named_modules()] == names
         assert not methods.applied(model)
-    with pytest.raises(TrainingError, match="no dots"):
-        apply("lora", model, "a.b")
-    with pytest.raises(TrainingError, match="no biases"):
-        apply("bitfit", llama())
     with pytest.raises(TrainingError, match="no LoRA"):
         methods.merge_(model)
 
@@ -299,75 +285,12 @@ def test_an_adapter_for_another_base_is_refused(tmp_path):
         saving.load_(other, path)
 
 
-def test_a_checkpoint_of_another_method_is_refused(tmp_path):
-    model = apply("lora")
-    path = saving.save(model, tmp_path / "a")
-    other = apply("bitfit")
-    with pytest.raises(TrainingError, match=r"BitFitConfig was applied .* LoraConfig"):
-        saving.load_(other, path)
-
-
-@pytest.mark.parametrize("content", [b"", b"no safetensors at all", None])
-def test_files_that_are_no_checkpoints(tmp_path, content):
-    path = tmp_path / "a"
-    if content is None:
-        from safetensors.torch import save_file
-
-        save_file({"w": torch.zeros(1)}, path)  # another program's
-    else:
-        path.write_bytes(content)
-    with pytest.raises(MicrobudgetError, match="can't be read as a model"):
-        saving.load_(classifier(), path)
-    with pytest.raises(MicrobudgetError, match="There is no file"):
-        saving.load_(classifier(), tmp_path / "none")
-    checkpoint.save_tensors(path, {"w": torch.zeros(1)})
-    with pytest.raises(TrainingError, match="wasn't written by"):
-        saving.load_(classifier(), path)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_file_that_does_not_fit_is_refused_before_the_model_is_changed(
-    method, tmp_path
-):
-    saving.save(trained(method, "a", "another"), tmp_path / "a")
-    tensors, metadata = checkpoint.load_tensors(tmp_path / "a")
-    name = sorted(tensors)[0]
-    for damage in ("missing", "extra", "shape"):
-        damaged = dict(tensors)
-        if damage == "missing":
-            del damaged[name]
-        elif damage == "extra":
-            damaged["extra.weight"] = torch.zeros(1)
-        else:
-            damaged[name] = torch.zeros(3, 3)
-        checkpoint.save_tensors(tmp_path / "b", damaged, **metadata)
-        model = classifier()
-        before = {n: p.clone() for n, p in model.named_parameters()}
-        answers, may_move = logits(model), set(trainable(model))
-        state = torch.get_rng_state()
-        with pytest.raises(TrainingError, match="b doesn't fit this model"):
-            saving.load_(model, tmp_path / "b")
-        assert torch.equal(torch.get_rng_state(), state)
-        after = dict(model.named_parameters())
-        assert after.keys() == before.keys()
-        assert all(torch.equal(after[n], before[n]) for n in before)
-        assert torch.equal(logits(model), answers)
-        assert set(trainable(model)) == may_move
-        assert set(model.heads) == {"task"} and not methods.applied(model)
-
-
-def test_what_has_diverged_is_not_saved(tmp_path):
-    model = classifier()
+def test_nothing_to_save_or_to_load(tmp_path):
     with pytest.raises(TrainingError, match="apply a method"):
-        saving.save(model, tmp_path / "a")
-    apply("lora", model)
-    next(iter(trainable(model).values())).data[0] = float("nan")
-    with pytest.raises(MicrobudgetError, match="NaN"):
-        saving.save(model, tmp_path / "a")
-    assert not (tmp_path / "a").exists()
-    model = apply("lora")
-    with pytest.raises(MicrobudgetError, match="plain text, numbers"):
-        saving.save(model, tmp_path / "a", score=torch.ones(1))
+        saving.save(classifier(), tmp_path / "a")
+    checkpoint.save_tensors(tmp_path / "a", {"w": torch.zeros(1)})
+    with pytest.raises(TrainingError, match="wasn't written by"):
+        saving.load_(classifier(), tmp_path / "a")
 
 
 def test_labels_the_head_has_no_class_for():
@@ -375,11 +298,6 @@ def test_labels_the_head_has_no_class_for():
     data.labels = data.labels + 1
     with pytest.raises(TrainingError, match="but the head 'task' has 2 classes"):
         train(classifier(), data, FinetuneConfig(lr=1e-3))
-
-
-def test_a_learning_rate_that_is_not_positive():
-    with pytest.raises(TrainingError, match="must be positive"):
-        train(classifier(), sentences(), FinetuneConfig(lr=0))
 
 
 def test_predictions_come_in_the_sentences_order():
@@ -403,7 +321,7 @@ def test_the_search_goes_downhill_to_the_bottom(power, steepness):
             raise TrainingError("diverged")
         return steepness * abs(x)
 
-    best, tried = search_lr(loss_at, max_runs=6)
+    best, tried = search_lr(loss_at)
     assert best == pytest.approx(1e-3 * 10 ** (power / 2))
     assert len(seen) == len(set(seen)) == len(tried) <= 6
     if power > 0:  # it went up: nothing below the start was tried
@@ -416,12 +334,8 @@ def test_a_search_without_any_result():
         search_lr(lambda lr: float("nan"))
     best, _ = search_lr(lambda lr: float("nan") if lr > 5e-4 else 1.0)
     assert best < 5e-4
-
-
-def test_the_search_stops_at_its_limit():
-    best, tried = search_lr(lambda lr: -lr, max_runs=5)
-    assert len(tried) == 5
-    assert best == max(tried)
+    best, tried = search_lr(lambda lr: -lr)  # no bottom: it stops at its limit
+    assert len(tried) == 6 and best == max(tried)
 
 
 @pytest.fixture(scope="module")
@@ -491,8 +405,9 @@ def test_four_bits_are_rearranged_only_where_a_kernel_reads_them(
 GOLDEN = [0.7416, 0.6541, 0.5981, 0.5388, 0.482, 0.452, 0.375, 0.3766, 0.3011, 0.327]
 
 
-def test_the_golden_loss_curve(minilm):
+def test_the_golden_loss_curve(minilm, monkeypatch):
     """LoRA on the real MiniLM: a change of these numbers is a change of the method."""
+    monkeypatch.setenv("MICROBUDGET_BF16", "0")
     model = minilm.classifier(2)
     apply("lora", model)
     losses = quick(model, epochs=5, lr=2e-3).losses

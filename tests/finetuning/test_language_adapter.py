@@ -6,7 +6,7 @@ from sentences import NEGATIVE, POSITIVE, classifier, tokenizer
 
 from microbudget.core.errors import DataError, TrainingError
 from microbudget.data.text import without_vowels
-from microbudget.finetuning import bottleneck, language_adapter, methods, saving
+from microbudget.finetuning import language_adapter, methods, saving
 
 TEXTS = POSITIVE + NEGATIVE
 
@@ -24,48 +24,23 @@ def train(model, texts=TEXTS, **options):
 def test_it_brings_the_dialect_nearer_to_plain_english(tmp_path):
     model = methods.apply_(classifier(), TASK)
     before = {n: p.clone() for n, p in model.named_parameters()}
-    trained = [n for n, p in model.named_parameters() if p.requires_grad]
     history = train(model, steps=60, lr=1e-2)
     assert sum(history.losses[-5:]) < 0.7 * sum(history.losses[:5])
     for name, parameter in model.named_parameters():
         if ".adapters.language." not in name:
             assert torch.equal(parameter, before[name]), name
-    assert trained == [n for n, p in model.named_parameters() if p.requires_grad]
+            assert not parameter.requires_grad
     assert set(model.applied) == {"task", "language"}
-    assert bottleneck.active(model) == ["task"]
-    path = saving.save(model, tmp_path / "language", name="language")
+    path = saving.save(model, tmp_path / "language")
     other = classifier()
     saving.load_(other, path)
     methods.apply_(other, TASK)
     methods.activate_(other, "language", "task")
     methods.activate_(model, "language", "task")
-    assert bottleneck.active(other) == ["language", "task"]
     own = dict(other.named_parameters())
     for name, parameter in model.named_parameters():
         if ".adapters.language." in name:
             assert torch.equal(parameter, own[name])
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize("prepared", [True, False])
-def test_after_a_failure_the_model_is_as_it_was(error, prepared, monkeypatch):
-    model = classifier()
-    if prepared:
-        methods.apply_(model, TASK)
-    before = {n: p.requires_grad for n, p in model.named_parameters()}
-    state = dict(methods.applied(model)), getattr(model, "active_name", "")
-
-    def fail(*_):
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr(language_adapter, "relative_distance", fail)
-        with pytest.raises(error):
-            train(model)
-    assert {n: p.requires_grad for n, p in model.named_parameters()} == before
-    assert (dict(methods.applied(model)), model.active_name) == state
-    assert bottleneck.active(model) == (["task"] if prepared else [])
-    train(model, steps=2)  # and the cell can be run again
 
 
 def test_the_distance_is_one_for_the_mean_and_zero_for_the_same():
@@ -77,7 +52,8 @@ def test_the_distance_is_one_for_the_mean_and_zero_for_the_same():
 
 def test_means_are_over_real_tokens_of_the_upper_layers():
     model = classifier(layers=4).eval()
-    data = language_adapter.Parallel(tokenizer(), [(t, t) for t in TEXTS], 40)
+    tokens = tokenizer()(list(TEXTS))["input_ids"]
+    data = language_adapter.Parallel([(ids, ids) for ids in tokens], pad=0)
     ids, mask, _, _ = data.collate([data[0], data[2]])
     together = language_adapter.upper_means(model, ids, mask)
     assert [t.shape for t in together] == [(2, 48)] * 3  # after layers 2, 3 and 4
@@ -88,7 +64,7 @@ def test_means_are_over_real_tokens_of_the_upper_layers():
 
 def test_bad_input():
     model = classifier()
-    with pytest.raises(DataError, match="no sentences"):
+    with pytest.raises(DataError, match="None of 0 sentences"):
         train(model, [])
     with pytest.raises(DataError, match="at most 3 tokens"):
         train(model, max_tokens=3)

@@ -188,14 +188,3 @@ def test_gradual_pruning_reaches_its_target_and_brings_nothing_back():
     for earlier, later in itertools.pairwise(seen):
         for name, weight in later.items():
             assert (weight[earlier[name] == 0] == 0).all()
-
-
-@pytest.mark.parametrize("fraction", [-0.1, 1.5])
-@pytest.mark.parametrize(
-    "criterion",
-    [criteria.l1_masks, criteria.global_l1_masks, criteria.random_masks,
-     criteria.row_masks],
-)  # fmt: skip
-def test_fractions_out_of_range_are_refused(criterion, fraction):
-    with pytest.raises(ValueError, match="amount"):
-        criterion(masks.prunable_weights(network()), fraction)

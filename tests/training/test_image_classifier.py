@@ -5,12 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from PIL import Image
 from torch import nn
 
-from microbudget.core import checkpoint, settings
-from microbudget.core.errors import DataError, MicrobudgetError
-from microbudget.data import flowers, images
+from microbudget.core import settings
+from microbudget.core.errors import MicrobudgetError, TrainingError
+from microbudget.data import flowers
 from microbudget.models import mobilenet
 from microbudget.models.vision import Preprocess
 from microbudget.training import features, image_classifier, weights
@@ -41,25 +40,30 @@ def blobs(classes=4, per_class=15, width=10, spread=0.5):
     return centres[labels] + spread * noise, labels
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 21, 64])
-def test_cached_features_are_the_backbones(batch_size):
-    model, x = stages(), pictures()
+@pytest.fixture(autouse=True)
+def float32(monkeypatch):
+    monkeypatch.setenv("MICROBUDGET_BF16", "0")
+
+
+@pytest.mark.parametrize("images", [1, 8, 21])  # eight are a batch on a processor
+def test_cached_features_are_the_backbones(images):
+    model, x = stages(), pictures(images)
     with torch.no_grad():
         direct = model(SCALE(x))
         mirrored = model(SCALE(x.flip(-1)))
-    options = {"batch_size": batch_size, "precision": "no"}
-    cached = features.extract(model, x, SCALE, **options)
+    cached = features.extract(model, x, SCALE)
     torch.testing.assert_close(cached, direct, rtol=1e-4, atol=1e-5)
-    flipped = features.extract(model, x, SCALE, flip=True, **options)
+    flipped = features.extract(model, x, SCALE, flip=True)
     torch.testing.assert_close(flipped, mirrored, rtol=1e-4, atol=1e-5)
     assert not cached.requires_grad
     nn.Linear(2, 1)(cached.flatten(1)[:, :2]).sum().backward()  # can be trained on
 
 
-def test_bf16_is_close():
+def test_bf16_is_close(monkeypatch):
     model, x = stages(), pictures()
-    exact = features.extract(model, x, SCALE, precision="no")
-    low = features.extract(model, x, SCALE, precision="bf16")
+    exact = features.extract(model, x, SCALE)
+    monkeypatch.setenv("MICROBUDGET_BF16", "1")
+    low = features.extract(model, x, SCALE)
     assert low.dtype == torch.float32
     assert 0 < (low - exact).norm() / exact.norm() < 0.05
 
@@ -72,28 +76,9 @@ def test_a_picture_goes_through_the_backbone_once_and_few_at_a_time():
             seen.append(len(x))
             return x.mean((2, 3))
 
-    features.extract(Counting(), pictures(50), SCALE, batch_size=16)
-    assert sum(seen) == 50
-    assert max(seen) <= 16
-
-
-def test_pictures_on_disk_are_decoded_a_batch_at_a_time(tmp_path, monkeypatch):
-    x = pictures(10)
-    for i, picture in enumerate(x):
-        pixels = picture.permute(1, 2, 0).numpy()
-        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
-    lazy = images.LazyImages([tmp_path / f"{i}.png" for i in range(10)], 16)
-    decoded, real = [], images.load_images
-
-    def counted(paths, *args, **options):
-        decoded.append(len(paths))
-        return real(paths, *args, **options)
-
-    monkeypatch.setattr(images, "load_images", counted)
-    from_disk = features.extract(stages(), lazy, SCALE, batch_size=4, precision="no")
-    assert decoded == [4, 4, 2]
-    from_memory = features.extract(stages(), x, SCALE, batch_size=4, precision="no")
-    torch.testing.assert_close(from_disk, from_memory)
+    features.extract(Counting(), pictures(150), SCALE)
+    assert sum(seen) == 150
+    assert max(seen) <= 64
 
 
 def test_extracting_leaves_the_backbone_as_it_was():
@@ -103,11 +88,6 @@ def test_extracting_leaves_the_backbone_as_it_was():
     assert before.keys() == model.state_dict().keys()
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])
-
-
-def test_no_pictures():
-    with pytest.raises(DataError, match="no images"):
-        features.extract(stages(), pictures(0), SCALE)
 
 
 @torch.no_grad()
@@ -121,9 +101,6 @@ def test_depths_are_pooled_and_of_unit_length():
     torch.testing.assert_close(vector[:, 8:].norm(dim=1), torch.ones(5))
     plain = image_classifier.MultiStageFeatures(model, at=(2,), unit=False)
     torch.testing.assert_close(plain(x), model(x).mean((2, 3)))
-    for wrong in ((), (3,), (-1,)):
-        with pytest.raises(ValueError, match="must name stages 0 to 2"):
-            image_classifier.MultiStageFeatures(model, at=wrong)
 
 
 @hypothesis_settings(max_examples=25, deadline=None)
@@ -165,12 +142,10 @@ def test_views_are_examples_in_training_and_votes_in_prediction():
 def test_features_that_do_not_fit():
     x, y = blobs()
     head = nn.Linear(x.shape[1], 4)
-    with pytest.raises(DataError, match=r"\(60, 10\) for 59 labels"):
+    with pytest.raises(TrainingError, match=r"different lengths: .*60, 10.*59"):
         image_classifier.train_head(head, x, y[:-1])
-    with pytest.raises(DataError, match="NaN"):
+    with pytest.raises(TrainingError, match="NaN"):
         image_classifier.train_head(head, x / 0, y)
-    with pytest.raises(DataError, match="must be"):
-        image_classifier.train_head(head, x[0], y)
 
 
 def test_fine_tuning_moves_the_tuned_part_alone():
@@ -189,17 +164,13 @@ def test_fine_tuning_moves_the_tuned_part_alone():
     history = image_classifier.fine_tune(
         network, maps, y, StagesConfig(lr=1e-2, head_lr=1e-2), head
     )
-    assert history.curve("loss")[-1] < history.curve("loss")[0]
+    assert history.losses[-1] < history.losses[0]
     moved = [
         not torch.equal(a, b) for a, b in zip(before, tuned.parameters(), strict=True)
     ]
     assert all(moved)
     for a, b in zip(kept, frozen.parameters(), strict=True):
         assert torch.equal(a, b)
-    with pytest.raises(DataError, match="40 feature maps but 3 labels"):
-        image_classifier.fine_tune(network, maps, y[:3])
-    with pytest.raises(ValueError, match="between 1 and 2"):
-        image_classifier.split(model, 3)
 
 
 def test_saved_and_loaded_is_the_same(tmp_path):
@@ -224,21 +195,6 @@ def test_files_that_are_not_this_model(tmp_path):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(MicrobudgetError, match="can't be read as a model"):
         weights.load_(stages(), path)
-
-
-def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
-    path = weights.save(stages(), tmp_path / "m.safetensors")
-    before = path.read_bytes()
-
-    def interrupted(state, target, **kwargs):
-        target.write_bytes(b"half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(checkpoint, "save_file", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        weights.save(stages(), path)
-    assert path.read_bytes() == before
-    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_real_features_beat_chance_by_far(monkeypatch):
@@ -267,9 +223,9 @@ def test_real_features_beat_chance_by_far(monkeypatch):
 def test_features_on_a_gpu_are_those_of_the_cpu(monkeypatch):
     model, x = stages(), pictures()
     monkeypatch.setenv("MICROBUDGET_DEVICE", "cuda")
-    on_gpu = features.extract(model, x, SCALE, precision="no")
+    on_gpu = features.extract(model, x, SCALE)
     monkeypatch.setenv("MICROBUDGET_DEVICE", "cpu")
-    on_cpu = features.extract(model, x, SCALE, precision="no")
+    on_cpu = features.extract(model, x, SCALE)
     torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-2, atol=1e-3)
 
 

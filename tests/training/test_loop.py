@@ -85,13 +85,16 @@ def test_a_trained_model_is_freed_when_it_is_let_go(precision):
         gc.enable()
 
 
-def test_trained_again_it_is_computed_in_bfloat16_again():
-    model = net()
+def test_one_process_trains_in_bfloat16_twice_and_then_in_float32():
+    model, (x, _) = net(), task()
     dtypes = []
-    model[0].register_forward_hook(lambda *args: dtypes.append(args[-1].dtype))
+    hook = model[0].register_forward_hook(lambda *args: dtypes.append(args[-1].dtype))
     for _ in range(2):
-        fit(model, task(), loss, TrainConfig(epochs=1, batch_size=64, precision="bf16"))
+        run(model, epochs=1, precision="bf16")
     assert set(dtypes) == {torch.bfloat16}
+    hook.remove()
+    assert model(x).dtype == torch.float32  # only autocast: the weights are float32
+    run()
 
 
 def test_a_data_set_and_tensors_give_the_same(tmp_path):
@@ -109,13 +112,6 @@ def test_a_data_set_and_tensors_give_the_same(tmp_path):
     assert examples.losses == pytest.approx(tensors.losses, rel=1e-6)
 
 
-def test_bf16_trains_and_leaves_a_float32_model():
-    model, history = run(precision="bf16")
-    assert history.losses[-1] < history.losses[0]
-    assert model(task()[0]).dtype == torch.float32
-    run()  # and float32 is still possible in the same process
-
-
 def test_evaluate_is_called_after_each_epoch_in_eval_mode():
     scores = iter([0.1, 0.9])
 
@@ -124,7 +120,7 @@ def test_evaluate_is_called_after_each_epoch_in_eval_mode():
         return {"accuracy": next(scores)}
 
     model, history = run(epochs=2, evaluate=evaluate)
-    assert history.curve("accuracy") == [0.1, 0.9]
+    assert [epoch["accuracy"] for epoch in history.epochs] == [0.1, 0.9]
     without, _ = run(epochs=2)
     for a, b in zip(without.parameters(), model.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -136,8 +132,7 @@ def test_evaluate_is_called_after_each_epoch_in_eval_mode():
         ({"data": (torch.zeros(0, 12), torch.zeros(0))}, "no examples"),
         ({"data": (torch.zeros(3, 12), torch.zeros(2))}, "different lengths"),
         ({"schedule": "magic"}, "constant, linear, cosine"),
-        ({"precision": "int3"}, "no, bf16, fp16"),
-        ({"optimizer": "magic"}, "adamw, sgd"),
+        ({"precision": "int3"}, "no, bf16"),
         ({"epochs": 0}, "at least 1"),
         ({"lr": 1e30}, "The loss is (nan|inf)"),
     ],
@@ -147,13 +142,9 @@ def test_what_cannot_be_trained_says_why(options, message):
         run(**options)
 
 
-def test_a_frozen_model_says_so():
-    model = net().requires_grad_(False)
+def test_nothing_to_train_and_nan_in_the_data():
     with pytest.raises(TrainingError, match="Nothing to train"):
-        run(model=model)
-
-
-def test_nan_in_the_data_is_found():
+        run(model=net().requires_grad_(False))
     x, y = task()
     x[77] = float("nan")
     with pytest.raises(TrainingError, match=r"The loss is nan at step \d"):
@@ -252,9 +243,3 @@ def test_buckets_are_of_similar_length_and_in_random_order():
     assert padded["random"] > 1.6 * int(lengths.sum())
     again = global_batches(640, 16, 0, 0, lengths.tolist())
     assert all(map(torch.equal, again, batches))
-
-
-def test_lengths_must_fit_the_data():
-    data = (torch.randn(6, 3), torch.randn(6, 1))
-    with pytest.raises(TrainingError, match="5 lengths for 6 examples"):
-        fit(nn.Linear(3, 1), data, loss, TrainConfig(epochs=1, lengths=[1] * 5))

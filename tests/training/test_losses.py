@@ -59,26 +59,18 @@ def test_the_square_of_the_temperature_keeps_gradients_their_size():
 
     ratio = gradient(32).norm() / gradient(4).norm()
     assert 0.9 < ratio < 1.1
-    centred = (student - student.mean(-1, keepdim=True)) - (
-        teacher - teacher.mean(-1, keepdim=True)
-    )
-    torch.testing.assert_close(gradient(200.0), centred / 30, rtol=0.05, atol=2e-3)
+    a, b = (z - z.mean(-1, keepdim=True) for z in (student, teacher))
+    torch.testing.assert_close(gradient(200.0), (a - b) / 30, rtol=0.05, atol=2e-3)
+    # The loss itself tends to half the squared distance (section 2.1).
+    hot = kd.soft_target_loss(a.double(), b.double(), temperature=200.0)
+    torch.testing.assert_close(hot, kd.logit_mse_loss(a, b) / 2, rtol=0.05, atol=2e-3)
 
 
-@given(seed=st.integers(0, 99), keep=st.lists(st.booleans(), min_size=6, max_size=6))
+@given(seed=st.integers(0, 99), keep=st.lists(st.booleans(), min_size=5, max_size=5))
 def test_masked_positions_contribute_nothing(seed, keep):
-    mask = torch.tensor(keep).view(2, 3)
+    mask = torch.tensor([True, *keep]).view(2, 3)
     student, teacher = logits((2, 3, 9), seed), logits((2, 3, 9), seed + 1)
     labels = torch.where(mask, teacher.argmax(-1), kd.IGNORE)
-    if not mask.any():
-        for loss in (
-            lambda: kd.soft_target_loss(student, teacher, mask=mask),
-            lambda: kd.hidden_state_loss(student, teacher, mask),
-            lambda: kd.pseudo_label_loss(student, labels),
-        ):
-            with pytest.raises(TrainingError, match="nothing to learn"):
-                loss()
-        return
     spoilt = student.clone()
     spoilt[~mask] = torch.tensor([1e4, torch.nan, torch.inf] * 3)
     spoilt.requires_grad_()
@@ -171,7 +163,6 @@ def test_bad_input_is_a_clear_error():
     z = logits((4, 9))
     with pytest.raises(TrainingError, match="one shape"):
         kd.soft_target_loss(z, z[:, :5])
-    with pytest.raises(TrainingError, match="temperature"):
-        kd.soft_target_loss(z, z, 0)
-    with pytest.raises(TrainingError, match="temperature"):
-        kd.soft_target_loss(z, z, math.nan)
+    for temperature in (0, math.nan):
+        with pytest.raises(TrainingError, match="temperature"):
+            kd.soft_target_loss(z, z, temperature)
