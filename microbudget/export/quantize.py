@@ -191,15 +191,15 @@ def quantize_openvino(
     return Path(folder)
 
 
-def first_nodes(path: str | os.PathLike, count: int, kind: str = "Conv") -> list[str]:
-    """Names of a graph's nodes up to its ``count``-th operator of a kind.
+def first_nodes(path: str | os.PathLike, count: int) -> list[str]:
+    """Names of a graph's nodes up to its ``count``-th convolution.
 
     Raises:
         QuantizationError: no such file, or it has fewer of them.
     """
-    with quantizing(path, f"Are there {count} of {kind}?"):
+    with quantizing(path, f"Has it {count} convolutions?"):
         nodes = load_graph(path).graph.node
-        last = [i for i, node in enumerate(nodes) if node.op_type == kind][count - 1]
+        last = [i for i, node in enumerate(nodes) if node.op_type == "Conv"][count - 1]
     return [node.name for node in nodes[: last + 1]]
 
 

@@ -315,7 +315,7 @@ def test_a_selection_of_nodes(flowers, tmp_path):
             export.quantize_static(path, target, feed, export.StaticConfig(**wrong))
     with pytest.raises(QuantizationError, match="use one of Average, MinMax"):
         export.quantize_static(path, target, feed, export.StaticConfig(method="max"))
-    with pytest.raises(QuantizationError, match="Are there 99 of Conv"):
+    with pytest.raises(QuantizationError, match="Has it 99 convolutions"):
         export.first_nodes(path, 99)
 
 
