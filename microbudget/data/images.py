@@ -37,14 +37,14 @@ def open_image(path: str | os.PathLike) -> Image.Image:
 
 
 def load_images(
-    paths: Sequence[str | os.PathLike], size: int, description: str | None = None
+    paths: Sequence[str | os.PathLike], size: int, description: str = "decoding"
 ) -> torch.Tensor:
     """Decode many images, in threads.
 
     Args:
         paths: image files.
         size: height and width in pixels of the result.
-        description: of the progress bar; without it there is none.
+        description: of the progress bar.
 
     Returns:
         uint8 tensor (images, 3, size, size), in the order of ``paths``:
@@ -65,26 +65,8 @@ def load_images(
 
     with ThreadPoolExecutor() as pool:  # PIL decodes and resizes outside the GIL
         work = pool.map(read, range(len(paths)))
-        for _ in bar(work, description, total=len(paths)) if description else work:
-            pass
+        list(bar(work, description, total=len(paths)))
     return torch.from_numpy(pixels)
-
-
-class LazyImages:
-    """Image files that look like ``load_images(paths, size)`` but stay on disk.
-
-    ``images[a:b]`` decodes those alone, so that memory holds one batch however many
-    there are.
-    """
-
-    def __init__(self, paths: Sequence[str | os.PathLike], size: int):
-        self.paths, self.size = tuple(paths), size
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, rows: slice) -> torch.Tensor:
-        return load_images(self.paths[rows], self.size)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -264,38 +264,24 @@ def test_files_from_the_web_are_unpacked_as_data(home, server, monkeypatch):
 
 
 def test_torchvisions_own_weights(home, server, monkeypatch):
-    """The `full` source: torchvision's table says where; its head is left out."""
+    """The `full` source: where torchvision's table says; the head is left out."""
     import torchvision  # not above: spawned processes import this module first
 
-    model = torchvision.models.mobilenet_v2()
-    buffer = io.BytesIO()
-    torch.save(model.state_dict(), buffer)
-    digest = hashlib.sha256(buffer.getvalue()).hexdigest()
-    server.files["/models/weights.pth"] = buffer.getvalue()
-    asked = []
-
-    def get_weight(name):
-        asked.append(name)
-        return SimpleNamespace(url=f"{server.url}/models/weights.pth")
-
-    monkeypatch.setattr(torchvision.models, "get_weight", get_weight)
+    weights = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V2
     real = assets.get("mobilenet-v2", "full").spec
-    spec = {**real, "sha256": digest[:8]}  # a prefix, as the publisher states it
-    use_catalog(monkeypatch, {"vision": spec})
+    assert real["downloads"][0]["urls"] == [weights.url]
+    assert f"-{real['downloads'][0]['sha256']}." in weights.url  # the publisher's own
+    model, buffer = torchvision.models.mobilenet_v2(), io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    server.files["/w.pth"] = content = buffer.getvalue()
+    item = {"name": "w.pth", "urls": [f"{server.url}/w.pth"], "bytes": len(content),
+            "sha256": hashlib.sha256(content).hexdigest()[:8]}  # fmt: skip
+    use_catalog(monkeypatch, {"vision": {**real, "downloads": [item]}})
     state = load_file(assets.fetch("vision") / "model.safetensors")
-    assert asked == ["MobileNet_V2_Weights.IMAGENET1K_V2"]
-    expected = {k for k in model.state_dict() if not k.startswith("classifier.")}
-    assert set(state) == expected
-    for name in expected:
-        assert torch.equal(state[name], model.state_dict()[name])
-
-
-def test_the_torchvision_weights_in_the_catalog_exist():
-    import torchvision
-
-    spec = assets.get("mobilenet-v2", "full").spec
-    url = torchvision.models.get_weight(spec["weights"]).url
-    assert f"-{spec['sha256']}." in url  # the publisher's prefix is in the file's name
+    model.classifier = torch.nn.Identity()
+    assert state.keys() == model.state_dict().keys()
+    for name, expected in model.state_dict().items():
+        assert torch.equal(state[name], expected)
 
 
 def test_unknown_names_and_profiles_without_a_source(home):

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tqdm import tqdm
 
@@ -48,21 +48,10 @@ def test_integers_span_minus_one_to_one(dtype):
 
 
 def test_channels_are_averaged():
-    left, right = np.full(16_000, 0.5), np.full(16_000, -0.1)
-    mono = audio.prepare(np.stack([left, right], 1), 16_000)
-    np.testing.assert_allclose(mono, 0.2, atol=1e-6)
-
-
-@settings(deadline=None, max_examples=25)
-@given(
-    rate=st.integers(8_000, 48_000),
-    seconds=st.floats(0.2, 2),
-    channels=st.integers(1, 2),
-)
-def test_a_length_in_seconds_survives_any_rate(rate, seconds, channels):
-    samples = np.stack([tone(seconds, rate)] * channels, 1)
-    out = audio.prepare(samples, rate)
-    assert abs(len(out) / audio.RATE - len(samples) / rate) < 0.001
+    left, right = np.full(44_100, 0.5), np.full(44_100, -0.1)
+    mono = audio.prepare(np.stack([left, right], 1), 44_100)
+    np.testing.assert_allclose(mono[200:-200], 0.2, atol=1e-3)
+    assert len(mono) == 16_000
 
 
 @pytest.mark.parametrize(
@@ -187,24 +176,19 @@ def test_clips_are_spread_evenly():
 def test_bad_folders_are_clear_errors(tmp_path):
     with pytest.raises(DataError, match="holds no speech"):
         speech.load(tmp_path)
-    manifest = tmp_path / "manifest.json"
+    soundfile.write(tmp_path / "a.wav", tone(), 16_000)
     for text, says in [
         ("{", "no manifest"),
         ('[{"file": "a.wav"}]', "no manifest"),
-        ('[{"file": "a.wav", "text": "hm"}]', "recording is missing"),
         ("3", "no manifest"),
         ('[{"file": 3, "text": "hm"}]', "no manifest"),
+        ('[{"file": "b.wav", "text": "hm"}]', "recording is missing"),
+        ('[{"file": "a.wav", "text": " "}]', "empty transcript"),
+        ('[{"file": "a.wav", "text": "hm", "set": "train"}]', "nothing to test on"),
     ]:
-        manifest.write_text(text)
+        (tmp_path / "manifest.json").write_text(text)
         with pytest.raises(DataError, match=says):
             speech.load(tmp_path)
-    soundfile.write(tmp_path / "a.wav", tone(), 16_000)
-    manifest.write_text('[{"file": "a.wav", "text": " "}]')
-    with pytest.raises(DataError, match="empty transcript"):
-        speech.load(tmp_path)
-    manifest.write_text('[{"file": "a.wav", "text": "hm", "set": "train"}]')
-    with pytest.raises(DataError, match="nothing to test on"):
-        speech.load(tmp_path)
 
 
 # -- the voice ----------------------------------------------------------------------

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sentences import labelled, sentences, tokenizer
 
-from microbudget import assets
 from microbudget.core.errors import DataError
 from microbudget.data import text
 
@@ -35,23 +34,12 @@ def test_the_embedded_task_is_balanced_and_its_sets_share_no_sentence(monkeypatc
     for part in (task.train, task.val, task.test):
         assert 0.45 < sum(part.labels) / len(part) < 0.55
     assert len(task.test) == 872
+    ratings = {words: float(mean) for _, words, mean in text._rated("movies")}
+    for sentence, label in zip(task.test.texts, task.test.labels, strict=True):
+        assert abs(ratings[sentence]) >= 0.5  # people's mean rating: none is neutral
+        assert label == (ratings[sentence] > 0)
     assert task.is_course_data
     assert "rated" in task.card
-
-
-def test_people_agree_with_the_labels(monkeypatch):
-    """The labels are the sign of the published mean rating; none is near neutral."""
-    monkeypatch.delenv("MICROBUDGET_DATA", raising=False)
-    task = text.sentiment()
-    rated = {}
-    for line in (
-        (assets.fetch("rated-snippets") / "movies.tsv").read_text().splitlines()
-    ):
-        _, sentence, rating = line.split("\t")
-        rated[sentence] = float(rating)
-    for sentence, label in zip(task.test.texts, task.test.labels, strict=True):
-        assert abs(rated[sentence]) >= 0.5
-        assert label == (rated[sentence] > 0)
 
 
 def test_no_review_and_no_article_is_in_two_sets(monkeypatch):
@@ -59,9 +47,7 @@ def test_no_review_and_no_article_is_in_two_sets(monkeypatch):
     task = text.second_task()
     origin = {}
     for name in ("products", "editorials"):
-        path = assets.fetch("rated-snippets") / f"{name}.tsv"
-        for line in path.read_text().splitlines():
-            number, sentence, _ = line.split("\t")
+        for number, sentence, _ in text._rated(name):
             origin.setdefault(sentence, set()).add(f"{name} {number.split('_')[0]}")
     once = {s: next(iter(o)) for s, o in origin.items() if len(o) == 1}
     groups = [
@@ -98,12 +84,6 @@ def test_tables_sorted_by_label_are_shuffled(table):
     assert 10 < sum(text.load(table).test.first(50).labels) < 40
 
 
-def test_too_little_to_hold_a_part_out(table):
-    write(table, "train.tsv", ["a\t0", "b\t1"])
-    with pytest.raises(DataError, match="too small"):
-        text.load(table)
-
-
 def test_line_numbers_count_blank_lines(tmp_path):
     with pytest.raises(DataError, match="line 4"):
         text._rows(
@@ -138,17 +118,15 @@ def test_a_bad_line_is_named(tmp_path, rows, says):
         text._rows(write(tmp_path, rows=rows))
 
 
-def test_missing_and_undecodable_tables_are_named(tmp_path):
-    with pytest.raises(DataError, match=r"none\.tsv can't be read"):
-        text._rows(tmp_path / "none.tsv")
-    (tmp_path / "latin.tsv").write_bytes("caf\xe9\t1\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"latin\.tsv can't be read"):
-        text._rows(tmp_path / "latin.tsv")
-
-
-def test_quotes_and_carriage_returns_are_read_as_they_are(tmp_path):
-    (tmp_path / "t.tsv").write_bytes(b'"a "quoted\t1\r\nplain"\t0\r\n')
-    assert text._rows(tmp_path / "t.tsv") == [('"a "quoted', 1), ('plain"', 0)]
+def test_tables_are_read_as_they_are(tmp_path):
+    path = tmp_path / "t.tsv"
+    with pytest.raises(DataError, match=r"t\.tsv can't be read"):
+        text._rows(path)
+    path.write_bytes("caf\xe9\t1\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"t\.tsv can't be read"):
+        text._rows(path)
+    path.write_bytes(b'"a "quoted\t1\r\nplain"\t0\r\n')
+    assert text._rows(path) == [('"a "quoted', 1), ('plain"', 0)]
 
 
 @pytest.mark.parametrize(
@@ -158,6 +136,7 @@ def test_quotes_and_carriage_returns_are_read_as_they_are(tmp_path):
         (["a\t0", "b\t2"] * 9, ["c\t0"], "without gaps"),
         (["a\t1", "b\t2"] * 9, ["c\t1"], "without gaps"),
         (["a\t0"] * 18, ["c\t0"], "at least two"),
+        (["a\t0", "b\t1"], ["c\t0"], "too small"),
     ],
 )
 def test_label_sets_that_dont_fit_are_refused(table, train, dev, says):
@@ -168,9 +147,11 @@ def test_label_sets_that_dont_fit_are_refused(table, train, dev, says):
         text.load(table)
 
 
-def test_empty_sentences_are_refused():
+def test_empty_sentences_are_refused_and_long_ones_cut():
     with pytest.raises(DataError, match="Sentence 1 is empty"):
         text.Sentences(tokenizer(), text.Labelled(("a", "  "), (0, 1)))
+    long = text.Labelled((" ".join(["word"] * 500), "short"), (0, 1))
+    assert text.Sentences(tokenizer(), long, max_tokens=32).lengths == [32, 3]
 
 
 def test_a_batch_is_padded_to_its_own_longest_and_no_further():
@@ -184,11 +165,6 @@ def test_a_batch_is_padded_to_its_own_longest_and_no_further():
     assert (ids[mask == 0] == data.pad).all()
     assert labels.tolist() == [labelled().labels[1], labelled().labels[3]]
     assert torch.equal(ids[0, : data.lengths[1]], torch.tensor(data.ids[1]))
-
-
-def test_long_sentences_are_cut():
-    long = text.Labelled((" ".join(["word"] * 500), "short"), (0, 1))
-    assert text.Sentences(tokenizer(), long, max_tokens=32).lengths == [32, 3]
 
 
 @given(st.text(alphabet=st.characters(codec="ascii"), max_size=60))

@@ -165,8 +165,7 @@ def _generation_config(config, meta: dict, tokenizer) -> transformers.Generation
         "eos_token_id": end,
         "pad_token_id": end,
     }
-    for name, value in tokens.items():
-        setattr(config, name, value)
+    config.update(tokens)
     return transformers.GenerationConfig(
         **tokens,
         max_length=config.max_target_positions,
