@@ -5,10 +5,12 @@ compiler.
 """
 
 import torch
-from torch import nn
 
 # (scale, zero point) of a tensor of uint8 codes: x = scale · (code − zero point)
 Grid = tuple[float, int]
+# stride, padding, dilation, groups
+Geometry = tuple[list[int], list[int], list[int], int]
+POINTWISE: Geometry = ([1, 1], [0, 0], [1, 1], 1)
 
 
 class Int8Convolution:
@@ -20,10 +22,7 @@ class Int8Convolution:
 
     Args:
         codes: int8 values (out, in / groups, height, width), of any dtype.
-        weight_scales: float32 (out,).
-        conv: whose stride, padding, dilation and groups are used; not its weight.
-        input_grid: of the inputs.
-        bias: float32 (out,), or None.
+        weight_scales: float32 (out,). bias: float32 (out,), or None.
         output_grid: the outputs are rounded to this grid and returned as uint8 codes;
             None: they are float32.
     """
@@ -32,30 +31,23 @@ class Int8Convolution:
         self,
         codes: torch.Tensor,
         weight_scales: torch.Tensor,
-        conv: nn.Conv2d,
+        geometry: Geometry,
         input_grid: Grid,
         bias: torch.Tensor | None = None,
         output_grid: Grid | None = None,
     ):
-        self.geometry = (
-            list(conv.stride), list(conv.padding), list(conv.dilation), conv.groups
-        )  # fmt: skip
+        self.geometry, self.weight_scales = geometry, weight_scales
         self.input_grid, self.output_grid = input_grid, output_grid
         self.bias = None if bias is None else bias.detach().float()
-        self.weight_scales = weight_scales
         self.weight_zero_points = torch.zeros(len(codes), dtype=torch.long)
         # oneDNN computes on blocks of channels, as wide as the processor's registers:
         # the weights are reordered once, here. The tensor can be read by oneDNN only.
         self.packed_weight = torch.ops.onednn.qconv_prepack(
-            codes.to(torch.int8), weight_scales, *input_grid, *self.geometry, None
+            codes.to(torch.int8), weight_scales, *input_grid, *geometry, None
         )
 
     def __call__(self, codes: torch.Tensor) -> torch.Tensor:
-        """uint8 (batch, in, height, width) -> uint8 codes or float32.
-
-        The inputs' memory should be in the order channels_last: the products that are
-        added up then stand next to each other.
-        """
+        """uint8 (batch, in, height, width), channels_last -> uint8 codes or float32."""
         output_grid = self.output_grid or (1.0, 0)  # not looked at where floats leave
         dtype = torch.float32 if self.output_grid is None else torch.uint8
         return torch.ops.onednn.qconv2d_pointwise.default(
@@ -69,7 +61,7 @@ class Int8Convolution:
 def available() -> bool:
     """Whether this torch has oneDNN's int8 convolutions, and they compute here."""
     try:
-        _one_pixel(torch.zeros(1, 1, 1, 1, dtype=torch.uint8), weight=1)
+        _sum_of_64_products(0, 0)
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
     return True
@@ -81,14 +73,11 @@ def adds_exactly() -> bool:
     Processors before VNNI add two products in 16 bits first, which overflows: weights
     then get 7 bits (PyTorch's ``reduce_range`` does so to the inputs).
     """
-    x = torch.full((1, 64, 1, 1), 255, dtype=torch.uint8)
-    return _one_pixel(x, weight=127) == 64 * 127 * 255.0
+    return _sum_of_64_products(255, 127) == 64 * 255 * 127
 
 
-def _one_pixel(x: torch.Tensor, weight: int) -> float:
-    """The sum of (1, channels, 1, 1) codes, times a weight, by the int8 kernel."""
-    channels = x.shape[1]
-    conv = nn.Conv2d(channels, 1, 1, device="meta")  # there no random weight is drawn
-    weights = torch.full((1, channels, 1, 1), weight)
-    convolution = Int8Convolution(weights, torch.ones(1), conv, (1.0, 0))
-    return float(convolution(x.contiguous(memory_format=torch.channels_last)))
+def _sum_of_64_products(code: int, weight: int) -> float:
+    codes = torch.full((1, 64, 1, 1), code, dtype=torch.uint8)
+    weights = torch.full((1, 64, 1, 1), weight)
+    convolution = Int8Convolution(weights, torch.ones(1), POINTWISE, (1.0, 0))
+    return float(convolution(codes.contiguous(memory_format=torch.channels_last)))

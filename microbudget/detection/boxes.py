@@ -12,6 +12,8 @@ from torchvision.ops import box_convert, box_iou
 
 from ..core.errors import DataError
 
+MAX_DETECTIONS = 100  # of an image; in pycocotools of a class in an image
+SCORE_THRESHOLD = 0.05  # reported; low, because average precision looks at all scores
 _CANDIDATES = 1000  # of a class, before suppression
 
 
@@ -23,24 +25,22 @@ def check_boxes(boxes, size: tuple[int, int] | None = None) -> np.ndarray:
         size: (height, width) of the image; boxes must lie within, to half a pixel.
 
     Raises:
-        DataError: another shape, NaN, corners in the wrong order, or boxes beyond the
+        DataError: another shape, corners in the wrong order or NaN, or boxes beyond the
             image: that is how swapped axes, or another image's pixels, show up.
     """
     boxes = np.asarray(boxes, np.float32)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise DataError(f"Boxes have shape {boxes.shape}; it must be (n, 4).")
-    if not np.isfinite(boxes).all():
-        raise DataError("A box has a coordinate that is not a number.")
-    reversed_corners = (boxes[:, 2:] < boxes[:, :2]).any(1)
-    if reversed_corners.any():
+    ordered = (boxes[:, 2:] >= boxes[:, :2]).all(1)  # false for NaN, too
+    if not ordered.all():
         raise DataError(
-            f"{boxes[reversed_corners][0]} ends before it begins. Boxes are x0, y0, "
-            "x1, y1; COCO's x, y, width, height go through from_coco_boxes."
+            f"{boxes[~ordered][0]} ends before it begins. Boxes are x0, y0, x1, y1; "
+            "COCO's x, y, width, height go through from_coco_boxes."
         )
-    if size is not None and len(boxes):
+    if size is not None:
         height, width = size
         limit = np.array([width, height, width, height]) + 0.5
-        if boxes.min() < -0.5 or (boxes > limit).any():
+        if (boxes < -0.5).any() or (boxes > limit).any():
             raise DataError(
                 f"Boxes reach from {boxes[:, :2].min(0)} to {boxes[:, 2:].max(0)}, the "
                 f"image is {width} wide and {height} high. Are x and y swapped, or "
@@ -81,18 +81,12 @@ def nms(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float) -> np.ndarr
 
 
 def multiclass_nms(
-    boxes: np.ndarray,
-    scores: np.ndarray,
-    score_threshold: float,
-    iou_threshold: float,
-    max_detections: int,
+    boxes: np.ndarray, scores: np.ndarray, iou_threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """What is left of all boxes in all classes: suppressed class by class, best first.
 
     Args:
-        boxes: (n, 4). scores: (n, classes).
-        score_threshold: below it nothing is reported. iou_threshold: as ``nms``.
-        max_detections: in all; of a class, a thousand candidates are looked at.
+        boxes: (n, 4). scores: (n, classes). iou_threshold: as ``nms``.
 
     Returns:
         int64 indices (k,) of ``boxes``, and the classes they were chosen for.
@@ -100,13 +94,13 @@ def multiclass_nms(
     found = []
     for label in range(scores.shape[1]):
         own = scores[:, label]
-        candidates = np.flatnonzero(own >= score_threshold)
+        candidates = np.flatnonzero(own >= SCORE_THRESHOLD)
         best_first = np.argsort(-own[candidates], kind="stable")[:_CANDIDATES]
         candidates = candidates[best_first]
         kept = candidates[nms(boxes[candidates], own[candidates], iou_threshold)]
         found += [(i, label) for i in kept]
     indices, labels = np.array(found, np.int64).reshape(-1, 2).T
-    best = np.argsort(-scores[indices, labels], kind="stable")[:max_detections]
+    best = np.argsort(-scores[indices, labels], kind="stable")[:MAX_DETECTIONS]
     return indices[best], labels[best]
 
 

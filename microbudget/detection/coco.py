@@ -10,13 +10,13 @@ import contextlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from ..core.errors import EvaluationError
-from .boxes import check_boxes, to_coco_boxes
+from .boxes import MAX_DETECTIONS, check_boxes, to_coco_boxes
 
-MAX_DETECTIONS = 100  # of a class in an image, in pycocotools; of an image, in decoders
 IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10))
 _RECALLS = np.linspace(0, 1, 101)
 
@@ -41,20 +41,13 @@ class Detections:
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep])
 
 
-@dataclass(frozen=True)
-class _Match:
-    """What pycocotools matched, for one class in one image.
+class _Match(NamedTuple):
+    """What pycocotools matched, for one class in one image."""
 
-    Attributes:
-        scores: (d,), of the detections.
-        hits, misses: bool (thresholds, d); a detection in a crowd is neither.
-        targets: how many boxes there are to find.
-    """
-
-    scores: np.ndarray
-    hits: np.ndarray
-    misses: np.ndarray
-    targets: int
+    scores: np.ndarray  # (detections,)
+    hits: np.ndarray  # bool (thresholds, detections)
+    misses: np.ndarray  # the others, but for detections in a crowd
+    targets: int  # boxes to find
 
 
 @dataclass(frozen=True)
@@ -64,13 +57,14 @@ class DetectionResult:
     Attributes:
         mean_ap, ap50: mAP, and AP at an IoU of 0.5 (NaN: not among the thresholds).
         ap_by_class: AP of each class (NaN: no image holds one).
-        matches: [class][image], all that is needed to add up any selection.
+        matches: [class][image], all that is needed to add up any selection; None:
+            neither found nor to be found.
     """
 
     mean_ap: float
     ap50: float
     ap_by_class: np.ndarray
-    matches: list[list[_Match]] = field(repr=False)
+    matches: list[list[_Match | None]] = field(repr=False)
 
     def __str__(self) -> str:
         return f"mAP {self.mean_ap:.3f}, at an IoU of a half {self.ap50:.3f}"
@@ -83,7 +77,7 @@ class DetectionResult:
         """
         values = []
         for matches in self.matches:
-            chosen = [matches[i] for i in images]
+            chosen = [matches[i] for i in images if matches[i]]
             targets = sum(match.targets for match in chosen)
             if targets:
                 values.append(_average_precision(chosen, targets))
@@ -133,17 +127,15 @@ def evaluate(
     from pycocotools.cocoeval import COCOeval
 
     # Copies, because pycocotools writes into them.
-    targets = [{"iscrowd": 0, **own} for own in annotations["annotations"]]
+    targets = [dict(target) for target in annotations["annotations"]]
     if all(target["iscrowd"] for target in targets):
         raise EvaluationError(
             "The images have no annotations, or of crowds only: nothing to find."
         )
-    rows = to_coco_results(detections, annotations)
-    if not rows:  # pycocotools can't read an empty list
-        image, category = (
-            annotations[key][0]["id"] for key in ("images", "categories")
-        )
-        rows = [_result(image, category, [0, 0, 1, 1], 0.0)]
+    # pycocotools can't read an empty list: a box without size finds nothing, either.
+    nothing = {"image_id": targets[0]["image_id"], "bbox": [0, 0, 0, 0], "score": 0.0,
+               "category_id": targets[0]["category_id"]}  # fmt: skip
+    rows = to_coco_results(detections, annotations) or [nothing]
     with contextlib.redirect_stdout(io.StringIO()):  # it prints tables of its own
         truth = COCO()
         truth.dataset = annotations | {"annotations": targets}
@@ -160,7 +152,7 @@ def evaluate(
     ap_by_class = np.where(known, table.mean((0, 1)), np.nan)
     half = np.isclose(iou_thresholds, 0.5)
     ap50 = float(table[half][..., known].mean()) if half.any() else float("nan")
-    matches = [_match(own, len(iou_thresholds)) for own in evaluator.evalImgs]
+    matches = [own and _match(own) for own in evaluator.evalImgs]
     count = len(annotations["images"])
     matches = [matches[i : i + count] for i in range(0, len(matches), count)]
     return DetectionResult(float(np.nanmean(ap_by_class)), ap50, ap_by_class, matches)
@@ -182,12 +174,11 @@ def to_coco_results(detections: Sequence[Detections], annotations: dict) -> list
     for image, own in zip(images, detections, strict=True):
         boxes = to_coco_boxes(own.boxes).tolist()
         for box, score, label in zip(boxes, own.scores, own.labels, strict=True):
-            rows.append(_result(image["id"], ids[label], box, float(score)))
+            rows.append({
+                "image_id": image["id"], "category_id": ids[label], "bbox": box,
+                "score": float(score),
+            })  # fmt: skip
     return rows
-
-
-def _result(image: int, category: int, box: list, score: float) -> dict:
-    return {"image_id": image, "category_id": category, "bbox": box, "score": score}
 
 
 def bootstrap(
@@ -196,21 +187,12 @@ def bootstrap(
     """mAP of each detector over the same resampled images: name -> (repeats,).
 
     Subtract two of them for the spread of their difference: what is hard for both
-    cancels out.
-
-    Raises:
-        EvaluationError: they were evaluated on different images, whose boxes to find
-            differ in number.
+    cancels out. All must have been evaluated on the same images.
     """
-    targets = {
-        tuple(tuple(match.targets for match in matches) for matches in result.matches)
-        for result in results.values()
-    }
-    if len(targets) != 1:
-        raise EvaluationError(
-            "These were evaluated on different images: the boxes to find differ."
-        )
-    count = len(next(iter(results.values())).matches[0])
+    counts = {len(result.matches[0]) for result in results.values()}
+    if len(counts) != 1:
+        raise EvaluationError(f"Evaluated on different images, {sorted(counts)} each.")
+    (count,) = counts
     draws = np.random.default_rng(seed).integers(0, count, (repeats, count))
     return {
         name: np.array([result.mean_ap_of(draw) for draw in draws])
@@ -236,14 +218,8 @@ def _average_precision(matches: list[_Match], targets: int) -> float:
     return total / len(hits)
 
 
-def _match(found: dict | None, thresholds: int) -> _Match:
-    """One of COCOeval's ``evalImgs``; None: neither found nor to be found."""
-    if found is None:
-        none = np.zeros((thresholds, 0), bool)
-        return _Match(np.zeros(0), none, none, 0)
-    matched = np.asarray(found["dtMatches"]) > 0
-    ignored = np.asarray(found["dtIgnore"]) > 0
-    targets = int(np.sum(np.asarray(found["gtIgnore"]) == 0))
-    return _Match(
-        np.array(found["dtScores"]), matched & ~ignored, ~matched & ~ignored, targets
-    )
+def _match(found: dict) -> _Match:
+    """One of COCOeval's ``evalImgs``."""
+    matched, counted = found["dtMatches"] > 0, found["dtIgnore"] == 0
+    scores, targets = np.array(found["dtScores"]), int(np.sum(found["gtIgnore"] == 0))
+    return _Match(scores, matched & counted, ~matched & counted, targets)

@@ -4,6 +4,8 @@
 DETR-ResNet-50 from the Hub, and COCO's validation images from a folder of yours.
 """
 
+import contextlib
+import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from .. import assets
 from ..core import settings
 from ..core.errors import DataError
+from ..data.images import open_image
 from ..data.synthetic.pages import CLASSES, AnnotatedImage, generate
-from ..export import packages
 from ..export.inspect import optimize_graph
+from ..export.onnx import export_module
 from . import coco, detr, picodet, preprocess
 from .boxes import from_coco_boxes
 
@@ -54,7 +56,7 @@ class Detector:
 
     def check(self, array: np.ndarray, image: np.ndarray | None = None) -> None:
         """Raise DataError on an input that was prepared wrongly, perhaps from image."""
-        preprocess.check_input(array, self.size, image)
+        preprocess.check_input(array, image)
 
     def find(self, session, image: np.ndarray) -> coco.Detections:
         """Boxes in one image, by the network in an engine (an ``export`` session)."""
@@ -91,11 +93,10 @@ def load_detector() -> Detector:
 
 def _picodet() -> Detector:
     folder, asset = assets.fetch("page-layout"), assets.get("page-layout")
-    engine = packages.load("onnxruntime").__version__
-    digest = asset.spec["files"]["layout_cdla.onnx"]
-    path = _cached("page-layout", digest, f"onnxruntime-{engine}")
-    if not path.is_file():  # batch norms folded, constants computed: exact to rounding
-        optimize_graph(folder / "layout_cdla.onnx", path, "basic")
+    # Batch norms folded, constants computed: exact to rounding.
+    path = optimize_graph(
+        folder / "layout_cdla.onnx", _written() / "page-layout.onnx", "basic"
+    )
     return Detector(
         "PicoDet", asset.card(), path, picodet.SIZE, CLASSES, picodet.PARTS,
         picodet.decode,
@@ -105,9 +106,10 @@ def _picodet() -> Detector:
 def _detr() -> Detector:
     folder, asset = assets.fetch("detr-resnet-50"), assets.get("detr-resnet-50")
     digest = asset.spec["hub_files"]["model.safetensors"]
-    path = _cached("detr", digest, f"torch-{torch.__version__}")
-    if not path.is_file():
-        detr.export(detr.load(folder), path)
+    path = _written() / f"detr-{digest[:8]}.onnx"
+    if not path.is_file():  # exporting takes minutes
+        example = {"image": torch.randn(1, 3, *detr.SIZE)}
+        export_module(detr.load(folder), path, example, {}, output="found")
     table = (folder / "config.json").read_text(encoding="utf-8")
     names = json.loads(table)["id2label"]
     names = {int(i): name for i, name in names.items() if name != "N/A"}
@@ -118,18 +120,15 @@ def _detr() -> Detector:
     )  # fmt: skip
 
 
-def _cached(name: str, digest: str, maker: str) -> Path:
-    """Where a network is kept: another asset's or another library's is another file."""
-    folder = settings.load().home / "runs" / "detection"
-    return folder / f"{name}-{digest[:8]}-{maker}.onnx"
+def _written() -> Path:
+    return settings.load().home / "runs" / "detection"
 
 
 def load_data(calibration: int, test: int) -> DetectionData:
     """So many images of either kind.
 
-    ``MICROBUDGET_DATA/coco`` (``instances_val2017.json``, and the images beside it or
-    in ``val2017``) in profile ``full``; else pages generated here, whose boxes are
-    known because they were drawn.
+    ``MICROBUDGET_DATA/coco`` (``instances_val2017.json`` and the folder ``val2017``) in
+    profile ``full``; else pages generated here, whose boxes are known.
 
     Raises:
         DataError: profile ``full`` without that folder, or too few images in it.
@@ -141,8 +140,7 @@ def load_data(calibration: int, test: int) -> DetectionData:
     annotations = {kind: coco.to_coco(own, CLASSES) for kind, own in pages.items()}
     card = (
         "Generated pages\n  source   typeset on this machine: they are not scans of "
-        "real ones\n  licence  MIT (the course's own sentences and "
-        "drawings)"
+        "real ones\n  licence  MIT (the course's own sentences and drawings)"
     )
     return DetectionData(
         **pages, annotations=annotations, card=card, is_course_data=True
@@ -150,6 +148,8 @@ def load_data(calibration: int, test: int) -> DetectionData:
 
 
 def _from_coco(counts: dict[str, int]) -> DetectionData:
+    from pycocotools.coco import COCO
+
     folder = settings.load().data and settings.load().data / "coco"
     table = folder and folder / "instances_val2017.json"
     if not table or not table.is_file():
@@ -158,23 +158,21 @@ def _from_coco(counts: dict[str, int]) -> DetectionData:
             "instances_val2017.json and the folder val2017 into "
             "MICROBUDGET_DATA/coco, or use MICROBUDGET_PROFILE=mini."
         )
-    everything = json.loads(table.read_text(encoding="utf-8"))
-    categories = sorted(everything["categories"], key=lambda row: row["id"])
-    ids = [category["id"] for category in categories]
-    order = np.random.default_rng(0).permutation(len(everything["images"]))
-    if len(order) < sum(counts.values()):
-        raise DataError(f"{table} lists {len(order)} images, too few.")
-    data, annotations, start = {}, {}, 0
+    with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress
+        everything = COCO(str(table))
+    images, ids = everything.dataset["images"], sorted(everything.getCatIds())
+    if len(images) < sum(counts.values()):
+        raise DataError(f"{table} lists {len(images)} images, too few.")
+    order = np.random.default_rng(0).permutation(len(images))
+    data, annotations = {}, {}
     for kind, count in counts.items():
-        images = [everything["images"][i] for i in order[start : start + count]]
-        images = sorted(images, key=lambda row: row["id"])
-        start += count
-        chosen = {image["id"] for image in images}
-        own = [row for row in everything["annotations"] if row["image_id"] in chosen]
+        chosen, order = sorted(images[i]["id"] for i in order[:count]), order[count:]
         annotations[kind] = {
-            "images": images, "annotations": own, "categories": categories,
-        }  # fmt: skip
-        data[kind] = [_annotated_image(folder, image, own, ids) for image in images]
+            "images": everything.loadImgs(chosen),
+            "annotations": everything.loadAnns(everything.getAnnIds(chosen)),
+            "categories": everything.loadCats(ids),
+        }
+        data[kind] = [_annotated_image(folder, everything, i, ids) for i in chosen]
     card = (
         "COCO 2017, validation images\n  licence  CC BY 4.0: the annotations; the "
         "images are under the terms of their owners on Flickr"
@@ -184,20 +182,10 @@ def _from_coco(counts: dict[str, int]) -> DetectionData:
     )
 
 
-def _annotated_image(
-    folder: Path, image: dict, annotations: list[dict], ids: list[int]
-) -> AnnotatedImage:
-    path = folder / "val2017" / image["file_name"]
-    path = path if path.is_file() else folder / image["file_name"]
-    try:
-        with Image.open(path) as opened:
-            pixels = np.asarray(opened.convert("RGB"))
-    except OSError as error:
-        raise DataError(f"{path} can't be read as an image ({error}).") from error
-    own = [
-        row
-        for row in annotations
-        if row["image_id"] == image["id"] and not row["iscrowd"]
-    ]
+def _annotated_image(folder: Path, everything, image_id: int, ids: list[int]):
+    """One of COCO's images, without crowds; labels are indices of ``ids``."""
+    (row,) = everything.loadImgs([image_id])
+    pixels = np.asarray(open_image(folder / "val2017" / row["file_name"]))
+    own = everything.loadAnns(everything.getAnnIds([image_id], iscrowd=False))
     labels = np.array([ids.index(row["category_id"]) for row in own], np.int64)
     return AnnotatedImage(pixels, from_coco_boxes([row["bbox"] for row in own]), labels)

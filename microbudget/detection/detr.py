@@ -6,15 +6,14 @@ which have gaps: 91 numbers for 80 classes.
 """
 
 import os
-from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from torch import nn
 
-from ..export.onnx import export_module
-from .boxes import rescale_boxes
-from .coco import MAX_DETECTIONS, Detections
+from .boxes import MAX_DETECTIONS, SCORE_THRESHOLD, rescale_boxes
+from .coco import Detections
 
 SIZE = 800, 1056  # height, width of the network's input
 PARTS = {  # convolutions of a ResNet-50, in their order
@@ -55,35 +54,21 @@ def load(folder: str | os.PathLike) -> nn.Module:
     return SingleOutputDetr(model).eval()
 
 
-def export(model: nn.Module, path: str | os.PathLike, size=SIZE) -> Path:
-    """Write the ONNX file, compared with torch's output.
-
-    Raises:
-        EngineError: as ``export.export_module``.
-    """
-    example = {"image": torch.randn(1, 3, *size)}
-    return export_module(model, path, example, {}, output="found")
-
-
-def decode(
-    output, size: tuple[int, int], ids: list[int], *, score_threshold: float = 0.05
-) -> Detections:
+def decode(output, size: tuple[int, int], ids: list[int]) -> Detections:
     """From the network's output to boxes.
 
     Args:
         output: (1, queries, numbers + 1 + 4).
         size: (height, width) of the original image.
         ids: COCO's ids of the classes, in the order that labels count them.
-        score_threshold: below it nothing is reported.
     """
     output = np.asarray(output)[0]
     logits, centred = output[:, :-4], output[:, -4:]
-    weights = np.exp(logits - logits.max(1, keepdims=True))
     # Without the gaps and "nothing": (queries, classes).
-    probabilities = (weights / weights.sum(1, keepdims=True))[:, ids]
+    probabilities = softmax(logits, 1)[:, ids]
     labels, scores = probabilities.argmax(1), probabilities.max(1)
     low, high = centred[:, :2] - centred[:, 2:] / 2, centred[:, :2] + centred[:, 2:] / 2
     boxes = rescale_boxes(np.concatenate([low, high], 1), (1, 1), size)
     best = np.argsort(-scores, kind="stable")[:MAX_DETECTIONS]
-    best = best[scores[best] >= score_threshold]
+    best = best[scores[best] >= SCORE_THRESHOLD]
     return Detections(boxes[best], scores[best].astype(np.float32), labels[best])

@@ -8,12 +8,14 @@ arXiv:2006.04388).
 """
 
 import numpy as np
+from scipy.special import softmax
 
-from .boxes import multiclass_nms, rescale_boxes
-from .coco import MAX_DETECTIONS, Detections
+from .boxes import SCORE_THRESHOLD, multiclass_nms, rescale_boxes
+from .coco import Detections
 
 SIZE = 800, 608  # height, width of the network's input
 STRIDES = 8, 16, 32, 64
+_IOU_THRESHOLD = 0.5  # above it the worse of two boxes of a class goes
 PARTS = {  # convolutions of this network, in the file's order
     "first ten": slice(0, 10),
     "rest of backbone": slice(10, 31),
@@ -22,41 +24,27 @@ PARTS = {  # convolutions of this network, in the file's order
 }
 
 
-def decode(
-    outputs,
-    size: tuple[int, int],
-    *,
-    score_threshold: float = 0.05,
-    iou_threshold: float = 0.5,
-) -> Detections:
+def decode(outputs, size: tuple[int, int]) -> Detections:
     """From the network's outputs to boxes.
 
     Args:
         outputs: arrays (1, positions, classes) for each stride, then as many
             (1, positions, 4 · 8) of distances' distributions.
         size: (height, width) of the original image, whose pixels boxes are in.
-        score_threshold: below it nothing is reported. For average precision low: it
-            looks at all scores; for people 0.4.
-        iou_threshold: above it the worse of two boxes of a class goes.
     """
     boxes, scores = [], []
-    heads = len(STRIDES)
-    for stride, score, edges in zip(
-        STRIDES, outputs[:heads], outputs[heads:], strict=True
-    ):
+    for stride, score, edges in zip(STRIDES, outputs[:4], outputs[4:], strict=True):
         score, edges = np.asarray(score)[0], np.asarray(edges)[0]
         positions = grid_positions(stride)
         assert len(score) == len(positions), f"another network: stride {stride}"
-        likely = np.flatnonzero(score.max(1) >= score_threshold)
+        likely = np.flatnonzero(score.max(1) >= SCORE_THRESHOLD)
         outwards = np.array([-1, -1, 1, 1]) * edge_distances(edges[likely], stride)
         scores.append(score[likely])
         boxes.append(positions[likely] + outwards)
     boxes = np.concatenate(boxes)  # (candidates, 4), pixels of the input
     scores = np.concatenate(scores)  # (candidates, classes)
     boxes = rescale_boxes(boxes, SIZE, size)
-    kept, labels = multiclass_nms(
-        boxes, scores, score_threshold, iou_threshold, MAX_DETECTIONS
-    )
+    kept, labels = multiclass_nms(boxes, scores, _IOU_THRESHOLD)
     return Detections(boxes[kept], scores[kept, labels].astype(np.float32), labels)
 
 
@@ -71,6 +59,5 @@ def grid_positions(stride: int) -> np.ndarray:
 def edge_distances(edges: np.ndarray, stride: int) -> np.ndarray:
     """Means of the four distributions, in pixels of the input: (positions, 4)."""
     logits = edges.reshape(len(edges), 4, edges.shape[1] // 4)  # (…, edges, bins)
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    weights /= weights.sum(-1, keepdims=True)
+    weights = softmax(logits, -1)
     return (weights @ np.arange(logits.shape[-1], dtype=np.float32)) * stride

@@ -35,9 +35,7 @@ def prepare_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.ascontiguousarray(((scaled - MEAN) / STD).transpose(2, 0, 1)[None])
 
 
-def check_input(
-    array: np.ndarray, size: tuple[int, int], image: np.ndarray | None = None
-) -> None:
+def check_input(array: np.ndarray, image: np.ndarray | None = None) -> None:
     """Raise DataError unless ``array`` looks like an input made by ``prepare_image``.
 
     A page or a photograph has dark *and* light places, and standardised numbers lie in
@@ -45,16 +43,10 @@ def check_input(
     divided, is nearly black everywhere: all its numbers are near the smallest one.
 
     Args:
-        array: the input.
-        size: (height, width) that it must have.
+        array: float32 (1, 3, height, width).
         image: what it was made of, uint8; one that is dark itself, but not as dark as
             one divided by 255, may be nearly black.
     """
-    if array.shape != (1, 3, *size) or array.dtype != np.float32:
-        raise DataError(
-            f"The network wants float32 {(1, 3, *size)}, not {array.dtype} "
-            f"{array.shape}."
-        )
     shades = array[0] * STD[:, None, None] + MEAN[:, None, None]  # back to 0...1
     if shades.min() < -0.01 or shades.max() > 1.01:
         raise DataError(

@@ -10,7 +10,6 @@ from ..core.checkpoint import load_tensors, save_tensors
 from ..core.errors import QuantizationError
 from .fake_quant import fake_quantize, fake_quantized_layers
 
-_RANGE = ("low", "high")
 _SETTINGS = ("bits", "input_bits", "per_channel", "dynamic")
 
 
@@ -23,23 +22,18 @@ def save(model: nn.Module, path: str | os.PathLike) -> Path:
         QuantizationError: not fake-quantized, or a weight has other than 2 to 8 bits.
     """
     layers = fake_quantized_layers(model)
-    if not layers:
-        raise QuantizationError("Nothing to save: fake_quantize(model) first.")
-    state = dict(model.state_dict())
+    if not layers or not all(2 <= layer.bits <= 8 for layer in layers.values()):
+        raise QuantizationError(
+            "Only a fake-quantized model with weights of 2 to 8 bits is saved as int8: "
+            "call fake_quantize(model) first."
+        )
+    state, settings = dict(model.state_dict()), {}
     for name, layer in layers.items():
-        if not 2 <= layer.bits <= 8:
-            raise QuantizationError(f"{name} has {layer.bits} bits: int8 holds 2 to 8.")
         mapping = layer.weight_mapping()
         codes = mapping.quantize(state.pop(f"{name}.layer.weight"))
         state[f"{name}.codes"] = codes.to(torch.int8)
         state[f"{name}.scale"] = mapping.scale
-        if torch.isnan(layer.low):  # not calibrated: there is no range to keep
-            for end in _RANGE:
-                del state[f"{name}.{end}"]
-    settings = {
-        name: {key: getattr(layer, key) for key in _SETTINGS}
-        for name, layer in layers.items()
-    }
+        settings[name] = {key: getattr(layer, key) for key in _SETTINGS}
     return save_tensors(path, state, fake_quantized=settings)
 
 
@@ -61,8 +55,6 @@ def load(path: str | os.PathLike, model: nn.Module) -> nn.Module:
             setattr(layer, key, settings[name][key])
         codes, scale = state.pop(f"{name}.codes"), state.pop(f"{name}.scale")
         state[f"{name}.layer.weight"] = codes.float() * scale
-        for end in _RANGE:
-            state.setdefault(f"{name}.{end}", torch.tensor(float("nan")))
     try:
         new.load_state_dict(state)
     except RuntimeError as error:

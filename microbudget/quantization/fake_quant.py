@@ -33,7 +33,7 @@ class FakeQuantize(nn.Module):
         bits, input_bits: of weights and inputs; 0: left in floats.
         per_channel: a scale for each output channel, else one for the whole weight.
         dynamic: the range of the inputs is taken from each batch.
-        low, high: buffers, the range of the inputs; NaN before calibration.
+        low, high: buffers, the range of the inputs; low > high before calibration.
     """
 
     def __init__(
@@ -41,15 +41,15 @@ class FakeQuantize(nn.Module):
         layer: nn.Module,
         bits: int,
         input_bits: int,
-        per_channel: bool = True,
-        dynamic: bool = False,
+        per_channel: bool,
+        dynamic: bool,
     ):
         super().__init__()
         self.layer, self.bits, self.input_bits = layer, bits, input_bits
         self.per_channel, self.dynamic = per_channel, dynamic
-        unknown = torch.tensor(float("nan"), device=layer.weight.device)
-        self.register_buffer("low", unknown)
-        self.register_buffer("high", unknown.clone())
+        device = layer.weight.device
+        self.register_buffer("low", torch.tensor(0.0, device=device))
+        self.register_buffer("high", torch.tensor(-1.0, device=device))
         self.calibration: _Calibration | None = None  # set while calibrating
         self.bias_is_corrected = False
 
@@ -58,12 +58,8 @@ class FakeQuantize(nn.Module):
         return weight_mapping(self.layer.weight, self.bits, axes)
 
     def input_mapping(self) -> AffineMapping:
-        """The mapping of the calibrated range.
-
-        Raises:
-            QuantizationError: not calibrated yet.
-        """
-        if torch.isnan(self.low):
+        """The mapping of the calibrated range; a QuantizationError without one."""
+        if self.low > self.high:
             raise QuantizationError(
                 "The inputs' range isn't known: run calibrate_(model, …) on some data "
                 "first, or use dynamic=True."
@@ -72,32 +68,19 @@ class FakeQuantize(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.calibration is not None:
-            return self._observe(x)
+            return self.calibration.observe(self, x)
         if self.input_bits:
             if self.dynamic:
                 mapping = affine_mapping(*value_range(x.detach()), self.input_bits)
             else:
                 mapping = self.input_mapping()
             x = mapping.fake_quantize(x)
-        return self._with_rounded_weight(x) if self.bits else self.layer(x)
+        return self.with_rounded_weight(x) if self.bits else self.layer(x)
 
-    def _with_rounded_weight(self, x: torch.Tensor) -> torch.Tensor:
+    def with_rounded_weight(self, x: torch.Tensor) -> torch.Tensor:
         weight = self.weight_mapping().fake_quantize(self.layer.weight)
         # A call with another weight leaves the float weight in place, to be trained.
         return torch.func.functional_call(self.layer, {"weight": weight}, (x,))
-
-    def _observe(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute in floats; note the inputs and how rounded weights shift outputs."""
-        self.calibration.add(x)
-        y = self.layer(x)
-        correct_bias = self.calibration.correct_bias and self.layer.bias is not None
-        if correct_bias and self.bits:
-            channel_dim = -1 if isinstance(self.layer, nn.Linear) else -3
-            shift = self._with_rounded_weight(x) - y
-            shift = shift.movedim(channel_dim, 0).flatten(1)  # (channels, positions)
-            self.calibration.shift = self.calibration.shift + shift.sum(1)
-            self.calibration.positions += shift.shape[1]
-        return y
 
 
 def fake_quantize(
@@ -121,21 +104,21 @@ def fake_quantize(
     Raises:
         QuantizationError: nothing to quantize, a name that isn't there.
     """
-    if fake_quantized_layers(model):
-        raise QuantizationError(
-            "This model is fake-quantized already: take the original."
-        )
     model = copy.deepcopy(model)
     found = {n: m for n, m in model.named_modules() if type(m) in QUANTIZED_TYPES}
-    if not found:
-        raise QuantizationError("There is no convolution or linear layer to quantize.")
-    if isinstance(bits, Mapping) and (mismatch := set(bits) ^ set(found)):
+    if not found or fake_quantized_layers(model):
+        raise QuantizationError(
+            "Nothing to quantize: the model has no convolution or linear layer, or is "
+            "fake-quantized already. Take the float model."
+        )
+    if not isinstance(bits, Mapping):
+        bits = dict.fromkeys(found, bits)
+    if mismatch := set(bits) ^ set(found):
         raise QuantizationError(
             f"bits must name every layer once: {sorted(mismatch)[:3]}."
         )
     for name, layer in found.items():
-        own_bits = bits[name] if isinstance(bits, Mapping) else bits
-        new = FakeQuantize(layer, own_bits, input_bits, per_channel, dynamic)
+        new = FakeQuantize(layer, bits[name], input_bits, per_channel, dynamic)
         replace_layer(model, name, new)
     return model
 
@@ -183,8 +166,7 @@ def calibrate_(
         for name, layer in layers.items():
             if not layer.calibration.samples:
                 raise QuantizationError(f"No calibration data reached {name}.")
-        for layer in layers.values():
-            _apply(layer, observer)
+            layer.calibration.apply_(layer, observer)
     finally:
         for layer in layers.values():
             layer.calibration = None
@@ -203,29 +185,35 @@ class _Calibration:
     def __init__(self, correct_bias: bool):
         self.correct_bias, self.positions, self.shift = correct_bias, 0, 0.0
         self.samples: list[torch.Tensor] = []
+        self.low, self.high = float("inf"), -float("inf")
         self.generator = torch.Generator().manual_seed(0)
 
-    def add(self, x: torch.Tensor) -> None:
-        flat = x.detach().flatten().float()
-        low, high = (end.flatten()[0] for end in value_range(flat))
-        if self.samples:
-            low, high = torch.minimum(low, self.low), torch.maximum(high, self.high)
-        self.low, self.high = low, high
+    def observe(self, layer: FakeQuantize, x: torch.Tensor) -> torch.Tensor:
+        """Compute in floats; note the inputs and how rounded weights shift outputs."""
+        flat = x.flatten().float()
+        low, high = value_range(flat)
+        self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
         if len(flat) > _SAMPLES:  # at random: a fixed step may hit one column only
             drawn = torch.randint(len(flat), (_SAMPLES,), generator=self.generator)
             flat = flat[drawn.to(flat.device)]
         self.samples.append(flat)
+        y = layer.layer(x)
+        if self.correct_bias and layer.bits and layer.layer.bias is not None:
+            channel_dim = -1 if isinstance(layer.layer, nn.Linear) else -3
+            shift = layer.with_rounded_weight(x) - y
+            shift = shift.movedim(channel_dim, 0).flatten(1)  # (channels, positions)
+            self.shift = self.shift + shift.sum(1)
+            self.positions += shift.shape[1]
+        return y
 
-
-def _apply(layer: FakeQuantize, observer: str) -> None:
-    """Give a layer the range that was observed, and its corrected bias."""
-    seen = layer.calibration
-    # The samples may have missed the extremes, which min_max is about.
-    extremes = torch.stack([seen.low, seen.high])
-    values = extremes if observer == "min_max" else torch.cat(seen.samples)
-    low, high = OBSERVERS[observer](values, bits=layer.input_bits or 8)
-    layer.low.fill_(low)
-    layer.high.fill_(high)
-    if seen.positions:
-        layer.layer.bias -= seen.shift / seen.positions
-        layer.bias_is_corrected = True
+    def apply_(self, layer: FakeQuantize, observer: str) -> None:
+        """Give the layer the range that was observed, and its corrected bias."""
+        # The samples may have missed the extremes, which min_max is about.
+        extremes = torch.tensor([self.low, self.high])
+        values = extremes if observer == "min_max" else torch.cat(self.samples)
+        low, high = OBSERVERS[observer](values, bits=layer.input_bits or 8)
+        layer.low.fill_(low)
+        layer.high.fill_(high)
+        if self.positions:
+            layer.layer.bias -= self.shift / self.positions
+            layer.bias_is_corrected = True

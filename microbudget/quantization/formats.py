@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 import torch
 
-from ..core.errors import QuantizationError
-
 # name -> (dtype, bits of the exponent, bits of the mantissa); integers have no exponent
 FORMATS = {
     "float32": (torch.float32, 8, 23),
@@ -38,23 +36,11 @@ class NumberBits:
     exponent: str
     mantissa: str
 
-    @property
-    def bits(self) -> str:
-        return self.sign + self.exponent + self.mantissa
-
 
 def to_bits(value: float, format: str) -> NumberBits:
-    """Round ``value`` to a format and take its bits apart.
-
-    Raises:
-        QuantizationError: a value outside of int8.
-    """
+    """Round ``value`` to a format and take its bits apart."""
     dtype, exponent, mantissa = FORMATS[format]
-    if format == "int8":
-        if not -128.5 <= value <= 127.5:  # and so no NaN
-            raise QuantizationError(
-                f"{value} is outside of int8's −128 … 127: scale it."
-            )
+    if format == "int8":  # clipped, as quantization does; torch would wrap around
         value = max(-128, min(127, round(value)))
     number = torch.tensor(value).to(dtype)
     width = 1 + exponent + mantissa
@@ -77,10 +63,8 @@ def from_bits(bits: NumberBits) -> float:
     e, m = int(bits.exponent, 2), int(bits.mantissa, 2)
     bias, steps = 2 ** (len(bits.exponent) - 1) - 1, 2 ** len(bits.mantissa)
     largest = 2 ** len(bits.exponent) - 1
-    if bits.format == "float8 e4m3":
-        if e == largest and m == steps - 1:
-            return float("nan")
-    elif e == largest:
+    has_infinity = bits.format != "float8 e4m3"
+    if e == largest and (has_infinity or m == steps - 1):
         return float("nan") if m else sign * float("inf")
     if e == 0:
         return sign * 2.0 ** (1 - bias) * m / steps

@@ -11,7 +11,6 @@ the input: they are computed once. Only the last multiplication is in floats.
 
 import torch
 
-from ..core.errors import QuantizationError
 from .mapping import AffineMapping
 
 
@@ -19,49 +18,38 @@ class IntegerLinear:
     """A linear layer in integers.
 
     Args:
-        weight: float32 (out, in). bias: float32 (out,), or None.
+        weight: float32 (out, in). bias: float32 (out,).
         input_mapping: with one scale. weight_mapping: with one scale, or one a row.
 
     Attributes:
         codes: int32 (out, in), the weight's.
         step: float32 (out,) or (1,): Sx·Sw.
         constant: int64 (out,): −Zx·Σ qw + n·Zx·Zw + round(b / (Sx·Sw)).
-
-    Raises:
-        QuantizationError: more scales than can be moved out of the sum; a sum could
-            leave 32 bits, the size of an int8 kernel's accumulator.
     """
 
     def __init__(
         self,
         weight: torch.Tensor,
-        bias: torch.Tensor | None,
+        bias: torch.Tensor,
         input_mapping: AffineMapping,
         weight_mapping: AffineMapping,
     ):
         x, w = input_mapping, weight_mapping
         rows, inputs = weight.shape
-        if x.scale.numel() != 1 or w.scale.shape not in ((1, 1), (rows, 1)):
-            raise QuantizationError(
-                "Use one scale for the inputs, and one for the weight or one for each "
-                "row: a scale that differs within a row can't be moved out of the sum."
-            )
+        # A scale that differs within a row couldn't be moved out of the sum.
+        assert x.scale.numel() == 1 and w.scale.shape in ((1, 1), (rows, 1))
         self.input_mapping, self.codes = x, w.quantize(weight)
         self.step = x.scale * w.scale.flatten()
         x_zero, self.zero_point = (m.zero_point.long().flatten() for m in (x, w))
-        largest_x = max(x.quant_max - int(x_zero), int(x_zero) - x.quant_min)
-        largest_w = int((self.codes - w.zero_point).abs().max())
-        if inputs * largest_x * largest_w >= 2**31:
-            raise QuantizationError(
-                f"{inputs} products may overflow a 32-bit accumulator."
-            )
         sums = self.codes.long().sum(1)
         self.constant = inputs * x_zero * self.zero_point - x_zero * sums
-        if bias is not None:
-            self.constant = self.constant + torch.round(bias / self.step).long()
+        self.constant += torch.round(bias / self.step).long()
 
     def accumulate(self, codes: torch.Tensor) -> torch.Tensor:
-        """int32 codes (batch, in) -> int64 sums (batch, out), without any float."""
+        """int32 codes (batch, in) -> int64 sums (batch, out), without any float.
+
+        An int8 kernel has 32 bits for a sum: enough for 2^15 products of 8-bit codes.
+        """
         products = codes.long() @ self.codes.long().T  # (batch, out)
         input_sums = codes.long().sum(1, keepdim=True)  # (batch, 1)
         return products - input_sums * self.zero_point + self.constant

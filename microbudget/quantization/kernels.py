@@ -10,6 +10,7 @@ from 0 up, *is* the ReLU, so the ReLU disappears.
 
 import copy
 from collections.abc import Iterator
+from itertools import takewhile
 
 import torch
 from torch import nn
@@ -38,24 +39,23 @@ class Int8Layer(nn.Module):
             raise QuantizationError(
                 "Int8 kernels want calibrated 8-bit inputs and 8-bit weights at most."
             )
-        self.is_linear = isinstance(layer.layer, nn.Linear)
-        # oneDNN's int8 operator is a convolution; a linear layer is one of 1 × 1.
-        conv = _as_convolution(layer.layer) if self.is_linear else layer.layer
-        if isinstance(conv.padding, str) or conv.padding_mode != "zeros":
-            raise QuantizationError(
-                f"The int8 kernel pads with zeros, by numbers: not {conv.padding!r}, "
-                f"{conv.padding_mode!r}."
-            )
-        self.pads_same = isinstance(conv, SamePadConv2d)
-        weight = layer.weight_mapping()
-        codes = weight.quantize(layer.layer.weight.detach())
-        scales = weight.scale.flatten().expand(conv.out_channels).contiguous()
+        inner = layer.layer
+        self.is_linear = isinstance(inner, nn.Linear)
+        self.pads_same = isinstance(inner, SamePadConv2d)
+        mapping = layer.weight_mapping()
+        codes = mapping.quantize(inner.weight.detach())
+        if self.is_linear:  # oneDNN's int8 operator is a convolution: of 1 × 1 here
+            codes, geometry = codes[:, :, None, None], onednn.POINTWISE
+        else:
+            assert inner.padding_mode == "zeros" and not isinstance(inner.padding, str)
+            sides = (inner.stride, inner.padding, inner.dilation)
+            geometry = (*map(list, sides), inner.groups)
+        scales = mapping.scale.flatten().expand(len(codes)).contiguous()
         self.scale, self.zero_point = _grid(layer)
         self.output_grid = None if following is None else _grid(following)
         self.convolution = onednn.Int8Convolution(
-            codes.reshape(conv.weight.shape), scales, conv,
-            (self.scale, self.zero_point), conv.bias, self.output_grid,
-        )  # fmt: skip
+            codes, scales, geometry, _grid(layer), inner.bias, self.output_grid
+        )
 
     def quantize(self, x: torch.Tensor) -> torch.Tensor:
         """float32 -> uint8 codes."""
@@ -87,75 +87,54 @@ def to_int8(model: nn.Module) -> nn.Module:
             "This torch has no int8 convolution for this processor (it comes with "
             "oneDNN, on x86). The fake-quantized model has the same accuracy."
         )
-    # As a child of another module, the model itself may be replaced, too.
-    parent = nn.ModuleDict({"model": copy.deepcopy(model).cpu().eval()})
-    _convert_children_(parent)
-    return parent["model"]
+    return _convert_(copy.deepcopy(model).cpu().eval())
 
 
-def _convert_children_(parent: nn.Module) -> None:
-    for name, child in list(parent.named_children()):
-        if isinstance(child, FakeQuantize):
-            setattr(parent, name, Int8Layer(child))
-        elif _is_plain_sequence(child):
-            setattr(parent, name, _convert_sequence(child))
+def _convert_(module: nn.Module) -> nn.Module:
+    """What takes the place of a module; its children are replaced in place."""
+    if isinstance(module, FakeQuantize):
+        return Int8Layer(module)
+    if (modules := _flatten(module)) != [module]:
+        return nn.Sequential(*_convert_chain(modules))
+    for name, child in module.named_children():
+        setattr(module, name, _convert_(child))
+    return module
+
+
+def _flatten(module: nn.Module) -> list[nn.Module]:
+    """What is called one after the other; a subclass may do more than that."""
+    if type(module).forward is not nn.Sequential.forward:
+        return [module]
+    return [inner for child in module for inner in _flatten(child)]
+
+
+def _convert_chain(modules: list[nn.Module]) -> Iterator[nn.Module]:
+    """Layers with nothing but activations between them hand on codes."""
+    while modules:
+        module, *modules = modules
+        if not isinstance(module, FakeQuantize):
+            yield _convert_(module)
+            continue
+        between = list(takewhile(lambda m: isinstance(m, _ABSORBED), modules))
+        following = next(iter(modules[len(between) :]), None)
+        if _clips_alike(between, following):
+            yield Int8Layer(module, following)
+            modules = modules[len(between) :]
         else:
-            _convert_children_(child)
+            yield Int8Layer(module)
 
 
-def _convert_sequence(sequence: nn.Sequential) -> nn.Sequential:
-    """Layers with nothing but activations between them are joined to chains."""
-    modules = list(_flatten(sequence))
-    converted = dict(enumerate(modules))
-    layers = [i for i, module in enumerate(modules) if isinstance(module, FakeQuantize)]
-    for i, following in zip(layers, [*layers[1:], None], strict=False):
-        between = modules[i + 1 : following]
-        if following is not None and _clips_alike(between, modules[following]):
-            converted[i] = Int8Layer(modules[i], modules[following])
-            for absorbed in range(i + 1, following):
-                del converted[absorbed]
-        else:
-            converted[i] = Int8Layer(modules[i])
-    for module in converted.values():
-        _convert_children_(module)
-    return nn.Sequential(*converted.values())
-
-
-def _clips_alike(between: list[nn.Module], following: FakeQuantize) -> bool:
+def _clips_alike(between: list[nn.Module], following: nn.Module | None) -> bool:
     """Whether clipping to the following layer's range does what stands between."""
-    if not all(isinstance(module, _ABSORBED) for module in between):
+    if not isinstance(following, FakeQuantize):
         return False
     low, high = (float(end) for end in following.input_mapping().range)
-    if any(isinstance(module, nn.ReLU6) for module in between):
-        return low == 0 and high <= 6.001
-    if any(isinstance(module, nn.ReLU) for module in between):
-        return low == 0
-    return True
-
-
-def _flatten(sequence: nn.Sequential) -> Iterator[nn.Module]:
-    for child in sequence:
-        if _is_plain_sequence(child):
-            yield from _flatten(child)
-        else:
-            yield child
-
-
-def _is_plain_sequence(module: nn.Module) -> bool:
-    """Whether a module calls its children one after the other, and does no more."""
-    return isinstance(module, nn.Sequential) and (
-        type(module).forward is nn.Sequential.forward
-    )
+    has_relu6 = any(isinstance(module, nn.ReLU6) for module in between)
+    has_relu = has_relu6 or any(isinstance(module, nn.ReLU) for module in between)
+    return (low == 0 or not has_relu) and (high <= 6.001 or not has_relu6)
 
 
 def _grid(layer: FakeQuantize) -> onednn.Grid:
     """Scale and zero point of a layer's inputs."""
     mapping = layer.input_mapping()
     return float(mapping.scale), int(mapping.zero_point)
-
-
-def _as_convolution(linear: nn.Linear) -> nn.Conv2d:
-    conv = nn.Conv2d(linear.in_features, linear.out_features, 1, device="meta")
-    conv.weight = nn.Parameter(linear.weight.detach()[:, :, None, None])
-    conv.bias = linear.bias
-    return conv

@@ -86,7 +86,12 @@ def affine_mapping(
         QuantizationError: bits below 1 or above 16, a range that isn't finite, is the
             wrong way round, or too wide for a float16 scale.
     """
-    low, high = _checked_range(low, high, bits)
+    low, high = torch.as_tensor(low).float(), torch.as_tensor(high).float()
+    is_range = (low <= high) & torch.isfinite(high - low)  # false for NaN, too
+    if not (1 <= bits <= 16 and is_range.all()):
+        raise QuantizationError(
+            "A range must be finite, with low ≤ high, and have 1 to 16 bits."
+        )
     low, high = low.clamp(max=0), high.clamp(min=0)
     quant_max = 2**bits - 1
     scale = ((high - low) / quant_max).clamp(min=_SMALLEST_SCALE)
@@ -101,14 +106,14 @@ def symmetric_mapping(largest: torch.Tensor, bits: int = 8) -> AffineMapping:
 
     One code is given up, so that −x is always the code −q.
 
-    Raises:
-        QuantizationError: as ``affine_mapping``; bits below 2.
+    Args:
+        largest: float, not negative.
+        bits: 2 or more: one is the sign's.
     """
     if bits < 2:
         raise QuantizationError(f"bits={bits}: a sign and a number need two.")
-    largest, _ = _checked_range(largest, largest, bits)
     quant_max = 2 ** (bits - 1) - 1
-    scale = (largest.abs() / quant_max).clamp(min=_SMALLEST_SCALE)
+    scale = (torch.as_tensor(largest).float() / quant_max).clamp(min=_SMALLEST_SCALE)
     zero_point = torch.zeros_like(scale, dtype=torch.int32)
     return AffineMapping(scale, zero_point, -quant_max, quant_max)
 
@@ -119,11 +124,7 @@ def weight_mapping(
     axes: Sequence[int] = (0,),
     symmetric: bool = True,
 ) -> AffineMapping:
-    """The mapping of a weight from its own range.
-
-    Args:
-        axes: as for ``value_range``; by default a scale for each output channel.
-    """
+    """The mapping of a weight from its own range, by default one for each channel."""
     low, high = value_range(weight.detach(), axes)
     if symmetric:
         return symmetric_mapping(torch.maximum(high, -low), bits)
@@ -145,34 +146,19 @@ def value_range(
     Raises:
         QuantizationError: an empty tensor, or NaN or infinity in it.
     """
-    if x.numel() == 0:
-        raise QuantizationError("There is nothing to quantize: the tensor is empty.")
-    if not torch.isfinite(x).all():
+    if x.numel() == 0 or not torch.isfinite(x).all():
         raise QuantizationError(
-            "The tensor to quantize holds NaN or infinity, which have no range: check "
-            "the layer or the data that it comes from."
+            "The tensor to quantize is empty, or holds NaN or infinity, which have no "
+            "range: check the layer or the data that it comes from."
         )
     reduced = [dim for dim in range(x.ndim) if dim not in axes]
-    if not reduced:
-        return x, x
     return x.amin(reduced, keepdim=True), x.amax(reduced, keepdim=True)
-
-
-def _checked_range(low, high, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
-    if not 1 <= bits <= 16:
-        raise QuantizationError(f"bits={bits}: use 1 to 16.")
-    low, high = torch.as_tensor(low).float(), torch.as_tensor(high).float()
-    if not ((low <= high) & torch.isfinite(high - low)).all():  # false for NaN, too
-        raise QuantizationError(
-            "A range must be finite, with low ≤ high: check the two ends."
-        )
-    return low, high
 
 
 def _round_up_to_float16(scale: torch.Tensor) -> torch.Tensor:
     """The next float16 that isn't smaller, as float32; for positive numbers."""
     largest = torch.finfo(torch.float16).max
-    if scale.numel() and float(scale.max()) >= largest:
+    if float(scale.max()) >= largest:
         raise QuantizationError(
             f"A scale of {float(scale.max()):.1e} can't be stored in 16 bits, whose "
             f"largest number is {largest:g}. Are these a layer's weights?"

@@ -28,11 +28,9 @@ def choose_bits(
         part -> bits.
 
     Raises:
-        QuantizationError: different parts in the two tables, or a budget below what the
-            fewest bits take.
+        QuantizationError: a budget below what the fewest bits take.
     """
-    if not sensitivity or set(sensitivity) != set(weights):
-        raise QuantizationError("sensitivity and weights must name the same parts.")
+    assert set(sensitivity) == set(weights), "two tables of different parts"
     chosen = {name: max(losses) for name, losses in sensitivity.items()}
     fewest = {name: min(losses) for name, losses in sensitivity.items()}
     if budget < mean_bits(fewest, weights):
@@ -44,10 +42,10 @@ def choose_bits(
     while mean_bits(chosen, weights) > budget:
         loss_per_bit = {}
         for name, losses in sensitivity.items():
-            for bits in (bits for bits in losses if bits < chosen[name]):
-                saved = (chosen[name] - bits) * weights[name]
-                loss = losses[bits] - losses[chosen[name]]
-                loss_per_bit[name, bits] = loss / saved
+            for bits, loss in losses.items():
+                if bits < chosen[name]:
+                    saved = (chosen[name] - bits) * weights[name]
+                    loss_per_bit[name, bits] = (loss - losses[chosen[name]]) / saved
         name, bits = min(loss_per_bit, key=loss_per_bit.get)
         chosen[name] = bits
     return chosen

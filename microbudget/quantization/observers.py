@@ -8,11 +8,13 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from scipy.special import rel_entr
 
 from .mapping import affine_mapping, value_range
 
 Range = tuple[float, float]
-_BINS, _STEPS = 2048, 60
+_BINS, _STEPS = 2048, 60  # of entropy, of mse
+_OUTSIDE = 1e-4  # fraction that percentile clips at either end
 
 
 def min_max(x: torch.Tensor, bits: int = 8) -> Range:
@@ -21,11 +23,11 @@ def min_max(x: torch.Tensor, bits: int = 8) -> Range:
     return float(low), float(high)
 
 
-def percentile(x: torch.Tensor, bits: int = 8, outside: float = 1e-4) -> Range:
-    """All but a small fraction (``outside``) of the values at either end."""
+def percentile(x: torch.Tensor, bits: int = 8) -> Range:
+    """All but the smallest and the largest ten-thousandth of the values."""
     value_range(x)  # refuses NaN and empty tensors, as the other observers do
-    ends = np.quantile(x.detach().cpu().numpy(), [outside, 1 - outside])
-    return float(ends[0]), float(ends[1])
+    low, high = np.quantile(x.detach().cpu().numpy(), [_OUTSIDE, 1 - _OUTSIDE])
+    return float(low), float(high)
 
 
 def mse(x: torch.Tensor, bits: int = 8) -> Range:
@@ -36,15 +38,13 @@ def mse(x: torch.Tensor, bits: int = 8) -> Range:
     """
     low, high = value_range(x)
     x = x.detach().flatten()
-    smallest_error, best = np.inf, (float(low), float(high))
-    for step in range(_STEPS):
-        fraction = 1 - step / _STEPS
+
+    def error(fraction: float) -> float:
         mapping = affine_mapping(low * fraction, high * fraction, bits)
-        error = float((mapping.fake_quantize(x) - x).square().mean())
-        if error < smallest_error:
-            smallest_error = error
-            best = float(low) * fraction, float(high) * fraction
-    return best
+        return float((mapping.fake_quantize(x) - x).square().mean())
+
+    best = min((1 - step / _STEPS for step in range(_STEPS)), key=error)
+    return float(low) * best, float(high) * best
 
 
 def entropy(x: torch.Tensor, bits: int = 8) -> Range:
@@ -60,15 +60,16 @@ def entropy(x: torch.Tensor, bits: int = 8) -> Range:
     counts, edges = np.histogram(x.detach().abs().cpu().numpy(), bins=_BINS)
     # A ReLU's many zeros are represented exactly anyway, and would outweigh the rest.
     counts[0] = counts[1]
-    levels, smallest, threshold = 2 ** (bits - 1), np.inf, float(edges[-1])
-    beyond = counts[::-1].cumsum()[::-1]  # in a bin or after it
-    for bins in range(max(levels, 16), _BINS + 1, 8):
-        clipped = counts[:bins].astype(float)
-        clipped[-1] += beyond[bins] if bins < _BINS else 0
-        coarse = _in_levels(counts[:bins].astype(float), levels)
-        divergence = _kl_divergence(clipped, coarse)
-        if divergence < smallest:
-            smallest, threshold = divergence, float(edges[bins])
+    levels = 2 ** (bits - 1)
+
+    def divergence(bins: int) -> float:
+        """Σ p·log(p/q); where only p has something, q counts as 1e-9."""
+        p, q = counts[:bins].astype(float), _in_levels(counts[:bins], levels)
+        p[-1] += counts[bins:].sum()
+        p, q = p / max(p.sum(), 1), q / max(q.sum(), 1)
+        return rel_entr(p, np.where(q == 0, 1e-9, q)).sum()
+
+    threshold = float(edges[min(range(max(levels, 16), _BINS + 1, 8), key=divergence)])
     return (0.0 if float(low) >= 0 else -threshold), threshold
 
 
@@ -87,11 +88,3 @@ def _in_levels(counts: np.ndarray, levels: int) -> np.ndarray:
     total = np.bincount(level, counts, levels)
     filled_bins = np.bincount(level, filled, levels)
     return filled * (total / np.maximum(filled_bins, 1))[level]
-
-
-def _kl_divergence(p: np.ndarray, q: np.ndarray) -> float:
-    """Σ p·log(p/q) of two histograms; a bin that only p fills counts as 1e-9 in q."""
-    p, q = p / max(p.sum(), 1), q / max(q.sum(), 1)
-    filled = p > 0
-    q = np.where(filled & (q == 0), 1e-9, q)
-    return float((p[filled] * np.log(p[filled] / q[filled])).sum())

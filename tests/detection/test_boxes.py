@@ -55,7 +55,7 @@ def test_suppression_keeps_the_best_and_nothing_that_overlaps_it(own, threshold)
     ("wrong", "says"),
     [
         (np.zeros((3, 5)), "must be"),
-        ([[0, 0, np.nan, 1]], "not a number"),
+        ([[0, 0, np.nan, 1]], "ends before it begins"),
         ([[5, 5, 3, 9]], "ends before it begins"),
         ([[0, 0, 30, 90]], "swapped"),
         ([[-4, 0, 30, 20]], "swapped"),

@@ -86,14 +86,6 @@ def test_quantization_aware_training_recovers_what_rounding_lost():
         assert set(codes.unique().tolist()) <= {-1, 0, 1}
 
 
-def test_mixed_precision_by_name():
-    net = small_net()
-    names = list(fake_quant.fake_quantized_layers(fake_quant.fake_quantize(net)))
-    bits = dict.fromkeys(names, 8) | {names[0]: 3}
-    mixed = fake_quant.fake_quantized_layers(fake_quant.fake_quantize(net, bits))
-    assert [part.bits for part in mixed.values()] == [3, 8, 8, 8]
-
-
 @has_int8
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6])
 def test_the_kernels_compute_what_was_fake_quantized(activation):
@@ -144,13 +136,6 @@ def test_biases_of_tokens_are_corrected_over_tokens_and_only_once():
         assert (model(x) - net(x)).mean((0, 1)).abs().max() < 1e-5
     with pytest.raises(QuantizationError, match="once"):
         fake_quant.calibrate_(model, [x], correct_bias=True)
-
-
-def test_asking_for_kernels_draws_no_numbers():
-    before = torch.get_rng_state()
-    if onednn.available():
-        onednn.adds_exactly()
-    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_a_transformers_layer_still_works():
@@ -234,17 +219,6 @@ def test_other_modules_keep_their_part_in_int8(net, shape):
     [
         (fake_quant.fake_quantize(small_net()), "calibrate"),
         (calibrated(small_net(), [images()], input_bits=4), "8-bit inputs"),
-        (
-            calibrated(nn.Sequential(nn.Conv2d(3, 2, 3, padding="same")), [images()]),
-            "pads with zeros",
-        ),
-        (
-            calibrated(
-                nn.Sequential(nn.Conv2d(3, 2, 3, 1, 1, padding_mode="reflect")),
-                [images()],
-            ),
-            "pads with zeros",
-        ),
     ],
 )
 def test_what_the_kernels_cant_compute_is_refused(model, message):
@@ -255,9 +229,12 @@ def test_what_the_kernels_cant_compute_is_refused(model, message):
 @pytest.mark.parametrize("bits", [8, 7, 3])
 def test_a_file_of_codes_gives_the_same_answers(tmp_path, bits):
     path = tmp_path / "net.safetensors"
-    model = calibrated(small_net(), [images()], bits=bits)
+    bits_of = {"0.0": 8, "1.0": 8, "2": bits, "5": 8}
+    model = calibrated(small_net(), [images()], bits_of)
     own = fake_quant.fake_quantized_layers(model)
     own["2"].input_bits, own["5"].per_channel = 0, False
+    own["2"].low.fill_(0)  # as if it had never been calibrated
+    own["2"].high.fill_(-1)
     checkpoint.save(model, path)
     again = checkpoint.load(path, small_net())
     with torch.no_grad():
@@ -265,16 +242,9 @@ def test_a_file_of_codes_gives_the_same_answers(tmp_path, bits):
     with safe_open(path, "pt") as file:
         assert file.get_tensor("5.codes").dtype == torch.int8
     layers = fake_quant.fake_quantized_layers(again).values()
-    assert [layer.bits for layer in layers] == [bits] * 4
+    assert [layer.bits for layer in layers] == [8, 8, bits, 8]
     assert [layer.input_bits for layer in layers] == [8, 8, 0, 8]
     assert [layer.per_channel for layer in layers] == [True, True, True, False]
-
-
-def test_weights_alone_are_saved_without_ranges(tmp_path):
-    model = fake_quant.fake_quantize(small_net(), 4, input_bits=0).eval()
-    again = checkpoint.load(checkpoint.save(model, tmp_path / "net"), small_net())
-    with torch.no_grad():
-        assert torch.equal(again(images()), model(images()))
 
 
 def test_a_file_of_another_architecture_is_refused(tmp_path):

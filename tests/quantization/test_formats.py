@@ -7,7 +7,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microbudget.core.errors import QuantizationError
 from microbudget.quantization import formats
 
 FLOATS = [name for name in formats.FORMATS if name != "int8"]
@@ -20,14 +19,13 @@ def test_the_bits_mean_the_value_that_torch_stores(name, value):
     stored = float(torch.tensor(value).to(formats.FORMATS[name][0]))
     assert bits.value == stored
     assert formats.from_bits(bits) == stored
-    assert len(bits.bits) == torch.tensor([]).to(formats.FORMATS[name][0]).itemsize * 8
 
 
-@given(value=st.integers(-128, 127))
-def test_whole_numbers_are_twos_complement(value):
+@given(value=st.integers(-200, 200))
+def test_whole_numbers_are_twos_complement_and_clipped(value):
     bits = formats.to_bits(value, "int8")
-    assert formats.from_bits(bits) == value == bits.value
-    assert int(bits.bits, 2) == value % 256
+    assert formats.from_bits(bits) == bits.value == max(-128, min(127, value))
+    assert int(bits.sign + bits.mantissa, 2) == bits.value % 256
 
 
 @pytest.mark.parametrize(
@@ -38,7 +36,8 @@ def test_whole_numbers_are_twos_complement(value):
      (-1, "int8", "1" * 8)],
 )  # fmt: skip
 def test_known_bits(value, name, bits):
-    assert formats.to_bits(value, name).bits == bits
+    found = formats.to_bits(value, name)
+    assert found.sign + found.exponent + found.mantissa == bits
 
 
 @pytest.mark.parametrize("name", ["float32", "float16", "bfloat16", "float8 e5m2"])
@@ -52,9 +51,3 @@ def test_every_float8_is_listed_once_and_means_itself():
     assert len(listed) == 253  # 256 less two NaN and the second zero
     for value in listed.tolist():
         assert formats.to_bits(value, "float8 e4m3").value == value
-
-
-@pytest.mark.parametrize("value", [300, math.nan, math.inf])
-def test_what_int8_cant_hold_is_said(value):
-    with pytest.raises(QuantizationError, match="scale it"):
-        formats.to_bits(value, "int8")
