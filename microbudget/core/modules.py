@@ -1,5 +1,6 @@
 """Layers of a network by name: found, and replaced."""
 
+from collections import Counter
 from collections.abc import Mapping
 
 from torch import nn
@@ -16,9 +17,7 @@ def named_linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
     Raises:
         MicrobudgetError: there are none.
     """
-    uses: dict[int, int] = {}
-    for _, parameter in model.named_parameters(remove_duplicate=False):
-        uses[id(parameter)] = uses.get(id(parameter), 0) + 1
+    uses = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     found = {
         name: module
         for name, module in model.named_modules()

@@ -128,12 +128,12 @@ def test_what_depends_on_a_size_cannot_have_it_free(tmp_path):
         def forward(self, x):
             return x.reshape(2, -1).sum(1)
 
-    with pytest.raises(EngineError, match="dynamic axes"):
-        export.export_module(Fixed(), tmp_path / "x.onnx", {"x": torch.ones(2, 3)},
-                       {"x": {0: "batch"}})  # fmt: skip
-    with pytest.raises(EngineError, match="dynamic_axes names"):
-        export.export_module(Fixed(), tmp_path / "x.onnx", {"x": torch.ones(2, 3)},
-                       {"y": {0: "batch"}})  # fmt: skip
+    example = {"x": torch.ones(2, 3)}
+    for axes, says in (("x", "dynamic axes"), ("y", "dynamic_axes names")):
+        with pytest.raises(EngineError, match=says):
+            export.export_module(
+                Fixed(), tmp_path / "x.onnx", example, {axes: {0: "batch"}}
+            )
 
 
 def in_a_new_process(code):
