@@ -98,20 +98,17 @@ def run(names: Sequence[str] = (), *, save: bool = False) -> int:
         f"--rootdir={folder}", "-c", os.devnull, *map(str, copies),
     ]  # fmt: skip
     status = subprocess.run(command, env=environment, cwd=folder).returncode
-    broken = status != 0
+    keep = save and status == 0
     for source, copy in zip(sources, copies, strict=True):
         failed = _failed_claims(copy)
         for claim in failed:
             print(f"{source.stem}: {FAILED} {claim}")
-        if not save or broken:
-            continue
-        if failed:
-            print(f"{source.stem}: not saved. Run it again on an idle machine.")
+        edited = source.read_bytes() != before[source]
+        if keep and (failed or edited):
+            why = "it was edited meanwhile." if edited else "is the machine idle?"
+            print(f"{source.stem}: not saved, {why} Run it again.")
             status = 1
-        elif source.read_bytes() != before[source]:
-            print(f"{source.stem}: not saved, it was edited meanwhile. Run it again.")
-            status = 1
-        else:
+        elif keep:
             _save(copy, source)
     return status
 

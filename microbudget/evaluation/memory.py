@@ -80,7 +80,7 @@ def _mark() -> int:
     if not _can_reset():
         return 0
     found = re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text())
-    return int(found[1]) * 1024
+    return int(found[1]) * 1024 if found else 0
 
 
 @cache
@@ -96,5 +96,4 @@ def _can_reset() -> bool:
 def _cuda():
     """torch.cuda when torch is loaded and uses a GPU; never loads torch for it."""
     torch = sys.modules.get("torch")
-    in_use = torch is not None and torch.cuda.is_available()
-    return torch.cuda if in_use and torch.cuda.is_initialized() else None
+    return torch.cuda if torch and torch.cuda.is_initialized() else None
