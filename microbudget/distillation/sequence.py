@@ -69,20 +69,17 @@ def generate(
         prompts: int64 (texts, tokens), all of one length.
     """
     model, end = llm.model.eval(), llm.tokenizer.eos_token_id
-    padding = llm.tokenizer.pad_token_id
-    padding = end if padding is None else padding
-    length = prompts.shape[1]
-    rows = []
+    length, rows = prompts.shape[1], []
     with autocast(), bar(None, "generating", total=len(prompts)) as shown:
         for part in batches(len(prompts), batch_size):
             own = prompts[part].to(model.device)
             ids = model.generate(
                 own, attention_mask=torch.ones_like(own), max_new_tokens=new_tokens,
-                do_sample=False, pad_token_id=padding,
+                do_sample=False, pad_token_id=end,
             ).cpu()  # fmt: skip
             # A batch whose texts have all ended is shorter than the others.
             missing = length + new_tokens - ids.shape[1]
-            rows.append(F.pad(ids, (0, missing), value=padding))
+            rows.append(F.pad(ids, (0, missing), value=end))
             shown.update(len(own))
     ids = torch.cat(rows)  # (texts, tokens)
     ends = model.generation_config.eos_token_id  # one, several, or none
@@ -104,9 +101,8 @@ def keep_layers(llm: Llm, layers: Sequence[int], trainable: Sequence[int]) -> Ll
     Raises:
         TrainingError: layers that aren't there or out of order.
     """
-    every, layers = llm.model.model.layers, list(layers)
+    model, every = llm.model, llm.model.model.layers
     require_layers(layers, len(every))
-    model = llm.model
     shared = [model.get_input_embeddings(), model.get_output_embeddings()]
     # What deepcopy finds in this table it doesn't copy.
     memo = {id(p): p for module in shared for p in module.parameters()}
@@ -115,7 +111,7 @@ def keep_layers(llm: Llm, layers: Sequence[int], trainable: Sequence[int]) -> Ll
     student.model.layers = nn.ModuleList(student.model.layers[i] for i in layers)
     for config in (student.config, student.model.config):
         config.num_hidden_layers = len(layers)
-    student.base_id = f"{getattr(model, 'base_id', '')} layers {layers}"
+    student.base_id = f"{getattr(model, 'base_id', '')} layers {list(layers)}"
     student.requires_grad_(False).eval()
     for index, (i, layer) in enumerate(zip(layers, student.model.layers, strict=True)):
         layer.self_attn.layer_idx = index  # where its keys and values are cached
@@ -123,19 +119,14 @@ def keep_layers(llm: Llm, layers: Sequence[int], trainable: Sequence[int]) -> Ll
     return Llm(f"{llm.name}, {len(layers)} layers", student, llm.tokenizer, llm.card)
 
 
-def text_loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]):
-    """Mean cross-entropy of the texts' tokens, in nats.
-
-    Args:
-        batch: ids and labels, each (batch, tokens).
-    """
-    return F.cross_entropy(*_logits_and_targets(model, *batch))
-
-
 def train(student: Llm, texts: Continuations, config: FinetuneConfig) -> History:
     """Train a student's trainable layers on texts, whoever wrote them, in place."""
-    data = (texts.ids, texts.labels())
-    return fit(student.model, data, text_loss, config.for_fit(student.model, None))
+    return fit(
+        student.model,
+        (texts.ids, texts.labels()),
+        lambda model, batch: F.cross_entropy(*_logits_and_targets(model, *batch)),
+        config.for_fit(student.model, None),
+    )
 
 
 @torch.inference_mode()

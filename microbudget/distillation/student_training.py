@@ -29,7 +29,7 @@ from ..training.text_classifier import FinetuneConfig
 from .students import logits_and_states, state_widths
 from .teachers import TeacherOutputs
 
-LayerMap = tuple[tuple[int, int], ...]
+LayerMap = tuple[tuple[int, int], ...]  # (the student's layer, the teacher's)
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,6 @@ class DistilConfig(FinetuneConfig):
     alpha_hidden: float = 0.0
     alpha_attention: float = 0.0
     temperature: float = TEMPERATURE
-
-    @property
-    def needs_logits(self) -> bool:
-        return self.alpha_soft > 0 or self.alpha_logits > 0
-
-    @property
-    def needs_states(self) -> bool:
-        return self.alpha_hidden > 0 or self.alpha_attention > 0
 
 
 def layer_map(student: int, teacher: int) -> LayerMap:
@@ -97,6 +89,7 @@ class DistilDataset(Dataset):
         """
         self.sentences, self.teacher = sentences, teacher
         self.lengths = sentences.lengths
+        self._states = {}  # layer -> the states of each sentence, (its tokens, d)
         if teacher is None:
             return
         same = len(teacher) == len(sentences)
@@ -105,10 +98,8 @@ class DistilDataset(Dataset):
                 f"These are {len(teacher)} outputs of other sentences than the "
                 f"{len(sentences)} given: call teacher_outputs(teacher, sentences)."
             )
-        self._states = {  # layer -> the states of each sentence, (its tokens, d)
-            layer: states.split(list(teacher.lengths))
-            for layer, states in teacher.states.items()
-        }
+        for layer, states in teacher.states.items():
+            self._states[layer] = states.split(self.lengths)
 
     def __len__(self) -> int:
         return len(self.sentences)
@@ -120,12 +111,11 @@ class DistilDataset(Dataset):
         """-> ids, mask (batch, tokens), labels (batch,), and of the teacher logits
         (batch, classes) and states {layer: (batch, tokens, d)}, as far as it has them.
         """
-        indices = [i for i, _ in rows]
-        ids, mask, labels = self.sentences.collate([row for _, row in rows])
+        indices, examples = zip(*rows, strict=True)
+        ids, mask, labels = self.sentences.collate(list(examples))
         batch = {"ids": ids, "mask": mask, "labels": labels, "states": {}}
-        if self.teacher is None:
-            return batch
-        batch["logits"] = self.teacher.logits[indices]
+        if self.teacher:
+            batch["logits"] = self.teacher.logits[list(indices)]
         for layer, states in self._states.items():
             own = [states[i].float() for i in indices]
             batch["states"][layer] = pad_sequence(own, batch_first=True)
@@ -148,11 +138,9 @@ class StudentWithProjections(nn.Module):
             if widths[own] != width:
                 self.projections[str(own)] = nn.Linear(widths[own], width)
 
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor, states: bool):
-        """Logits (batch, classes), and the states of all layers if wanted."""
-        if states:
-            return logits_and_states(self.student, ids, mask)
-        return self.student(ids, mask), ()
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor):
+        """Logits (batch, classes), and the states of all layers."""
+        return logits_and_states(self.student, ids, mask)
 
     def projected(self, layer: int, states: torch.Tensor) -> torch.Tensor:
         """(batch, tokens, own width) -> (batch, tokens, teacher's width)."""
@@ -172,16 +160,23 @@ def train(student: nn.Module, data: DistilDataset, config: DistilConfig) -> Hist
         TrainingError: a loss that needs what the teacher's outputs don't hold, or that
             has nothing to go by; as ``training.fit``.
     """
-    _require_targets(data, config)
-    pairs = _layer_pairs(student, data.teacher) if config.needs_states else ()
+    pairs = _layer_pairs(student, data, config)
     torch.manual_seed(config.seed)  # of the projections
     device = next(student.parameters()).device
     model = StudentWithProjections(student, pairs, data.teacher).to(device)
 
     def loss(module: nn.Module, batch: dict) -> torch.Tensor:
-        logits, states = module(batch["ids"], batch["mask"], bool(pairs))
-        total = _loss_of_logits(logits.float(), batch, config)
-        mask = batch["mask"].bool()
+        logits, states = module(batch["ids"], batch["mask"])
+        logits, mask = logits.float(), batch["mask"].bool()
+        total = logits.sum() * 0  # so that there is a gradient even without any term
+        if config.alpha_hard:
+            total = total + config.alpha_hard * label_loss(logits, batch["labels"])
+        if config.alpha_soft:
+            distance = soft_target_loss(logits, batch["logits"], config.temperature)
+            total = total + config.alpha_soft * distance
+        if config.alpha_logits:
+            distance = logit_mse_loss(logits, batch["logits"])
+            total = total + config.alpha_logits * distance
         for own, theirs in pairs:
             target = batch["states"][theirs]
             if config.alpha_hidden:
@@ -241,39 +236,27 @@ def label_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return total / len(labels)
 
 
-def _loss_of_logits(
-    logits: torch.Tensor, batch: dict, config: DistilConfig
-) -> torch.Tensor:
-    """The terms of the loss that need no more than the logits."""
-    total = logits.sum() * 0  # so that there is a gradient even without any term
-    if config.alpha_hard:
-        total = total + config.alpha_hard * label_loss(logits, batch["labels"])
-    if config.alpha_soft:
-        distance = soft_target_loss(logits, batch["logits"], config.temperature)
-        total = total + config.alpha_soft * distance
-    if config.alpha_logits:
-        distance = logit_mse_loss(logits, batch["logits"])
-        total = total + config.alpha_logits * distance
-    return total
-
-
-def _require_targets(data: DistilDataset, config: DistilConfig) -> None:
-    if config.needs_logits and data.teacher is None:
+def _layer_pairs(
+    student: nn.Module, data: DistilDataset, config: DistilConfig
+) -> LayerMap:
+    """Which layers are compared; it must be possible to compute every term."""
+    teacher = data.teacher
+    uses_logits = config.alpha_soft or config.alpha_logits
+    uses_states = config.alpha_hidden or config.alpha_attention
+    if uses_logits and not teacher:
         raise TrainingError(
             "This loss needs a teacher's logits: DistilDataset(sentences, "
             "teacher_outputs(teacher, sentences))."
         )
-    if config.needs_states and not (data.teacher and data.teacher.states):
+    if not uses_states:
+        if not uses_logits and (data.sentences.labels == IGNORE).all():
+            raise TrainingError("No sentence has a label, and there is no teacher.")
+        return ()
+    if not teacher or not teacher.states:
         raise TrainingError(
             "This loss needs the teacher's hidden states: get its outputs with them, "
             "teacher_outputs(teacher, sentences, layers=[3, 6])."
         )
-    taught = config.needs_logits or config.needs_states
-    if not taught and not (data.sentences.labels != IGNORE).any():
-        raise TrainingError("No sentence has a label, and there is no teacher.")
-
-
-def _layer_pairs(student: nn.Module, teacher: TeacherOutputs) -> LayerMap:
     pairs = layer_map(len(state_widths(student)) - 1, max(teacher.states))
     if missing := {theirs for _, theirs in pairs} - set(teacher.states):
         raise TrainingError(

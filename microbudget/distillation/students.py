@@ -27,18 +27,13 @@ class BiLstm(nn.Module):
         heads: task -> linear layer; ``task`` says which one answers.
     """
 
-    def __init__(self, vocabulary: int, width: int = 128, hidden: int = 128):
+    def __init__(self, vocabulary: int, classes: int, width: int, hidden: int):
         super().__init__()
         self.embeddings = nn.Embedding(vocabulary, width)
         self.forwards = nn.LSTM(width, hidden, batch_first=True)
         self.backwards = nn.LSTM(width, hidden, batch_first=True)
-        self.heads, self.task = nn.ModuleDict(), ""
-
-    def add_head(self, task: str, classes: int) -> None:
-        """A new head, drawn from torch's generator; it becomes the active one."""
-        head = nn.Linear(2 * self.forwards.hidden_size, classes)
-        self.heads[task] = head.to(self.embeddings.weight.device)
-        self.task = task
+        self.heads = nn.ModuleDict({"task": nn.Linear(2 * hidden, classes)})
+        self.task = "task"
 
     def states(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """ids, mask (batch, tokens) -> (batch, tokens, width) of the embeddings and
@@ -48,8 +43,7 @@ class BiLstm(nn.Module):
         what stands at padded positions means nothing.
         """
         x = self.embeddings(ids)  # (batch, tokens, width)
-        tokens = ids.shape[1]
-        last = mask.sum(1, keepdim=True) - 1
+        tokens, last = ids.shape[1], mask.sum(1, keepdim=True) - 1
         # Position t takes what stands at last − t. Doing so twice gives the old order.
         reverse = (last - torch.arange(tokens, device=ids.device)) % tokens
         reverse = reverse.unsqueeze(-1)  # (batch, tokens, 1)
@@ -60,8 +54,7 @@ class BiLstm(nn.Module):
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """ids, mask (batch, tokens) -> logits (batch, classes)."""
-        states = self.states(ids, mask)[-1]
-        return self.heads[self.task](masked_mean(states.float(), mask, 1))
+        return logits_and_states(self, ids, mask)[0]
 
 
 def bilstm(
@@ -79,11 +72,9 @@ def bilstm(
         width: of the embeddings. hidden: of each direction.
         table: (vocabulary, width) to begin the embeddings with, as ``pca_table`` makes;
             default: normally distributed numbers. All other weights are the same.
-        seed: of the first weights.
     """
     torch.manual_seed(seed)
-    model = BiLstm(vocabulary, width, hidden)
-    model.add_head("task", classes)
+    model = BiLstm(vocabulary, classes, width, hidden)
     if table is not None:
         with torch.no_grad():
             model.embeddings.weight.copy_(table)
@@ -109,26 +100,27 @@ def keep_layers(
     Raises:
         TrainingError: layers that aren't there or out of order.
     """
-    layers = list(layers)
     require_layers(layers, len(teacher.encoder.encoder.layer))
     student = copy.deepcopy(teacher).requires_grad_(True)
     kept = [student.encoder.encoder.layer[i] for i in layers]
     student.encoder.encoder.layer = nn.ModuleList(kept)
     student.encoder.config.num_hidden_layers = len(kept)
-    own = student.heads[student.task]
-    student.heads = nn.ModuleDict({student.task: own})
+    head = student.heads[student.task]
+    student.heads = nn.ModuleDict({student.task: head})
     if new_head:
         torch.manual_seed(seed)
-        student.add_head(student.task, own.out_features)
-    student.base_id = f"{teacher.base_id} layers {layers}"  # no adapter of another fits
+        student.add_head(student.task, head.out_features)
+    # The name under which adapters are saved: another student's don't fit.
+    student.base_id = f"{teacher.base_id} layers {list(layers)}"
     return student
 
 
-def require_layers(layers: list[int], count: int) -> None:
+def require_layers(layers: Sequence[int], count: int) -> None:
     """``layers`` must be some of 0 to ``count`` − 1, in increasing order."""
-    if not layers or layers != sorted(set(layers) & set(range(count))):
+    if not layers or list(layers) != sorted(set(layers) & set(range(count))):
         raise TrainingError(
-            f"layers={layers}: name some of 0 to {count - 1}, each once, in order."
+            f"layers={list(layers)}: name some of 0 to {count - 1}, "
+            "each once, in order."
         )
 
 

@@ -25,9 +25,6 @@ from ..data.batching import batches
 from ..training.losses import IGNORE
 from .students import logits_and_states
 
-_VERSION = 2  # of the file's format
-_BATCH = 32
-
 
 @dataclass(frozen=True)
 class TeacherOutputs:
@@ -73,23 +70,20 @@ def compute_outputs(
     teacher.eval()
     device = next(teacher.parameters()).device
     order = torch.tensor(sentences.lengths).argsort(stable=True)
-    logits = [None] * len(order)  # in the sentences' order
-    states = {layer: [None] * len(order) for layer in layers}
+    logits, states = [], {layer: [] for layer in layers}  # by length at first
     with autocast(), bar(None, "the teacher answers", total=len(order)) as shown:
-        for rows in batches(len(order), _BATCH):
-            indices = order[rows].tolist()
-            ids, mask, _ = sentences.collate([sentences[i] for i in indices])
+        for rows in batches(len(order), 32):
+            ids, mask, _ = sentences.collate([sentences[i] for i in order[rows]])
             answers, found = logits_and_states(teacher, ids.to(device), mask.to(device))
-            answers = answers.float().cpu()  # (batch, classes)
-            kept = {layer: found[layer].half().cpu() for layer in states}
-            for row, i in enumerate(indices):
-                logits[i] = answers[row]
-                for layer in states:  # without the padding: (tokens, d)
-                    states[layer][i] = kept[layer][row, : sentences.lengths[i]]
-            shown.update(len(indices))
+            logits.append(answers.float().cpu())  # (batch, classes)
+            for layer, own in states.items():  # without the padding: (tokens, d) each
+                kept = found[layer].half().cpu()
+                own += [s[:n] for s, n in zip(kept, mask.sum(1), strict=True)]
+            shown.update(len(ids))
+    back = order.argsort()  # to the sentences' order
     return TeacherOutputs(
-        torch.stack(logits),
-        {layer: torch.cat(own) for layer, own in states.items()},
+        torch.cat(logits)[back],
+        {layer: torch.cat([own[i] for i in back]) for layer, own in states.items()},
         tuple(sentences.lengths) if states else (),
     )
 
@@ -97,10 +91,7 @@ def compute_outputs(
 def teacher_outputs(
     teacher: nn.Module, sentences: text.Sentences, layers: Sequence[int] = ()
 ) -> TeacherOutputs:
-    """``compute_outputs``, or what it gave before; a damaged file is computed again.
-
-    Returns:
-        With ``origin``: computed, read, or computed again since the file was damaged.
+    """``compute_outputs``, or what it gave before; ``origin`` says which.
 
     Raises:
         MicrobudgetError: the outputs aren't finite; the disk is full.
@@ -108,21 +99,16 @@ def teacher_outputs(
     path, origin = cache_path(teacher, sentences, layers), "computed"
     if path.exists():
         try:
-            return _load(path)
+            tensors, metadata = load_tensors(path)
+            logits, lengths = tensors.pop("logits"), tuple(metadata["lengths"])
+            states = {int(layer): own for layer, own in tensors.items()}
+            return TeacherOutputs(logits, states, lengths, "read", path)
         except MicrobudgetError:
             origin = "computed again: the file was damaged"
     found = compute_outputs(teacher, sentences, layers)
-    tensors = {f"states.{layer}": states for layer, states in found.states.items()}
-    tensors["logits"] = found.logits
-    save_tensors(path, tensors, lengths=found.lengths)
+    tensors = {str(layer): states for layer, states in found.states.items()}
+    save_tensors(path, tensors | {"logits": found.logits}, lengths=found.lengths)
     return replace(found, origin=origin, path=path)
-
-
-def _load(path: Path) -> TeacherOutputs:
-    tensors, metadata = load_tensors(path)
-    logits = tensors.pop("logits")
-    states = {int(name.removeprefix("states.")): t for name, t in tensors.items()}
-    return TeacherOutputs(logits, states, tuple(metadata["lengths"]), "read", path)
 
 
 def cache_path(
@@ -133,16 +119,13 @@ def cache_path(
     That is the teacher's weights and head, the tokens, the layers and the precision.
     Labels don't: a teacher isn't told them.
     """
-    config = getattr(getattr(teacher, "encoder", None), "config", None)
-    shape = config.to_json_string() if config is not None else ""
-    asked = [_VERSION, type(teacher).__name__, teacher.task, sorted(set(layers)),
-             of_training(), shape]  # fmt: skip
+    asked = [teacher.task, sorted(layers), of_training(), sentences.ids]
     digest = hashlib.sha256(json.dumps(asked).encode())
     for name, tensor in teacher.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        # As bytes, since numpy has no bfloat16.
+        raw = tensor.cpu().contiguous().flatten().view(torch.uint8)
         digest.update(raw.numpy())
-    digest.update(json.dumps(sentences.ids).encode())
     folder = settings.load().home / "runs" / "teacher"
     return folder / f"{digest.hexdigest()[:16]}.safetensors"
 
@@ -167,7 +150,7 @@ def mix_teachers(
 
 
 def mixture_weights(
-    logits: Sequence[torch.Tensor], labels: torch.Tensor, rounds: int = 200
+    logits: Sequence[torch.Tensor], labels: torch.Tensor
 ) -> list[float]:
     """How far to trust each teacher: the mixture that makes held-out labels likeliest.
 
@@ -179,11 +162,10 @@ def mixture_weights(
         logits: of each teacher (sentences, classes), on sentences that none of them
             was trained on. labels: int64 (sentences,).
     """
-    own = labels[:, None]
-    p = [F.softmax(z.double(), -1).gather(1, own).squeeze(1) for z in logits]
-    likelihood = torch.stack(p, 1).clamp_min(1e-12)  # (sentences, teachers)
+    p = [F.softmax(z.double(), -1).gather(1, labels[:, None]) for z in logits]
+    likelihood = torch.cat(p, 1).clamp_min(1e-12)  # (sentences, teachers)
     weights = torch.full((len(logits),), 1 / len(logits), dtype=torch.float64)
-    for _ in range(rounds):
+    for _ in range(200):
         responsibility = likelihood * weights
         weights = (responsibility / responsibility.sum(1, keepdim=True)).mean(0)
     return weights.tolist()

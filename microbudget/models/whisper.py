@@ -24,7 +24,6 @@ STUDENTS = {
     "whisper-medium.en": "distil-medium.en",
     "whisper-small.en": "distil-small.en",
 }
-MINI = "whisper-tiny.en"
 
 
 @dataclass(frozen=True)
@@ -121,8 +120,8 @@ def student(teacher: Whisper, layers: Sequence[int] | None = None) -> Whisper:
         )
     shared = [whole.model.encoder, whole.model.decoder.embed_tokens,
               whole.model.decoder.embed_positions, whole.proj_out]  # fmt: skip
-    memo = {id(p): p for module in shared for p in module.parameters()}
-    model = copy.deepcopy(whole, memo)
+    # What deepcopy finds in this table it doesn't copy.
+    model = copy.deepcopy(whole, {id(p): p for s in shared for p in s.parameters()})
     decoder = model.model.decoder
     decoder.layers = nn.ModuleList(decoder.layers[i] for i in kept)
     # transformers' cache of keys and values finds a layer's part by this number.
@@ -131,8 +130,8 @@ def student(teacher: Whisper, layers: Sequence[int] | None = None) -> Whisper:
     model.config.decoder_layers = len(kept)
     model.generation_config.alignment_heads = None  # of layers that may be gone
     model.requires_grad_(False)
-    for part in (decoder.layers, decoder.layer_norm):
-        part.requires_grad_(True)
+    decoder.layers.requires_grad_(True)
+    decoder.layer_norm.requires_grad_(True)
     return Whisper(f"{teacher.name}, {len(kept)} decoder layers", model,
                    teacher.processor)  # fmt: skip
 
@@ -149,5 +148,5 @@ def save(whisper: Whisper, folder: str | Path) -> Path:
 
 def _teacher_name() -> str:
     if settings.load().profile == "mini":
-        return MINI
+        return "whisper-tiny.en"
     return "whisper-medium.en" if "cuda" in settings.device() else "whisper-small.en"

@@ -15,7 +15,6 @@ from ..data.audio import RATE
 from .whisper import Whisper
 
 LONGEST = 30.0  # seconds, Whisper's window
-_MANY_QUERIES = 256
 
 
 def log_mel(whisper: Whisper, clips: list, seconds: float = LONGEST) -> torch.Tensor:
@@ -26,13 +25,8 @@ def log_mel(whisper: Whisper, clips: list, seconds: float = LONGEST) -> torch.Te
         seconds: of the window, up to ``LONGEST`` in whole frames of 20 ms.
     """
     samples = round(seconds * RATE)
-    extractor = whisper.processor.feature_extractor
-    features = extractor(
-        [clip[:samples] for clip in clips],
-        sampling_rate=RATE,
-        padding="max_length",
-        max_length=samples,
-        return_tensors="pt",
+    features = whisper.processor.feature_extractor(
+        clips, sampling_rate=RATE, max_length=samples, return_tensors="pt"
     )
     return features.input_features
 
@@ -43,7 +37,8 @@ def encode(encoder: nn.Module, mel: torch.Tensor) -> torch.Tensor:
     x = F.gelu(encoder.conv2(x)).transpose(1, 2)  # (b, f, d)
     x = x + encoder.embed_positions.weight[: x.shape[1]]
     for layer in encoder.layers:
-        x = x + _attend(layer.self_attn, layer.self_attn_layer_norm(x))
+        y = layer.self_attn_layer_norm(x)
+        x = x + _attend(layer.self_attn, y, *_keys_and_values(layer.self_attn, y))
         x = x + layer.fc2(F.gelu(layer.fc1(layer.final_layer_norm(x))))
     return encoder.layer_norm(x)
 
@@ -76,10 +71,9 @@ def new_cache(decoder: nn.Module, states: torch.Tensor, room: int) -> Cache:
     heads = decoder.layers[0].self_attn.num_heads
     shape = (len(decoder.layers), len(states), heads, room, states.shape[2] // heads)
     sound = [
-        (_heads(a, a.k_proj(states)), _heads(a, a.v_proj(states)))
-        for a in (layer.encoder_attn for layer in decoder.layers)
+        tuple(t.contiguous() for t in _keys_and_values(layer.encoder_attn, states))
+        for layer in decoder.layers
     ]
-    sound = [(k.contiguous(), v.contiguous()) for k, v in sound]
     return Cache(states.new_empty(shape), states.new_empty(shape), sound)
 
 
@@ -98,8 +92,7 @@ def decode(
         mask: bool (b, f), False where the sound is padding.
         cache: tokens then continue those before; it is updated.
     """
-    past = cache.length if cache else 0
-    new = tokens.shape[1]
+    past, new = cache.length if cache else 0, tokens.shape[1]
     mask = None if mask is None else mask[:, None, None, :]  # (b, 1, 1, f)
     visible = None  # which tokens, those in the cache included, each new one sees
     if cache and new > 1:
@@ -110,7 +103,7 @@ def decode(
     for i, layer in enumerate(decoder.layers):
         own, cross = layer.self_attn, layer.encoder_attn
         y = layer.self_attn_layer_norm(x)
-        k, v = _heads(own, own.k_proj(y)), _heads(own, own.v_proj(y))
+        k, v = _keys_and_values(own, y)
         if cache:
             cache.keys[i, :, :, past : past + new] = k
             cache.values[i, :, :, past : past + new] = v
@@ -118,11 +111,7 @@ def decode(
             v = cache.values[i, :, :, : past + new]
         x = x + _attend(own, y, k, v, visible, causal=cache is None)
         y = layer.encoder_attn_layer_norm(x)
-        if cache:
-            k, v = cache.sound[i]
-        else:
-            k = _heads(cross, cross.k_proj(states))
-            v = _heads(cross, cross.v_proj(states))
+        k, v = cache.sound[i] if cache else _keys_and_values(cross, states)
         x = x + _attend(cross, y, k, v, mask)
         x = x + layer.fc2(F.gelu(layer.fc1(layer.final_layer_norm(x))))
     if cache:
@@ -139,10 +128,11 @@ def _heads(attention: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return x.unflatten(2, (attention.num_heads, -1)).transpose(1, 2)  # (b, h, t, d/h)
 
 
-def _attend(attention, x, k=None, v=None, mask=None, causal=False) -> torch.Tensor:
-    if k is None:
-        k, v = _heads(attention, attention.k_proj(x)), attention.v_proj(x)
-        v = _heads(attention, v)
+def _keys_and_values(attention: nn.Module, x: torch.Tensor):
+    return tuple(_heads(attention, f(x)) for f in (attention.k_proj, attention.v_proj))
+
+
+def _attend(attention, x, k, v, mask=None, causal=False) -> torch.Tensor:
     q = _heads(attention, attention.q_proj(x))
     if q.dtype == torch.bfloat16 and q.device.type == "cpu":
         out = _plain_attention(q, k, v, mask, causal)
@@ -160,7 +150,7 @@ def _plain_attention(q, k, v, mask, causal) -> torch.Tensor:
     q = q * q.shape[-1] ** -0.5
     if causal:
         mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril()
-    if mask is None and q.shape[2] > _MANY_QUERIES:
+    if mask is None and q.shape[2] > 256:
         heads = zip(*(t.flatten(0, 1) for t in (q, k, v)), strict=True)
         done = [(a @ b.mT).softmax(-1) @ c for a, b, c in heads]
         return torch.stack(done).view_as(q)

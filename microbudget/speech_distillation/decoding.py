@@ -5,8 +5,6 @@ import torch
 from ..models import whisper_forward as forward
 from ..models.whisper import Whisper
 
-_PHRASE = 4  # tokens; two such phrases in a row are a loop
-
 
 @torch.inference_mode()
 def greedy_decode(
@@ -61,12 +59,11 @@ def tokens_that_loop(tokens: list[int]) -> list[int]:
     """
     found = []
     for length in range(1, len(tokens) + 1):
-        copies = 2 if length >= _PHRASE else 4
+        copies = 2 if length >= 4 else 4
         # tokens that must repeat already for one more to complete the last copy
         repeated = length * (copies - 1) - 1
-        if len(tokens) < repeated + length:
-            continue
-        if tokens[-repeated:] == tokens[-repeated - length : -length]:
+        enough = len(tokens) >= repeated + length
+        if enough and tokens[-repeated:] == tokens[-repeated - length : -length]:
             found.append(tokens[-length])
     return found
 
@@ -83,8 +80,7 @@ class DecodingRules:
         config, device = whisper.model.generation_config, whisper.model.device
         start = [config.decoder_start_token_id, config.no_timestamps_token_id]
         self.prompt = torch.tensor(start, device=device)
-        ends = config.eos_token_id
-        self.end = ends[0] if isinstance(ends, list) else ends
+        self.end = config.eos_token_id
         self._never, self._not_first = (
             torch.tensor(tokens or [], device=device, dtype=torch.long)
             for tokens in (config.suppress_tokens, config.begin_suppress_tokens)

@@ -6,6 +6,7 @@ cut, and none is transcribed twice.
 
 import copy
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,8 +23,6 @@ from ..models.whisper import Whisper
 from .decoding import greedy_decode, text_of
 
 TAIL, STEP = 4.0, 2.0  # seconds of silence after a clip, and of rounding up
-_AT_ONCE = 8  # clips whose activations a CPU's cache copes with
-_SEARCH, _FRAME = 10.0, 0.1  # seconds: where a long recording may be cut, how finely
 
 
 @dataclass(frozen=True)
@@ -40,32 +39,18 @@ class EncodedBatch:
 
 
 def transcribe(
-    whisper: Whisper,
-    recordings: Sequence[np.ndarray],
-    *,
-    batch_size: int = 8,
-    window: str = "standard",
-    precision: str = "auto",
+    whisper: Whisper, recordings: Sequence[np.ndarray], **options
 ) -> list[str]:
     """What is said in each recording, in the order given: ``decode`` of ``encode``.
 
     Args:
         recordings: float32 (samples,) at 16 kHz, of any length.
-        batch_size: pieces of up to 30 s that are worked on together.
-        window: ``"standard"`` pads every piece to Whisper's 30 s. ``"clip"`` only to
-            the longest piece of its batch and four seconds: several times faster, not
-            what Whisper was trained on (measure it), and it needs that silent tail.
-        precision: ``"auto"`` (bf16 where that is faster than float32), ``"bf16"``,
-            ``"no"`` (float32).
+        options: of ``encode``: ``batch_size``, ``window``, ``precision``.
 
     Raises:
         DataError: a recording that is empty, not one row of numbers, or not finite.
     """
-    lowered = in_precision(whisper, precision)  # once for both halves
-    encoded = encode(
-        lowered, recordings, batch_size=batch_size, window=window, precision="no"
-    )
-    return decode(lowered, encoded)
+    return decode(whisper, encode(whisper, recordings, **options))
 
 
 def encode(
@@ -79,15 +64,21 @@ def encode(
     """The encoder's half of ``transcribe``, batch by batch, the longest pieces first.
 
     A list of it serves every decoder that shares this encoder: a frozen encoder is run
-    once, whatever the number of students. Arguments and errors as for ``transcribe``.
+    once, whatever the number of students.
+
+    Args:
+        batch_size: pieces of up to 30 s that are worked on together.
+        window: ``"standard"`` pads every piece to Whisper's 30 s. ``"clip"`` only to
+            the longest piece of its batch and four seconds: several times faster, not
+            what Whisper was trained on (measure it), and it needs that silent tail.
+        precision: ``"auto"`` (bf16 where that is faster than float32), ``"bf16"``,
+            ``"no"`` (float32).
     """
     whisper = in_precision(whisper, precision)
     pieces = [
         ((number, part), piece)
         for number, recording in enumerate(recordings)
-        for part, piece in enumerate(
-            _not_silent(split_recording(_checked(recording, number)))
-        )
+        for part, piece in enumerate(_not_silent(_checked(recording, number)))
     ]
     # The first batch then needs the most memory: too little shows at once.
     pieces.sort(key=lambda piece: -len(piece[1]))
@@ -109,16 +100,16 @@ def decode(
     Args:
         max_tokens, block_loops: as ``greedy_decode`` has them.
     """
-    texts: dict[tuple[int, int], str] = {}
+    found: dict[tuple[int, int], str] = {}
     for batch in encoded:
         whisper = _with_decoder_in(whisper, batch.states.dtype)
         tokens = greedy_decode(whisper, batch.states, max_tokens, block_loops)
         for position, own in zip(batch.positions, tokens, strict=True):
-            texts[position] = text_of(whisper, own)
-    joined: dict[int, list[str]] = {}
-    for number, part in sorted(texts):
-        joined.setdefault(number, []).append(texts[number, part])
-    return [" ".join(filter(None, parts)) for _, parts in sorted(joined.items())]
+            found[position] = text_of(whisper, own)
+    texts = defaultdict(list)  # recording -> its pieces' texts
+    for (number, _), text in sorted(found.items()):
+        texts[number].append(text)
+    return [" ".join(filter(None, parts)) for parts in texts.values()]
 
 
 @torch.inference_mode()
@@ -128,13 +119,13 @@ def encode_clips(
     """The encoder's states of clips of up to 30 s: (clips, frames, d)."""
     if window not in ("standard", "clip"):
         raise MicrobudgetError(f"window={window!r}: use 'standard' or 'clip'.")
-    seconds = forward.LONGEST
-    if window == "clip":
-        seconds = window_seconds(max(map(len, clips)) / RATE)
+    longest = max(map(len, clips)) / RATE
+    seconds = window_seconds(longest) if window == "clip" else forward.LONGEST
     encoder = whisper.model.model.encoder
     like = encoder.conv1.weight
     mel = forward.log_mel(whisper, clips, seconds).to(like.device, like.dtype)
-    few = _AT_ONCE if like.device.type == "cpu" else len(mel)
+    # A CPU's cache copes with eight clips' activations.
+    few = 8 if like.device.type == "cpu" else len(mel)
     parts = [forward.encode(encoder, mel[rows]) for rows in batches(len(mel), few)]
     return torch.cat(parts)
 
@@ -149,9 +140,6 @@ def in_precision(whisper: Whisper, precision: str = "auto") -> Whisper:
 
     Args:
         precision: ``"auto"``, ``"bf16"``, or ``"no"`` (as it is).
-
-    Raises:
-        SettingsError: another precision.
     """
     low = use_bf16(precision, whisper.model.device.type)
     if not low or whisper.model.dtype == torch.bfloat16:
@@ -169,13 +157,13 @@ def _with_decoder_in(whisper: Whisper, dtype: torch.dtype) -> Whisper:
     return replace(whisper, model=model)
 
 
-def _not_silent(pieces: list[np.ndarray]) -> list[np.ndarray]:
+def _not_silent(recording: np.ndarray) -> list[np.ndarray]:
     """A recording's pieces without those of mere silence; always one at least.
 
     Whisper would invent words for a silent piece.
     """
-    loud = [piece for piece in pieces if np.abs(piece).max() >= QUIETEST]
-    return loud if len(pieces) > 1 and loud else pieces[:1]
+    pieces = split_recording(recording)
+    return [p for p in pieces if np.abs(p).max() >= QUIETEST] or pieces[:1]
 
 
 def split_recording(samples: np.ndarray) -> list[np.ndarray]:
@@ -183,8 +171,7 @@ def split_recording(samples: np.ndarray) -> list[np.ndarray]:
 
     Cuts are made in the quietest tenth of a second of a window's last ten seconds.
     """
-    longest, search = round(forward.LONGEST * RATE), round(_SEARCH * RATE)
-    frame = round(_FRAME * RATE)
+    longest, search, frame = round(forward.LONGEST * RATE), 10 * RATE, RATE // 10
     pieces = []
     while len(samples) > longest:
         end = min(longest, len(samples) - RATE)  # what is left lasts a second at least
@@ -201,11 +188,7 @@ def split_recording(samples: np.ndarray) -> list[np.ndarray]:
 def _checked(recording, number: int) -> np.ndarray:
     """A recording as float32 (samples,), or a clear error; silence may pass."""
     samples = np.asarray(recording)
-    if (
-        samples.ndim != 1
-        or not len(samples)
-        or not np.issubdtype(samples.dtype, np.floating)
-    ):
+    if samples.ndim != 1 or samples.dtype.kind != "f" or not len(samples):
         raise DataError(
             f"Recording {number} is an array of {samples.dtype} {samples.shape}; "
             "expected floats from −1 to 1, one row of samples at 16 kHz "

@@ -21,12 +21,10 @@ class Speculation:
 
     Attributes:
         tokens: the transcript, without prompt and end.
-        passes: through the teacher's decoder (plain decoding needs one a token).
         drafted, accepted: tokens the student proposed, and those that stayed.
     """
 
     tokens: list[int]
-    passes: int
     drafted: int
     accepted: int
 
@@ -52,7 +50,7 @@ def speculate(
     cache = forward.new_cache(decoder, states, room + draft_tokens)
     student_cache = forward.new_cache(student_decoder, states, room + draft_tokens)
     tokens = rules.prompt.tolist()
-    passes = drafted = accepted = 0
+    drafted = accepted = 0
     while len(tokens) < room and tokens[-1] != rules.end:
         most = min(draft_tokens, room - len(tokens) - 1)
         draft = _draft(student_decoder, rules, student_cache, tokens, most)
@@ -70,10 +68,10 @@ def speculate(
         # Both caches hold keys of rejected tokens: setting the length back drops them.
         cache.length = len(tokens) - 1
         student_cache.length = min(student_cache.length, len(tokens) - 1)
-        passes, drafted, accepted = passes + 1, drafted + len(draft), accepted + same
+        drafted, accepted = drafted + len(draft), accepted + same
     if tokens[-1] == rules.end:
         tokens.pop()
-    return Speculation(tokens[prompt:], passes, drafted, accepted)
+    return Speculation(tokens[prompt:], drafted, accepted)
 
 
 def _draft(decoder, rules: DecodingRules, cache, tokens: list[int], most: int):

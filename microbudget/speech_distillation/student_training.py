@@ -63,13 +63,11 @@ class TeacherTargets:
         states: (f, d) of the frozen encoder, in the precision they were computed in.
         labels: int64 (t,) the teacher's transcript, with its end.
         kept: the teacher's top k at each of these positions.
-        text: the transcript as text.
     """
 
     states: torch.Tensor
     labels: torch.Tensor
     kept: TopK
-    text: str
 
 
 class DistilBatch(NamedTuple):
@@ -94,6 +92,7 @@ class DistilDataset(Dataset):
     """A teacher's targets, clip by clip.
 
     Attributes:
+        lengths: tokens of each, by which they are batched.
         dropped: the teacher's transcripts whose error rate was too high to train on.
     """
 
@@ -103,8 +102,8 @@ class DistilDataset(Dataset):
         prompt: torch.Tensor,
         dropped: Sequence[str] = (),
     ):
-        self.targets, self.dropped = targets, list(dropped)
-        self.prompt = prompt.cpu()
+        self.targets, self.prompt, self.dropped = targets, prompt.cpu(), dropped
+        self.lengths = [len(clip.labels) for clip in targets]
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -112,18 +111,10 @@ class DistilDataset(Dataset):
     def __getitem__(self, i: int) -> TeacherTargets:
         return self.targets[i]
 
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens of each, by which they are batched."""
-        return [len(clip.labels) for clip in self.targets]
-
     def bytes(self) -> int:
         """Of everything that is cached."""
-        return sum(
-            t.nbytes
-            for clip in self.targets
-            for t in (clip.states, clip.labels, *clip.kept[:2])
-        )
+        parts = [(clip.states, clip.labels, *clip.kept[:2]) for clip in self.targets]
+        return sum(t.nbytes for tensors in parts for t in tensors)
 
     def collate(self, clips: Sequence[TeacherTargets]) -> DistilBatch:
         """Side by side, padded to the longest."""
@@ -172,15 +163,16 @@ def prepare_targets(
             # states are views of it: one block of memory a batch, none in pieces.
             states = encode_clips(whisper, sound, "clip").clone()  # (b, f, d)
             transcripts = greedy_decode(whisper, states)
-            all_kept = _teacher_top_k(whisper, rules, states, transcripts)
-            for row, (i, tokens) in enumerate(zip(indices, transcripts, strict=True)):
+            likeliest = _teacher_top_k(whisper, rules, states, transcripts)
+            for i, own, tokens, kept in zip(
+                indices, states, transcripts, likeliest, strict=True
+            ):
                 text = text_of(whisper, tokens)
                 if word_errors([clips[i].text], [text]).wer > MAX_WER:
                     dropped.append(text)
                     continue
                 labels = torch.tensor([*tokens, rules.end])
-                kept = all_kept[row]
-                targets[i] = TeacherTargets(states[row], labels, kept, text)
+                targets[i] = TeacherTargets(own, labels, kept)
             shown.update(len(indices))
             release_memory()
     if not targets:
@@ -248,7 +240,6 @@ def train(
 
     Raises:
         TrainingError: fewer steps than one epoch takes, or the loss is not finite.
-        SettingsError: a precision that doesn't exist.
     """
     epoch_steps = -(-len(data) // config.batch_size)
     if config.steps < epoch_steps / 2:
@@ -265,9 +256,9 @@ def train(
 
     def loss(model: nn.Module, batch: DistilBatch) -> torch.Tensor:
         hidden = model(batch).float()  # (n, d)
+        weight = vocabulary.to(hidden.device)
         alphas = config.alpha_soft, config.alpha_hard
         rows = 64 if low else 256  # what was fastest on laptops
-        weight = vocabulary.to(hidden.device)
         return fused_loss(hidden, weight, batch.labels, batch.kept, alphas, rows)
 
     def after_epoch(model: nn.Module) -> dict[str, float]:

@@ -54,14 +54,6 @@ def test_what_is_after_the_end_does_not_count():
     assert sequence.evaluate(parrot, texts).losses.shape == (2 * (len(answer) + 1),)
 
 
-def test_windows_of_a_text_count_to_their_end():
-    windows = tiny_llm.ids(9, batch=2)
-    texts = sequence.from_windows(windows, 4)
-    labels = texts.labels()
-    assert (labels[:, :4] == IGNORE).all()
-    assert torch.equal(labels[:, 4:], windows[:, 4:])
-
-
 def test_the_student_computes_with_the_layers_it_kept(teacher):
     student = sequence.keep_layers(teacher, (0, 3), trainable=(0, 3))
     by_hand = copy.deepcopy(teacher.model)
@@ -114,13 +106,16 @@ def test_the_student_learns_the_texts_and_the_teacher_stays_as_it_was(teacher):
 def test_the_loss_is_that_of_all_logits(teacher):
     texts = sequence.from_windows(tiny_llm.ids(10, batch=3), 4)
     labels = texts.labels()
+    assert (labels[:, :4] == IGNORE).all()
+    assert torch.equal(labels[:, 4:], texts.ids[:, 4:])  # windows count to their end
     logits = teacher.model(texts.ids).logits[:, :-1]
     expected = F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
-    torch.testing.assert_close(
-        sequence.text_loss(teacher.model, (texts.ids, labels)), expected
-    )
     result = sequence.evaluate(teacher, texts, batch_size=2)
     torch.testing.assert_close(result.losses.mean(), expected)
+    student = sequence.keep_layers(teacher, range(4), trainable=[3])
+    config = FinetuneConfig(lr=1e-9, epochs=1, batch_size=3)
+    (first,) = sequence.train(student, texts, config).losses
+    assert first == pytest.approx(float(expected), abs=1e-5)
 
 
 def test_bfloat16_stays_close(teacher, monkeypatch):

@@ -11,7 +11,6 @@ from torch import nn
 
 from microbudget.core.errors import TrainingError
 from microbudget.distillation import students
-from microbudget.training import loop, text_classifier
 
 
 def batch(seed=0, lengths=(7, 3, 5), vocabulary=50):
@@ -41,16 +40,6 @@ def test_a_copy_computes_with_the_layers_it_kept():
     assert len(teacher.encoder.encoder.layer) == 4
     assert student.encoder.config.num_hidden_layers == 2
     assert all(p.requires_grad for p in student.parameters())
-
-
-def test_all_layers_are_the_teacher():
-    teacher = tiny.classifier(layers=2)
-    ids, mask = batch()
-    own = students.keep_layers(teacher, [0, 1]).eval()
-    assert torch.equal(own(ids, mask), teacher(ids, mask))
-    with torch.no_grad():
-        own.heads["task"].weight.zero_()  # a copy: the teacher keeps its own
-    assert teacher.heads["task"].weight.abs().sum() > 0
 
 
 def test_a_new_head_is_drawn_by_the_seed_and_only_the_active_one_is_kept():
@@ -136,21 +125,3 @@ def test_pca_is_scikit_learns_up_to_sign_and_one_scale():
     assert abs(ours.std(ddof=1) - 1) < 1e-6
     variances = ours.var(0)
     assert (np.diff(variances) <= 0).all()
-
-
-def test_the_word_table_is_the_teachers():
-    teacher = tiny.classifier()
-    table = students.word_table(teacher)
-    assert torch.equal(table, teacher.encoder.embeddings.word_embeddings.weight)
-    assert not table.requires_grad
-
-
-def test_a_bilstm_is_trained_as_every_classifier():
-    data = tiny.sentences(4)
-    model = students.bilstm(len(tiny.tokenizer()), 2, width=16, hidden=8)
-    before = text_classifier.score(model, data)
-    history = text_classifier.train(
-        model, data, text_classifier.FinetuneConfig(lr=2e-2, epochs=30)
-    )
-    assert isinstance(history, loop.History)
-    assert text_classifier.score(model, data) > max(before, 0.9)
