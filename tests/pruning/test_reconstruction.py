@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
-from microbudget.core.errors import DataError, TrainingError
+from microbudget.core.errors import TrainingError
 from microbudget.evaluation.moments import Moments
 from microbudget.pruning import reconstruction
 
@@ -113,8 +113,3 @@ def test_budgets_that_cannot_be_met_are_refused(budget):
     errors, costs = torch.tensor([0, 0.1, 0.5]), torch.tensor([6.0, 4, 2])
     with pytest.raises(TrainingError, match=r"budget.*0\.33, which"):
         reconstruction.allocate_budget({"a": errors}, {"a": costs}, budget)
-
-
-def test_least_squares_needs_samples():
-    with pytest.raises(DataError, match="No samples"):
-        reconstruction.least_squares(Moments.zeros(5), 3)
