@@ -6,12 +6,14 @@ before them really give. Linear layers that receive the same tensor (queries, ke
 values; gate and up) share one Hessian and are rounded together.
 """
 
+from collections import Counter
 from contextlib import ExitStack
 
 import torch
 from torch import nn
 
 from ..core.errors import QuantizationError
+from ..core.modules import named_linear_layers
 from ..core.progress import bar
 from ..quantization.affine import (
     QuantConfig,
@@ -21,7 +23,7 @@ from ..quantization.affine import (
 )
 from .gptq import gptq_layer, hessian
 
-_TOKENS_PER_INPUT = 2  # with fewer, the Hessian says little
+_TOKENS_PER_INPUT = 2
 
 
 @torch.no_grad()
@@ -44,11 +46,17 @@ def quantize_(
     Raises:
         QuantizationError: too little calibration text, weights that can't be quantized,
             a model that uses a linear layer twice, or not at all.
+        MicrobudgetError: there are no plain linear layers.
     """
     layers = linear_layers(model)
     for name, linear in layers.items():
         require_matrix(linear.weight, config, name)
-    _require_tokens(ids, max(linear.in_features for linear in layers.values()))
+    least = _TOKENS_PER_INPUT * max(layer.in_features for layer in layers.values())
+    if ids.numel() < least:
+        raise QuantizationError(
+            f"Calibration needs at least {least} tokens for layers as wide as this "
+            f"model's, got {ids.numel()}: with fewer, the Hessian says little."
+        )
     ids, names = ids.to(model.device), {m: name for name, m in layers.items()}
     model.eval()
     groups = _groups_by_input(model, ids[:1], layers)
@@ -93,36 +101,10 @@ def set_weights_(model: nn.Module, tensors: dict[str, QuantizedTensor]) -> nn.Mo
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
-    """A model's plain linear layers by name, without its head.
-
-    Raises:
-        QuantizationError: there are none.
-    """
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    found = {
-        name: module
-        for name, module in model.named_modules()
-        if type(module) is nn.Linear and module is not head
-    }
-    if not found:
-        raise QuantizationError(
-            f"This {type(model).__name__} has no plain linear layers: is it quantized "
-            "already? Load it again, from the original."
-        )
-    return found
-
-
-def _require_tokens(ids: torch.Tensor, widest: int) -> None:
-    if ids.ndim != 2 or ids.is_floating_point():
-        raise QuantizationError(
-            f"Calibration must be token ids (sequences, tokens), got "
-            f"{tuple(ids.shape)} of {ids.dtype}."
-        )
-    if ids.numel() < _TOKENS_PER_INPUT * widest:
-        raise QuantizationError(
-            f"{ids.numel()} calibration tokens for layers with {widest} inputs: give "
-            f"at least {_TOKENS_PER_INPUT * widest}, else the Hessian says little."
-        )
+    """A model's plain linear layers by name, without its head."""
+    head = model.get_output_embeddings()
+    found = named_linear_layers(model)
+    return {name: linear for name, linear in found.items() if linear is not head}
 
 
 def _groups_by_input(
@@ -140,9 +122,8 @@ def _groups_by_input(
         for linear in layers.values():
             hooks.enter_context(linear.register_forward_pre_hook(record))
         model.base_model(ids, use_cache=False)
-    called = [linear for group in groups.values() for linear in group]
-    if sorted(map(id, called)) != sorted(map(id, layers.values())):
-        odd = [name for name, linear in layers.items() if called.count(linear) != 1]
+    called = Counter(linear for group in groups.values() for linear in group)
+    if odd := [name for name, linear in layers.items() if called[linear] != 1]:
         raise QuantizationError(
             f"{odd[0]} isn't used exactly once a pass. Models that choose among their "
             "layers (mixtures of experts), or share them, can't be calibrated here."

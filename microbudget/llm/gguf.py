@@ -18,6 +18,9 @@ from ..core.files import atomic_path
 from ..models.smollm import Llm
 
 _F16_LARGEST = 65504.0
+_BYTES = ("ByteLevel", None, False)
+# (kind, digits one by one, a space before the text) -> llama.cpp's name for it
+_SPLITTING = {(_BYTES,): "gpt-2", (("Digits", True, None), _BYTES): "smollm"}
 
 
 def write_gguf(llm: Llm, path: str | os.PathLike) -> Path:
@@ -28,7 +31,7 @@ def write_gguf(llm: Llm, path: str | os.PathLike) -> Path:
             weights that float16 can't hold, a full disk. Nothing half-written is left.
     """
     path = Path(path)
-    _require_plain_llama(llm.model)
+    _require_plain_llama(llm.model.config)
     tokenizer = _tokenizer(llm.tokenizer, llm.model.config.vocab_size)
     with atomic_path(path, QuantizationError) as temporary:
         writer = gguf.GGUFWriter(temporary, "llama")
@@ -42,20 +45,17 @@ def write_gguf(llm: Llm, path: str | os.PathLike) -> Path:
     return path
 
 
-def _require_plain_llama(model) -> None:
+def _require_plain_llama(config) -> None:
     """Raise for what would be written without complaint and then computed wrongly."""
-    config = model.config
-    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    for wrong, what in (
-        (config.model_type != "llama", f"the architecture {config.model_type!r}"),
-        (rope != "default", f"a rotary embedding of type {rope!r}"),
-        (config.hidden_act != "silu", f"the activation {config.hidden_act!r}"),
+    if not (
+        config.model_type == "llama"
+        and config.rope_parameters["rope_type"] == "default"
+        and config.hidden_act == "silu"
     ):
-        if wrong:
-            raise QuantizationError(
-                f"This model has {what}. Only plain Llamas can be written here; for "
-                "others use llama.cpp's own convert_hf_to_gguf.py."
-            )
+        raise QuantizationError(
+            "Only plain Llamas (SiLU, a rotary embedding that isn't scaled) can be "
+            "written here: for others use llama.cpp's own convert_hf_to_gguf.py."
+        )
 
 
 def to_llama_cpp_rows(weight: np.ndarray, heads: int) -> np.ndarray:
@@ -80,7 +80,7 @@ def _tensors(model) -> Iterator[tuple[str, np.ndarray]]:
                 "the original model, before its layers are replaced."
             )
         array = tensor.detach().float().cpu().numpy()
-        if not np.isfinite(array).all() or np.abs(array).max() > _F16_LARGEST:
+        if not np.abs(array).max() <= _F16_LARGEST:  # NaN isn't, either
             raise QuantizationError(
                 f"{name} holds NaN, infinity or numbers beyond float16's range: load "
                 "the model again, or train it again with a smaller learning rate."
@@ -93,9 +93,6 @@ def _tensors(model) -> Iterator[tuple[str, np.ndarray]]:
 
 def _write_metadata(writer: gguf.GGUFWriter, llm: Llm, tokenizer: dict) -> None:
     config = llm.model.config
-    rope = (config.rope_parameters or {}).get("rope_theta", 10_000.0)
-    head_size = getattr(config, "head_dim", None)
-    head_size = head_size or config.hidden_size // config.num_attention_heads
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(llm.name)
     writer.add_block_count(config.num_hidden_layers)
@@ -104,13 +101,13 @@ def _write_metadata(writer: gguf.GGUFWriter, llm: Llm, tokenizer: dict) -> None:
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_rope_freq_base(rope)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     writer.add_vocab_size(config.vocab_size)
-    writer.add_rope_dimension_count(head_size)
-    writer.add_key_length(head_size)
-    writer.add_value_length(head_size)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(tokenizer["pre"])
@@ -119,11 +116,9 @@ def _write_metadata(writer: gguf.GGUFWriter, llm: Llm, tokenizer: dict) -> None:
     writer.add_token_merges(tokenizer["merges"])
     writer.add_add_space_prefix(False)
     writer.add_add_bos_token(False)
-    ids = {"bos": writer.add_bos_token_id, "eos": writer.add_eos_token_id,
-           "unk": writer.add_unk_token_id, "pad": writer.add_pad_token_id}  # fmt: skip
-    for kind, add in ids.items():
-        if (token := getattr(llm.tokenizer, f"{kind}_token_id", None)) is not None:
-            add(token)
+    for key in ("bos_token_id", "eos_token_id", "unk_token_id", "pad_token_id"):
+        if (token := getattr(llm.tokenizer, key)) is not None:
+            getattr(writer, f"add_{key}")(token)
     if llm.tokenizer.chat_template:
         writer.add_chat_template(llm.tokenizer.chat_template)
 
@@ -136,25 +131,21 @@ def _tokenizer(tokenizer, vocabulary_size: int) -> dict:
             way: llama.cpp would read other tokens than the model was trained on.
     """
     content = json.loads(tokenizer.backend_tokenizer.to_str())
-    model, splitting = content["model"], json.dumps(content["pre_tokenizer"])
-    if model["type"] != "BPE" or "ByteLevel" not in splitting:
+    model, splitting = content["model"], content["pre_tokenizer"]
+    steps = tuple(
+        (step["type"], step.get("individual_digits"), step.get("add_prefix_space"))
+        for step in splitting.get("pretokenizers", [splitting])
+    )
+    if model["type"] != "BPE" or content["normalizer"] or steps not in _SPLITTING:
         raise QuantizationError(
-            f"A {model['type']} tokenizer can't be written: only byte-level BPE is "
-            "known here. Use llama.cpp's own convert_hf_to_gguf.py."
+            f"This tokenizer ({model['type']}) changes or splits words in a way that "
+            "isn't known here: llama.cpp would read other tokens. Use its own "
+            "convert_hf_to_gguf.py."
         )
-    pre = "smollm" if '"individual_digits": true' in splitting else "gpt-2"
-    unknown = ('"Split"', '"individual_digits": false', '"add_prefix_space": true')
-    if content["normalizer"] or any(part in splitting for part in unknown):
-        raise QuantizationError(
-            "This tokenizer changes or splits words in a way that isn't known here: "
-            "llama.cpp would read other tokens. Use its own convert_hf_to_gguf.py."
-        )
-    vocabulary = dict(model["vocab"])
     added = {token["id"]: token for token in content["added_tokens"]}
-    vocabulary |= {token["content"]: i for i, token in added.items()}
+    vocabulary = model["vocab"] | {t["content"]: i for i, t in added.items()}
     tokens = sorted(vocabulary, key=vocabulary.get)
-    if [vocabulary[t] for t in tokens] != list(range(len(tokens))):
-        raise QuantizationError("The tokenizer's ids have gaps.")
+    assert [vocabulary[t] for t in tokens] == list(range(len(tokens))), "ids have gaps"
     unused = vocabulary_size - len(tokens)  # rows of the embedding that no token uses
     kinds = [gguf.TokenType.NORMAL] * len(tokens) + [gguf.TokenType.UNUSED] * unused
     tokens += [f"[PAD{i}]" for i in range(len(tokens), vocabulary_size)]
@@ -162,4 +153,5 @@ def _tokenizer(tokenizer, vocabulary_size: int) -> dict:
         special = token["special"]
         kinds[i] = gguf.TokenType.CONTROL if special else gguf.TokenType.USER_DEFINED
     merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
+    pre = _SPLITTING[steps]
     return {"pre": pre, "tokens": tokens, "types": kinds, "merges": merges}

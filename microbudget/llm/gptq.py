@@ -21,7 +21,6 @@ from ..quantization.affine import (
 
 _BLOCK = 32  # columns that are finished before the others are updated (section 4)
 _PANEL = 256
-_DAMPING_TRIES = 4
 
 
 def hessian(inputs: torch.Tensor) -> torch.Tensor:
@@ -43,28 +42,21 @@ def inverse_cholesky(h: torch.Tensor, damping: float) -> torch.Tensor:
     Row j of U, from column j on, says how the error of column j is spread.
 
     Raises:
-        QuantizationError: H isn't finite, or singular even with a thousandfold damping.
+        QuantizationError: H isn't finite, or singular even with the damping.
     """
-    if not torch.isfinite(h).all():
-        raise QuantizationError(
-            "The Hessian holds NaN or infinity: some calibration text makes the model "
-            "overflow. Load it in float32, or calibrate on other text."
-        )
     eye = torch.eye(len(h), device=h.device)
-    for attempt in range(_DAMPING_TRIES):
-        damped = h + (10**attempt * damping * h.diagonal().mean()) * eye
-        # With rows and columns in reverse order, H = L·Lᵀ gives U = L⁻¹ in reverse:
-        # one factorization and one triangular solve, without forming H⁻¹.
-        lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
-        if not failed:
-            inverse = torch.linalg.solve_triangular(lower, eye, upper=False)
-            if torch.isfinite(inverse).all():
-                return inverse.flip(0, 1)
-    raise QuantizationError(
-        f"The Hessian ({len(h)} × {len(h)}) is singular, even damped: its inputs are "
-        "(nearly) all zero. Use more and more varied calibration text, or a larger "
-        "damping."
-    )
+    damped = h + (damping * h.diagonal().mean()) * eye
+    # With rows and columns in reverse order, H = L·Lᵀ gives U = L⁻¹ in reverse: one
+    # factorization and one triangular solve, without forming H⁻¹.
+    lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
+    inverse = torch.linalg.solve_triangular(lower, eye, upper=False)
+    if failed or not torch.isfinite(inverse).all():
+        raise QuantizationError(
+            f"The Hessian ({len(h)} × {len(h)}) is not finite, or singular even though "
+            "damped: inputs overflow, or are all alike. Use more and more varied "
+            "calibration text, float32, or a larger damping."
+        )
+    return inverse.flip(0, 1)
 
 
 def gptq_layer(
@@ -138,7 +130,7 @@ def _copies_without_dead_inputs(weight, h) -> tuple[torch.Tensor, torch.Tensor]:
     h = h.clone()
     dead = h.diagonal() == 0
     w[dead] = 0
-    h.diagonal()[dead] = 1.0 if dead.all() else h.diagonal()[~dead].mean()
+    h.diagonal()[dead] = h.diagonal()[~dead].mean()
     return w, h
 
 

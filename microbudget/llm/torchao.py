@@ -8,11 +8,7 @@ from .calibrate import linear_layers
 
 
 def int8_weights_(model: nn.Module) -> nn.Module:
-    """Weights of linear layers in int8, a scale a row; arithmetic as before. In place.
-
-    Raises:
-        QuantizationError: there is no plain linear layer to quantize.
-    """
+    """Weights of linear layers in int8, a scale a row; changes ``model``."""
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
     layers = set(linear_layers(model).values())

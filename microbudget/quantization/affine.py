@@ -80,17 +80,12 @@ class QuantizedTensor:
         return scales * (self.codes - zero_points)
 
     def split_rows(self, sizes: Sequence[int]) -> list["QuantizedTensor"]:
-        """Matrices of so many rows each, with memory of their own."""
+        """Matrices of so many rows each, with memory of their own to save."""
         rows = [t.split(sizes) for t in (self.codes, self.scales, self.zero_points)]
         return [
             QuantizedTensor(*(t.clone() for t in (*part, self.groups)), self.bits)
             for part in zip(*rows, strict=True)
         ]
-
-    def to(self, device) -> "QuantizedTensor":
-        """The same on another device."""
-        tensors = (self.codes, self.scales, self.zero_points, self.groups)
-        return QuantizedTensor(*(t.to(device) for t in tensors), self.bits)
 
 
 def grid(w: torch.Tensor, config: QuantConfig) -> tuple[torch.Tensor, torch.Tensor]:

@@ -98,9 +98,7 @@ class OllamaServer:
         common = {"model": body["model"], "created_at": "2025-01-01T00:00:00.0Z"}
         with self.lock:
             model = self.loaded(body["model"])
-            pieces = model.stream(body["prompt"], options["num_predict"],
-                                  options["temperature"], options["seed"])  # fmt: skip
-            for piece in pieces:
+            for piece in model.stream(body["prompt"], options["num_predict"]):
                 yield {**common, "response": piece, "done": False}
             speed = model.speed
         # passes after the prompt's: the last one brought a token, or the end

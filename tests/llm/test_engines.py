@@ -50,13 +50,6 @@ def text_of(model, prompt: str = PROMPT, *args) -> str:
     return "".join(model.stream(prompt, *args))
 
 
-def test_the_server_is_found(server, monkeypatch):
-    assert ollama.version() == "ollama 0.12.3"
-    assert ollama.is_running()
-    monkeypatch.delenv("OLLAMA_HOST")
-    assert ollama.version(server.url) == "ollama 0.12.3"
-
-
 def test_a_file_becomes_a_model_and_answers(server, path):
     with ollama.Model(path) as model:
         assert [*server.models] == ["microbudget-tiny:latest"]
@@ -73,24 +66,13 @@ def test_a_file_becomes_a_model_and_answers(server, path):
 
 
 def test_the_prompt_is_sent_as_it_is(model, server):
-    """The template is around it already, and nothing but the temperature chooses."""
-    text_of(model, "<|im_start|>user\nhi<|im_end|>\n", 3, 0.5, 7)
+    """The template is around it already, and the likeliest token is chosen."""
+    text_of(model, "<|im_start|>user\nhi<|im_end|>\n", 3)
     (body,) = server.asked("POST", "/api/generate")
     assert body["raw"] is body["stream"] is True
     assert body["prompt"] == "<|im_start|>user\nhi<|im_end|>\n"
-    assert body["options"] == {"num_predict": 3, "temperature": 0.5, "seed": 7,
-                               "repeat_penalty": 1, "top_k": 0, "top_p": 1,
+    assert body["options"] == {"num_predict": 3, "temperature": 0, "repeat_penalty": 1,
                                "num_thread": settings.load().threads}  # fmt: skip
-
-
-@pytest.mark.parametrize("engine", [ollama, llama_cpp])
-def test_sampling_is_reproducible(server, path, engine):
-    with engine.Model(path) as model:
-        first, again = (text_of(model, PROMPT, 12, 1.0, 3) for _ in range(2))
-        others = {text_of(model, PROMPT, 12, 1.0, seed) for seed in range(4, 8)}
-        assert first == again
-        assert len(others | {first}) > 1
-        assert text_of(model, PROMPT, 12) == text_of(model, PROMPT, 12, 0.0, 9)
 
 
 def test_an_exception_deletes_the_model(server, path):
@@ -109,7 +91,7 @@ def test_an_answer_nobody_wants_is_dropped(model):
 
 def test_a_model_that_isnt_there(model, server):
     server.models.clear()
-    with pytest.raises(EngineError, match=r"refused \(404\): model .* not found"):
+    with pytest.raises(EngineError, match=r"refused .*model .* not found .*404"):
         text_of(model)
 
 
@@ -117,26 +99,6 @@ def test_nobody_there(nobody, path):
     for ask in (ollama.version, lambda: ollama.Model(path)):
         with pytest.raises(EngineError, match=f"No Ollama server at {nobody}.*serve"):
             ask()
-    assert not ollama.is_running()
-
-
-@pytest.mark.parametrize("version", ["0.5.4", "0.1.32"])
-def test_a_server_too_old(server, path, version):
-    server.version = version
-    assert not ollama.is_running()
-    with pytest.raises(EngineError, match=r"0\.5\.5 or newer is needed.*Update it"):
-        ollama.Model(path)
-    assert not server.asked("POST", "/api/create")
-
-
-@pytest.mark.parametrize(
-    "version",
-    ["0.5.5", "0.0.0", "0.13.0-rc2",
-     "0.12.3-4-gabc1234"],
-)  # fmt: skip
-def test_servers_new_enough(server, version):
-    server.version = version
-    assert ollama.is_running()
 
 
 def test_a_stuck_server(path, server, monkeypatch):
@@ -144,7 +106,6 @@ def test_a_stuck_server(path, server, monkeypatch):
     monkeypatch.setattr(ollama, "_SLOW_S", 0.3)
     hasty = ollama.Model(path)
     server.delay = 3.0
-    assert not ollama.is_running()
     with pytest.raises(EngineError, match="did not answer in time: it is busy or"):
         text_of(hasty)
     server.delay, server.stall = 0.0, 3.0
@@ -175,7 +136,7 @@ def test_an_error_in_the_stream(model, server):
 def test_errors_of_the_server(model, server, path):
     for api in ("/api/generate", "/api/create"):
         server.fail[api] = (500, "llama runner process has terminated")
-    says = r"refused \(500\): llama runner process"
+    says = r"refused .*llama runner process .*500"
     with pytest.raises(EngineError, match=says):
         text_of(model)
     with pytest.raises(EngineError, match=says):
@@ -188,7 +149,6 @@ def test_errors_of_the_server(model, server, path):
 )  # fmt: skip
 def test_another_kind_of_server(model, server, content):
     server.raw = dict.fromkeys(["/api/version", "/api/generate"], content + b"\n")
-    assert not ollama.is_running()
     with pytest.raises(EngineError, match=r"isn't Ollama .*set OLLAMA_HOST"):
         ollama.version()
     with pytest.raises(EngineError):
@@ -206,17 +166,6 @@ def test_a_damaged_file_is_never_sent(server, path, tmp_path):
     assert not server.requests
 
 
-def test_a_create_that_fails_halfway(server, path):
-    server.raw["/api/create"] = b'{"status": "pulling"}'
-    with pytest.raises(EngineError, match="did not create 'microbudget-tiny': pulling"):
-        ollama.Model(path)
-
-
-def test_an_address_that_is_none(monkeypatch):
-    monkeypatch.setenv("OLLAMA_HOST", "http://localhost:port")
-    assert not ollama.is_running()
-
-
 @pytest.mark.parametrize("prompt", ["", " \n"])
 @pytest.mark.parametrize("engine", [ollama, llama_cpp])
 def test_empty_prompts(server, path, engine, prompt):
@@ -232,15 +181,12 @@ def test_ollama_where_it_runs_else_in_process(server, path):
         assert (model.engine, model.name) == ("ollama", "microbudget-tiny")
         assert [*server.models] == ["microbudget-tiny:latest"]
     assert not server.models
-    server.version = "0.1.0"
-    with engines.load(path) as model:
-        assert model.engine == "llama.cpp in process"
-
-
-def test_what_is_available(server):
     found = engines.available()
     assert found["ollama"] == "ollama 0.12.3"
     assert found["llama.cpp"].startswith("cyllama 0.")
+    server.fail["/api/version"] = (500, "broken")
+    with engines.load(path) as model:
+        assert model.engine == "llama.cpp in process"
 
 
 def test_what_isnt_available(nobody, path, monkeypatch):

@@ -1,7 +1,5 @@
 """llama.cpp's own quantizer, against the formats and against what it is given."""
 
-import sys
-
 import gguf
 import numpy as np
 import pytest
@@ -9,7 +7,7 @@ import tiny_llm
 import torch
 
 from microbudget.assets.gguf_file import read_gguf
-from microbudget.core.errors import EngineError, QuantizationError
+from microbudget.core.errors import QuantizationError
 from microbudget.llm import quantize_gguf, write_gguf
 from microbudget.llm.engines import llama_cpp
 
@@ -87,13 +85,6 @@ def test_bits_per_weight_are_the_formats(files):
                     "Q2_K": 2.625}  # fmt: skip
 
 
-def test_mixtures_are_visible(files):
-    """The "M" kinds spend more on the tied embedding and on some layers."""
-    assert files["Q4_K_M"].types() == {"F32": 5, "Q4_K": 12, "Q6_K": 3}
-    types = {t.name: t.type for t in files["Q4_K_M"].tensors}
-    assert types["token_embd.weight"] == "Q6_K"
-
-
 def test_narrow_rows_fall_back_visibly(tmp_path):
     """Rows of 64 are no blocks of 256."""
     pytest.importorskip("cyllama")
@@ -112,20 +103,10 @@ def test_the_source_may_be_the_target(f16, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["m.gguf"]
 
 
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b"PK\x03\x04" + bytes(1000), "no GGUF file"),
-        (b"GGUF\x63" + bytes(1000), "no GGUF file"),
-        (b"GGUF\x03\0\0\0" + bytes(10), "cut short"),
-        (None, "can't be read"),
-    ],
-)
-def test_sources_that_are_no_models(tmp_path, content, says):
+def test_sources_that_are_no_models(tmp_path):
     pytest.importorskip("cyllama")
-    if content:
-        (tmp_path / "m.gguf").write_bytes(content)
-    with pytest.raises(QuantizationError, match=says):
+    (tmp_path / "m.gguf").write_bytes(b"PK\x03\x04" + bytes(1000))
+    with pytest.raises(QuantizationError, match="no GGUF file"):
         quantize_gguf(tmp_path / "m.gguf", tmp_path / "q.gguf", "Q8_0")
     assert not (tmp_path / "q.gguf").exists()
 
@@ -149,10 +130,3 @@ def test_weights_that_arent_finite(f16, tmp_path, kind, capfd):
     with pytest.raises(QuantizationError, match=r"not quantize nan\.gguf.*finite"):
         quantize_gguf(source, tmp_path / "q.gguf", kind)
     assert [p.name for p in tmp_path.iterdir()] == ["nan.gguf"]
-
-
-def test_without_llama_cpp(f16, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "cyllama.llama", None)
-    llama_cpp._library.cache_clear()
-    with pytest.raises(EngineError, match="pip install cyllama"):
-        quantize_gguf(f16, tmp_path / "q.gguf", "Q8_0")

@@ -126,15 +126,6 @@ def test_a_group_gets_its_grid_when_it_is_reached(config):
     assert same > 0.99 * w.numel()  # all but ties that fall the other way
 
 
-def test_rows_do_not_influence_each_other():
-    w, h, config = weight(), hessian(inputs()), QuantConfig(3, 32)
-    whole = gptq_layer(w, h, config)
-    for start in (0, 4, 8, 12):
-        part = gptq_layer(w[start : start + 4], h, config).dequantize()
-        own = whole.dequantize()[start : start + 4]
-        assert torch.isclose(part, own).double().mean() > 0.9  # sums in another order
-
-
 def test_arguments_are_left_as_they_are():
     w, h = weight(), hessian(inputs())
     h[5] = h[:, 5] = 0
@@ -168,11 +159,6 @@ def test_inputs_that_are_always_zero_get_zero_weights(act_order):
     assert torch.isfinite(found).all()
     plain = round_to_nearest(w, QuantConfig(4, 32)).dequantize()
     assert output_error(w, found, h) < output_error(w, plain, h)
-
-
-def test_inputs_that_are_all_zero_leave_nothing():
-    found = gptq_layer(weight(), torch.zeros(64, 64), QuantConfig())
-    assert torch.equal(found.dequantize(), torch.zeros(16, 64))
 
 
 def test_fewer_tokens_than_inputs_are_damped():
@@ -214,28 +200,18 @@ def test_the_factor_is_of_the_damped_inverse():
     )
 
 
-def test_damping_grows_until_the_inverse_exists():
-    upper = inverse_cholesky(torch.ones(64, 64), 1e-8)  # 1 + 1e-8 is 1 in float32
-    assert torch.isfinite(upper).all()
-    assert (upper.diagonal() > 0).all()
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_hessians_that_are_not_finite(bad):
-    h = hessian(inputs())
-    h[3, 4] = bad
-    with pytest.raises(QuantizationError, match="NaN or infinity"):
-        gptq_layer(weight(), h, QuantConfig())
-
-
-@pytest.mark.parametrize("h", [torch.ones(64, 64), -torch.eye(64)])
-def test_hessians_that_stay_singular(h):
-    with pytest.raises(QuantizationError, match=r"64 × 64\) is singular, even damped"):
-        gptq_layer(weight(), h, QuantConfig(damping=1e-12))
-
-
 def test_shapes_that_dont_fit():
     with pytest.raises(QuantizationError, match="expected a matrix"):
         gptq_layer(weight()[0], torch.eye(64), QuantConfig())
     with pytest.raises(QuantizationError, match="64 inputs are fewer than"):
         gptq_layer(weight(), torch.eye(64), QuantConfig(group_size=128))
+
+
+@pytest.mark.parametrize(
+    "h", [torch.full((64, 64), torch.nan), torch.ones(64, 64), torch.zeros(64, 64)]
+)
+def test_hessians_without_an_inverse(h):
+    with pytest.raises(
+        QuantizationError, match=r"64 × 64\) is not finite, or singular"
+    ):
+        gptq_layer(weight(), h, QuantConfig(damping=1e-12))

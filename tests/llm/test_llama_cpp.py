@@ -8,7 +8,7 @@ import test_gguf_tokens
 import tiny_llm
 import torch
 
-from microbudget.core.errors import EngineError, EvaluationError
+from microbudget.core.errors import EngineError
 from microbudget.evaluation import generation
 from microbudget.evaluation.generation import Speed
 from microbudget.llm import gguf
@@ -100,13 +100,8 @@ def test_half_a_character_at_the_end_is_left_out(parrot):
         assert "".join(model.stream(PROMPT, n)) == expected
 
 
-@pytest.mark.parametrize("answer", [" the cat.", "\n a", " + a"])
-def test_white_space_at_the_beginning_is_part_of_the_answer(parrot, answer):
-    assert "".join(parrot(answer).stream(PROMPT)) == answer
-
-
-@pytest.mark.parametrize("answer", ["a ,b", "12 .", "a 's"])
-def test_spaces_before_punctuation_are_part_of_the_answer(parrot, answer):
+@pytest.mark.parametrize("answer", ["a ,b", "12 .", " + a", "\n a"])
+def test_white_space_is_part_of_the_answer(parrot, answer):
     own = test_gguf_tokens.changed(test_gguf_tokens.two_digits)
     assert "".join(parrot(answer, own).stream(PROMPT)) == answer
 
@@ -116,16 +111,6 @@ def test_the_end_is_not_written(parrot):
     assert "".join(model.stream(PROMPT, 64)) == "a b"
     assert model.speed.new_tokens == 2  # "b" and the end: passes after the prompt's
     assert list(parrot("").stream(PROMPT)) == []  # at once
-
-
-def test_sampling_follows_temperature_and_seed(model):
-    def answer(*args):
-        return "".join(model.stream(PROMPT, 12, *args))
-
-    assert answer() == answer(0.0, 5)
-    assert answer(1.0, 5) == answer(1.0, 5)
-    assert len({answer(1.0, seed) for seed in range(5)}) == 5
-    assert answer(1e-4, 5) == answer()
 
 
 def test_an_answer_nobody_wants_is_dropped(model):
@@ -139,24 +124,12 @@ def test_prompts_that_wont_do(model):
     for prompt in ("", "  \n"):
         with pytest.raises(EngineError, match="The prompt is empty"):
             next(model.stream(prompt))
-    says = f"{tokens} tokens of prompt and 1022 of answer.*context of 1024: load it"
+    says = f"{tokens} tokens of prompt and 1022 of answer.*context of 1024"
     with pytest.raises(EngineError, match=says):
         next(model.stream(PROMPT, 1022))
+    assert len(list(model.stream(PROMPT, 1024 - tokens))) <= 1024 - tokens
     with pytest.raises(EngineError, match="1025 tokens, but a context of 1024"):
         model.scorer(torch.zeros(1, 1025, dtype=torch.long))
-
-
-def test_the_whole_context_can_be_used(model):
-    small = llama_cpp.Model(model.file.path, context=32)
-    ids = tiny_llm.ids(32, 1)
-    torch.testing.assert_close(small.scorer(ids), model.scorer(ids), atol=0.02, rtol=0)
-    tokens = len(tiny_llm.ids_of(tiny_llm.tokenizer(), PROMPT))
-    pieces = list(small.stream(PROMPT, 32 - tokens))
-    assert pieces == list(model.stream(PROMPT, 32 - tokens))
-    with pytest.raises(EngineError, match="context of 32"):
-        next(small.stream(PROMPT, 33 - tokens))
-    small.close()
-    small.close()  # twice is no error
 
 
 @pytest.mark.slow
@@ -181,16 +154,6 @@ def test_a_file_that_llama_cpp_doesnt_know(model, tmp_path):
         llama_cpp.Model(path)
 
 
-def test_without_the_wheel(model, monkeypatch):
-    with monkeypatch.context() as without:
-        without.setitem(sys.modules, "cyllama.llama", None)
-        llama_cpp._library.cache_clear()
-        for act in (llama_cpp.version, lambda: llama_cpp.Model(model.file.path)):
-            with pytest.raises(EngineError, match="isn't installed: `pip install cyl"):
-                act()
-    assert llama_cpp.version().startswith("cyllama 0.")
-
-
 def test_speeds_are_tokens_over_seconds():
     speed = Speed(prompt_tokens=100, prefill_s=0.5, new_tokens=30, decode_s=2.0)
     assert (speed.prefill, speed.decode) == (200, 15)
@@ -210,13 +173,3 @@ def test_measuring_a_transformers_model(llm, monkeypatch):
     assert min(speed.prefill_s, speed.decode_s) > 0
     assert len(fed) == 3 * 5  # one run isn't counted
     assert [token.item() for token in fed[1:5]] == wanted[:4]  # the cache is used
-
-
-@pytest.mark.parametrize(
-    ("shape", "tokens"), [((1, 0), 16), ((5,), 16), ((1, 5), 1), ((1, 5), 0)]
-)
-def test_nothing_to_measure(llm, shape, tokens):
-    with pytest.raises(EvaluationError, match="prompt and at least two new tokens"):
-        generation.measure_generation(
-            llm.model, torch.zeros(shape, dtype=torch.long), tokens
-        )

@@ -9,16 +9,17 @@ from hypothesis.extra.numpy import arrays
 from torch.nn import functional as F
 
 from microbudget.core.errors import QuantizationError
-from microbudget.llm.packed import PackedLinear
-from microbudget.llm.packing import pack, require_packable, unpack
+from microbudget.llm.packed import PackedLinear, pack, unpack
 from microbudget.quantization.affine import QuantConfig, round_to_nearest
+
+BITS = st.sampled_from([2, 3, 4, 8])
 
 
 @st.composite
 def numbers(draw, dimensions: int = 3):
     """(bits, codes): uint8 (n, …) with n·bits a multiple of 32."""
-    bits = draw(st.integers(2, 8))
-    step = {2: 16, 4: 8, 6: 16, 8: 4}.get(bits, 32)
+    bits = draw(BITS)
+    step = {2: 16, 3: 32, 4: 8, 8: 4}[bits]
     n = step * draw(st.integers(0, 3))
     rest = draw(st.lists(st.integers(1, 3), max_size=dimensions - 1))
     elements = st.integers(0, 2**bits - 1)
@@ -33,9 +34,9 @@ def stream(codes: list[int], bits: int) -> list[int]:
     return [word - 2**32 * (word >= 2**31) for word in words]
 
 
-def matrix(bits=4, outputs=32, inputs=64, group=32, seed=0, symmetric=False):
-    w = torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(seed))
-    return round_to_nearest(w, QuantConfig(bits, group, symmetric))
+def matrix(bits=4, outputs=32, inputs=64, group=32):
+    w = torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(0))
+    return round_to_nearest(w, QuantConfig(bits, group))
 
 
 @given(numbers())
@@ -53,23 +54,16 @@ def test_the_layout_is_one_stream_of_bits(given_):
     assert pack(codes, bits).tolist() == stream(codes.tolist(), bits)
 
 
-@given(st.integers(2, 8), st.data())
+@given(BITS, st.data())
 def test_any_words_are_some_codes(bits, data):
     words = data.draw(arrays(np.int32, (bits, 2)))  # 32 numbers a column
     words = torch.from_numpy(words)
     assert torch.equal(pack(unpack(words, bits), bits), words)
 
 
-def test_columns_are_packed_on_their_own():
-    codes = torch.randint(8, (64, 5), generator=torch.Generator().manual_seed(0))
-    columns = [pack(column, 3) for column in codes.T]
-    assert torch.equal(pack(codes, 3), torch.stack(columns, 1))
-
-
-@pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
-def test_a_packed_layer_computes_what_it_says(bits, symmetric):
-    found = matrix(bits, symmetric=symmetric)
+def test_a_packed_layer_computes_what_it_says(bits):
+    found = matrix(bits)
     x = torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(1))
     bias = torch.randn(32, generator=torch.Generator().manual_seed(2))
     packed = PackedLinear.pack(found)
@@ -100,27 +94,12 @@ def test_the_state_dict_has_gptqs_names_shapes_and_types(bits):
     assert state["g_idx"].tolist() == [i // 32 for i in range(96)]
 
 
-def test_there_is_nothing_to_train():
-    packed = PackedLinear.pack(matrix())
-    assert list(packed.parameters()) == []
-    assert not packed(torch.ones(1, 64)).requires_grad
-
-
 @pytest.mark.parametrize(
-    ("inputs", "outputs", "bits", "says"),
-    [
-        (64, 64, 5, "5 bits can't be packed: use 2, 3, 4 or 8"),
-        (60, 64, 4, "60 inputs and 64 outputs can't be packed in 4 bits.*of 8"),
-        (64, 20, 3, "multiples of 32"),
-        (8, 16, 2, "multiples of 16"),
-        (6, 8, 8, "multiples of 4"),
+    ("inputs", "outputs", "bits"), [
+        (64, 64, 5), (60, 64, 4), (64, 20, 3), (8, 16, 2), (6, 8, 8)
     ],
-)
-def test_shapes_that_dont_fill_words(inputs, outputs, bits, says):
+)  # fmt: skip
+def test_shapes_that_dont_fill_words(inputs, outputs, bits):
+    says = f"{inputs} inputs and {outputs} outputs in {bits} bits can't be packed"
     with pytest.raises(QuantizationError, match=says):
-        require_packable(inputs, outputs, bits)
-
-
-def test_shapes_that_fill_words():
-    for bits, step in ((2, 16), (3, 32), (4, 8), (8, 4)):
-        require_packable(step, 3 * step, bits)
+        PackedLinear.pack(matrix(bits, outputs, inputs, group=None))

@@ -6,7 +6,6 @@ from functools import partial
 import pytest
 import tiny_llm
 import torch
-from torch import nn
 
 from microbudget.core.errors import EvaluationError, QuantizationError
 from microbudget.evaluation import perplexity as language
@@ -44,21 +43,14 @@ def unchanged(model, before: dict) -> bool:
     )
 
 
-def test_names_by_layer(model):
-    found = sensitivity.weights_by_layer(model)
-    assert [*found] == [0, 1]
-    for i, names in found.items():
-        assert len(names) == 7
-        assert all(name.startswith(f"model.layers.{i}.") for name in names)
-        assert {name.split(".")[-2] for name in names} == set(KINDS)
-
-
-def test_names_by_kind(model):
+def test_names(model):
     found = sensitivity.weights_by_kind(model)
     assert [*found] == [*KINDS, "embeddings"]
     assert found["embeddings"] == ["model.embed_tokens.weight"]  # the head is the same
     assert all(len(found[kind]) == 2 for kind in KINDS)
     layers = sensitivity.weights_by_layer(model)
+    assert [*layers] == [0, 1]
+    assert all(n.startswith(f"model.layers.{i}.") for i in layers for n in layers[i])
     both = {name for kind in KINDS for name in found[kind]}
     assert both == {name for names in layers.values() for name in names}
     assert both <= set(dict(model.named_parameters()))
@@ -90,31 +82,16 @@ def test_one_part_at_a_time_is_by_hand(model, split):
     assert perplexity(model) not in found.values()
 
 
-def test_all_at_once_is_a_part_too(model):
-    whole = {
-        "all": [
-            n for names in sensitivity.weights_by_layer(model).values() for n in names
-        ]
-    }
-    found = sensitivity.measure_sensitivity(
-        model, {"none": [], **whole}, THREE, partial(perplexity, model)
-    )
-    assert found["none"] == perplexity(model)
-    calibrate.round_model_(model, THREE)
-    assert found["all"] == perplexity(model)
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_weights_come_back_whatever_happens(model, error):
+def test_weights_come_back_whatever_happens(model):
     before, called = copy.deepcopy(model.state_dict()), []
 
     def score() -> float:
         called.append(unchanged(model, before))
         if len(called) == 2:
-            raise error
+            raise KeyboardInterrupt
         return 0.0
 
-    with pytest.raises(error):
+    with pytest.raises(KeyboardInterrupt):
         sensitivity.measure_sensitivity(
             model, sensitivity.weights_by_kind(model), THREE, score
         )
@@ -213,8 +190,3 @@ def test_bytes_that_torchao_doesnt_tell():
     model = torchao.int8_weights_(tiny_llm.llama(hidden=128))
     with pytest.raises(EvaluationError, match="own packed weights"):
         roofline.bytes_per_token(model)
-
-
-def test_torchao_needs_something_to_quantize():
-    with pytest.raises(QuantizationError, match="no plain linear layers"):
-        torchao.int8_weights_(nn.Sequential(nn.Embedding(3, 4)))

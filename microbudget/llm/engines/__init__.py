@@ -1,6 +1,6 @@
 """Engines that run a GGUF file behind one interface: Ollama, or llama.cpp in process.
 
-A loaded model has ``stream(prompt, …)``, ``speed`` (of the last answer) and
+A loaded model has ``stream(prompt, max_tokens)``, ``speed`` (of the last answer) and
 ``close()``, and can be used in a ``with`` statement.
 """
 
@@ -34,4 +34,8 @@ def load(path: str | Path):
     """
     from . import llama_cpp, ollama
 
-    return ollama.Model(path) if ollama.is_running() else llama_cpp.Model(path)
+    try:
+        ollama.version()
+    except EngineError:
+        return llama_cpp.Model(path)
+    return ollama.Model(path)

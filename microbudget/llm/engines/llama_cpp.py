@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import version as package_version
@@ -21,7 +22,7 @@ from ...evaluation.generation import Speed
 # llama.cpp's numbers for what a whole file is quantized to (llama.h, llama_ftype)
 KINDS = {"F16": 1, "Q4_0": 2, "Q8_0": 7, "Q2_K": 10, "Q3_K_M": 12, "Q4_K_M": 15,
          "Q5_K_M": 17, "Q6_K": 18}  # fmt: skip
-_CONTEXT = 1024
+CONTEXT = 1024  # tokens of prompt and answer together, at most
 
 
 def version() -> str:
@@ -74,7 +75,7 @@ def quantize_gguf(
     return replace(written, path=target)
 
 
-class Model:
+class Model(AbstractContextManager):
     """A GGUF file, loaded.
 
     Attributes:
@@ -84,22 +85,18 @@ class Model:
 
     engine = "llama.cpp in process"
 
-    def __init__(self, path: str | os.PathLike, context: int = _CONTEXT):
+    def __init__(self, path: str | os.PathLike):
         """Load a file.
 
-        Args:
-            context: tokens of prompt and answer together, at most.
-
         Raises:
-            QuantizationError: no whole GGUF file. EngineError: llama.cpp isn't
-                installed, or can't load it.
+            QuantizationError: no whole GGUF file.
+            EngineError: llama.cpp isn't installed, or can't load it.
         """
         self.file = read_gguf(path)  # llama.cpp says little about broken files
-        self.speed, self.context = None, context
-        self._is_bpe = self.file.metadata.get("tokenizer.ggml.model") == "gpt2"
+        self.speed = None
         self._library = _library()
         options = self._library.LlamaContextParams()
-        options.n_ctx = options.n_batch = options.n_ubatch = context
+        options.n_ctx = options.n_batch = options.n_ubatch = CONTEXT
         options.n_threads = options.n_threads_batch = settings.load().threads
         try:
             self._model = _model_type()(str(self.file.path))
@@ -111,73 +108,60 @@ class Model:
             ) from error
         self._vocabulary = self._model.get_vocab()
 
-    def stream(
-        self, prompt: str, max_tokens: int = 64, temperature: float = 0.0, seed: int = 0
-    ) -> Iterator[str]:
-        """Write an answer, piece by piece; ``speed`` says afterwards how fast.
+    def stream(self, prompt: str, max_tokens: int = 64) -> Iterator[str]:
+        """Write an answer, always the likeliest token; ``speed`` says how fast it was.
 
         Args:
             prompt: with the model's chat template around it already.
-            temperature: 0: always the likeliest token.
+
+        Yields:
+            Pieces of text, none of them with half a character.
 
         Raises:
             EngineError: an empty prompt, or one that leaves no room in the context.
         """
         self._require_open()
         self.speed = None
-        ids = self._prompt_ids(prompt)
-        if len(ids) + max_tokens > self.context:
+        if not prompt.strip():
+            raise EngineError("The prompt is empty.")
+        ids = self._vocabulary.tokenize(prompt, True, True)  # as the file's notes say
+        if len(ids) + max_tokens > CONTEXT:
             raise EngineError(
                 f"{len(ids)} tokens of prompt and {max_tokens} of answer are more than "
-                f"the context of {self.context}: load it with a larger context."
+                f"the context of {CONTEXT}: ask for less."
             )
-        sampler = self._sampler(temperature, seed)
+        sampler = self._library.LlamaSampler(self._library.LlamaSamplerChainParams())
+        sampler.add_greedy()
         self._context.kv_cache_clear()
-        token, prefill_s = self._next(sampler, ids)
-        written, shown, decode_s = [], "", 0.0
-        while not self._vocabulary.is_eog(token) and len(written) < max_tokens:
+        written, shown, seconds = [], "", []  # seconds of every pass
+        batch, position = ids, 0
+        while len(written) < max_tokens:
+            started = time.perf_counter()
+            self._context.decode(self._library.llama_batch_get_one(batch, position))
+            token = sampler.sample(self._context, -1)
+            seconds.append(time.perf_counter() - started)
+            if self._vocabulary.is_eog(token):
+                break
             written.append(token)
             text = self._text(written)
             if not text.endswith("�"):  # else: half a character
                 yield text[len(shown) :]
                 shown = text
-            if len(written) < max_tokens:
-                token, seconds = self._next(
-                    sampler, [token], len(ids) + len(written) - 1
-                )
-                decode_s += seconds
-        ended = len(written) < max_tokens  # then the last pass gave the end
-        self.speed = Speed(len(ids), prefill_s, len(written) - (not ended), decode_s)
-
-    def _prompt_ids(self, prompt: str) -> list[int]:
-        default = not self._is_bpe  # as llama.cpp has it
-        begin = self.file.metadata.get("tokenizer.ggml.add_bos_token", default)
-        ids = self._vocabulary.tokenize(prompt, begin, True)
-        if not ids or not prompt.strip():
-            raise EngineError("The prompt is empty.")
-        return ids
-
-    def _next(self, sampler, ids: list[int], position: int = 0) -> tuple[int, float]:
-        """Read tokens, choose the next one; seconds that it took."""
-        self._require_open()  # somebody may close it while an answer is streamed
-        started = time.perf_counter()
-        self._context.decode(self._library.llama_batch_get_one(ids, position))
-        token = sampler.sample(self._context, -1)
-        return token, time.perf_counter() - started
+            position += len(batch)
+            batch = [token]
+        self.speed = Speed(len(ids), seconds[0], len(seconds) - 1, sum(seconds[1:]))
 
     def _text(self, tokens: list[int]) -> str:
         """Tokens as text; llama.cpp's own detokenizer would eat byte-level spaces."""
-        if not self._is_bpe:
+        if self.file.metadata.get("tokenizer.ggml.model") != "gpt2":
             return self._vocabulary.detokenize(tokens)
         return ByteLevel().decode([self._vocabulary.get_text(t) for t in tokens])
 
     def scorer(self, ids: torch.Tensor) -> torch.Tensor:
         """Logits (batch, tokens, vocabulary) of token ids (batch, tokens)."""
         self._require_open()
-        if ids.shape[1] > self.context:
-            raise EngineError(
-                f"{ids.shape[1]} tokens, but a context of {self.context}."
-            )
+        if ids.shape[1] > CONTEXT:
+            raise EngineError(f"{ids.shape[1]} tokens, but a context of {CONTEXT}.")
         return torch.stack([self._logits(row.tolist()) for row in ids])
 
     def _logits(self, ids: list[int]) -> torch.Tensor:  # (tokens, vocabulary)
@@ -192,15 +176,6 @@ class Model:
         batch.close()
         return torch.from_numpy(logits)
 
-    def _sampler(self, temperature: float, seed: int):
-        sampler = self._library.LlamaSampler(self._library.LlamaSamplerChainParams())
-        if temperature > 0:
-            sampler.add_temp(temperature)
-            sampler.add_dist(seed)
-        else:
-            sampler.add_greedy()
-        return sampler
-
     def close(self) -> None:
         """Free the memory."""
         if self._model is not None:
@@ -211,9 +186,6 @@ class Model:
     def _require_open(self) -> None:
         if self._model is None:  # llama.cpp would end the whole process
             raise EngineError(f"{self.file.path.name} is closed: load it again.")
-
-    def __enter__(self) -> "Model":
-        return self
 
     def __exit__(self, *exception) -> None:
         self.close()
