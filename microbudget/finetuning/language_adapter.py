@@ -80,7 +80,7 @@ def train_language_adapter(
 
     Args:
         model: a classifier; afterwards the new adapter alone is active and trainable,
-            as after ``apply_``.
+            as after ``apply_``, however the training ends.
         texts: in the language the model knows. translate: into the other.
 
     Raises:
@@ -104,7 +104,12 @@ def train_language_adapter(
             found = upper_means(model, other, other_mask)
         return sum(map(relative_distance, targets, found)) / len(targets)
 
-    return fit(model, data, distance_to_plain, finetune.for_fit(model, lengths, 0.03))
+    try:
+        return fit(
+            model, data, distance_to_plain, finetune.for_fit(model, lengths, 0.03)
+        )
+    finally:  # a failure or an interrupt may come while no adapter is active
+        bottleneck.activate_(model, [config.name])
 
 
 def _parallel_data(

@@ -1,5 +1,6 @@
 """What fine-tuning has trained, and nothing else of the model, as one small file."""
 
+import copy
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -61,22 +62,48 @@ def load_(model: nn.Module, path: str | os.PathLike) -> dict:
     notes = metadata.pop("finetuning", None)
     if notes is None:
         raise TrainingError(f"{path} wasn't written by finetuning.save.")
-    config = _from_dict(notes["config"])
-    name, head = notes["name"], notes["head"]
+    config, name = _from_dict(notes["config"]), notes["name"]
     _require_its_base(model, notes, path)
     methods.require_room(model, config, name)
-    if head:
+    if notes["head"]:
         _require_free_head(model, notes, path)
+    # Which parameters the method adds is known only when it has been applied: it is
+    # tried on a copy without weights, and torch's random state stays as it was.
+    with torch.random.fork_rng():
+        trial = _apply_(_without_weights(model), config, notes)
+    names = methods.applied(trial)[name].parameters
+    expected = {key: trial.get_parameter(key).shape for key in names}
+    found = {key: tensor.shape for key, tensor in tensors.items()}
+    if wrong := sorted(dict(expected.items() ^ found.items())):
+        raise TrainingError(f"{path.name} doesn't fit this model: {wrong[0]}.")
+    _apply_(model, config, notes)
+    with torch.no_grad():
+        for key, tensor in tensors.items():
+            model.get_parameter(key).copy_(tensor)
+    model.eval()
+    return metadata
+
+
+def _apply_(model: nn.Module, config: methods.Config, notes: dict) -> nn.Module:
+    head = notes["head"]
+    if head:
         if head not in model.heads:
             model.add_head(head, notes["classes"])
         model.task = head
-    methods.apply_(model, config, name, with_head=bool(head))
-    assert set(methods.applied(model)[name].parameters) == tensors.keys()
-    with torch.no_grad():
-        for parameter, tensor in tensors.items():
-            model.get_parameter(parameter).copy_(tensor)
-    model.eval()
-    return metadata
+    return methods.apply_(model, config, notes["name"], with_head=bool(head))
+
+
+def _without_weights(model: nn.Module) -> nn.Module:
+    """A copy that holds shapes instead of weights: it costs no memory."""
+    memo = {}
+    for parameter in model.parameters():
+        copied = parameter
+        # bitsandbytes' packed weights carry settings: the copy shares them, unchanged
+        if not hasattr(parameter, "quant_state"):
+            empty = parameter.detach().to("meta")
+            copied = nn.Parameter(empty, parameter.requires_grad)
+        memo[id(parameter)] = copied
+    return copy.deepcopy(model, memo)
 
 
 def _require_its_base(model: nn.Module, notes: dict, path: Path) -> None:

@@ -293,6 +293,37 @@ def test_nothing_to_save_or_to_load(tmp_path):
         saving.load_(classifier(), tmp_path / "a")
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_file_that_does_not_fit_is_refused_before_the_model_is_changed(
+    method, tmp_path
+):
+    saving.save(trained(method, "a", "another"), tmp_path / "a")
+    tensors, metadata = checkpoint.load_tensors(tmp_path / "a")
+    name = sorted(tensors)[0]
+    for damage in ("missing", "extra", "shape"):
+        damaged = dict(tensors)
+        if damage == "missing":
+            del damaged[name]
+        elif damage == "extra":
+            damaged["extra.weight"] = torch.zeros(1)
+        else:
+            damaged[name] = torch.zeros(3, 3)
+        checkpoint.save_tensors(tmp_path / "b", damaged, **metadata)
+        model = classifier()
+        before = {n: p.clone() for n, p in model.named_parameters()}
+        answers, may_move = logits(model), set(trainable(model))
+        state = torch.get_rng_state()
+        with pytest.raises(TrainingError, match="b doesn't fit this model"):
+            saving.load_(model, tmp_path / "b")
+        assert torch.equal(torch.get_rng_state(), state)
+        after = dict(model.named_parameters())
+        assert after.keys() == before.keys()
+        assert all(torch.equal(after[n], before[n]) for n in before)
+        assert torch.equal(logits(model), answers)
+        assert set(trainable(model)) == may_move
+        assert set(model.heads) == {"task"} and not methods.applied(model)
+
+
 def test_labels_the_head_has_no_class_for():
     data = sentences()
     data.labels = data.labels + 1

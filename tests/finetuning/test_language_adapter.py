@@ -6,7 +6,7 @@ from sentences import NEGATIVE, POSITIVE, classifier, tokenizer
 
 from microbudget.core.errors import DataError, TrainingError
 from microbudget.data.text import without_vowels
-from microbudget.finetuning import language_adapter, methods, saving
+from microbudget.finetuning import bottleneck, language_adapter, methods, saving
 
 TEXTS = POSITIVE + NEGATIVE
 
@@ -41,6 +41,22 @@ def test_it_brings_the_dialect_nearer_to_plain_english(tmp_path):
     for name, parameter in model.named_parameters():
         if ".adapters.language." in name:
             assert torch.equal(parameter, own[name])
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_after_a_failure_the_adapter_is_active_as_after_apply(error, monkeypatch):
+    model = methods.apply_(classifier(), TASK)
+
+    def fail(*_):  # it is called first while no adapter is active
+        raise error
+
+    monkeypatch.setattr(language_adapter, "upper_means", fail)
+    with pytest.raises(error):
+        train(model)
+    sites = [m for m in model.modules() if isinstance(m, bottleneck.Adapted)]
+    assert sites and all(site.active == ["language"] for site in sites)
+    own = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert own == set(methods.applied(model)["language"].parameters)
 
 
 def test_the_distance_is_one_for_the_mean_and_zero_for_the_same():
