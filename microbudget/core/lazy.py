@@ -12,8 +12,9 @@ def attach(package: str, names: dict[str, str]) -> tuple[Callable, Callable]:
 
     Args:
         package: the folder's ``__name__``.
-        names: public name -> the module in this folder that defines it. A module that
-            is public as a whole stands there under its own name.
+        names: public name -> the module in this folder that defines it; with a leading
+            dot, a module beside this folder (".training.loop"). A module that is public
+            as a whole stands there under its own name.
 
     Returns:
         The two functions, to be assigned in the folder's ``__init__.py``.

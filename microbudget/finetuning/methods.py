@@ -9,6 +9,7 @@ parameters lie beside the base's can be applied several times, by different name
 """
 
 import copy
+import hashlib
 import re
 import warnings
 from dataclasses import dataclass
@@ -143,7 +144,7 @@ def _inject_(model: nn.Module, config: peft.PeftConfig, name: str) -> None:
             peft.functional.inject_adapter_in_model(copy.copy(config), model, name)
         except ValueError as error:
             raise TrainingError(f"peft can't apply this config: {error}") from error
-    # The base may be in four or 16 bits; what is trained is always in float32.
+    # The base may be stored in 4 or 16 bits; the adapter is trained in float32.
     peft.functional.cast_adapter_dtype(model, name)
     model.requires_grad_(False)
     peft.functional.set_adapter(model, name)  # which makes this adapter trainable
@@ -153,11 +154,13 @@ def activate_(model: nn.Module, *names: str) -> None:
     """Switch to what was applied by these names, and to its head; freeze the rest.
 
     Args:
-        names: one; or several bottleneck adapters, to be applied in this order.
+        names: one; or several bottleneck adapters, to be stacked in this order. All of
+            them are then trainable, and ``save`` writes the last.
 
     Raises:
         MicrobudgetError: nothing was applied by that name.
     """
+    assert names, "name what to activate"
     chosen = [pick(applied(model), name) for name in names]
     if isinstance(chosen[0].config, BottleneckConfig):
         bottleneck.activate_(model, names)
@@ -192,11 +195,18 @@ def merge_(model: nn.Module) -> nn.Module:
             f"This model holds {sorted(applied(model))}, and merging keeps one only: "
             "load that one into a fresh copy of the base."
         )
-    for path, layer in layers:  # what peft's merge_and_unload does, which needs its own
-        layer.merge()  # wrapper around the model
+    adapter = hashlib.sha256()  # tells models apart that merged different adapters
+    for one in applied(model).values():
+        for path in one.parameters:
+            values = model.get_parameter(path).detach().float().cpu().numpy()
+            adapter.update(values.tobytes())
+    # as peft's merge_and_unload, which works only on peft's own wrapper of a model
+    for path, layer in layers:
+        layer.merge()
         replace_layer(model, path, layer.get_base_layer())
     model.applied, model.active_name = {}, ""
-    model.base_id = f"{getattr(model, 'base_id', '')} with a merged adapter"
+    merged = adapter.hexdigest()[:12]
+    model.base_id = f"{getattr(model, 'base_id', '')} with adapter {merged} merged"
     return model
 
 
@@ -206,14 +216,18 @@ def applied(model: nn.Module) -> dict[str, Applied]:
 
 
 def require_room(model: nn.Module, config: Config, name: str) -> None:
-    """Raise a TrainingError if a method can't be applied to the model by this name."""
+    """Raise a TrainingError if a method can't be applied to the model by this name.
+
+    Several adapters of one kind can lie beside each other on a base; methods that train
+    the base's own weights can't.
+    """
     beside = isinstance(config, BottleneckConfig | peft.PeftConfig)
     for before in applied(model).values():
         if type(before.config) is not type(config) or not beside:
             raise TrainingError(
                 f"{type(before.config).__name__} was applied to this model already, "
-                f"and {type(config).__name__} would mix with it: take a fresh copy of "
-                "the base."
+                f"and {type(config).__name__} can't be applied beside it: take a fresh "
+                "copy of the base."
             )
     if name in applied(model):
         raise TrainingError(

@@ -1,8 +1,9 @@
 """GPTQ (Frantar et al. 2023, arXiv:2210.17323): round a column, adjust the others.
 
-A layer's error is ‖WX − ŴX‖² (equation 1). Its Hessian for every row of W is
-H = 2·X·Xᵀ (section 3), the same for all rows. Columns are rounded one after another;
-each column's error is compensated by the columns still to come (equations 2 and 3).
+A layer's error is ‖WX − ŴX‖² (equation 1). The error's Hessian is H = 2·X·Xᵀ for every
+row of W (section 3); here it is a mean over tokens, a factor that cancels. Columns are
+rounded one after another; each column's error is compensated by the columns still to
+come (equations 2 and 3).
 """
 
 import math
@@ -20,7 +21,7 @@ from ..quantization.affine import (
 )
 
 _BLOCK = 32  # columns that are finished before the others are updated (section 4)
-_PANEL = 256
+_PANEL = 256  # rows of H that are computed at once
 
 
 def hessian(inputs: torch.Tensor) -> torch.Tensor:
@@ -46,15 +47,15 @@ def inverse_cholesky(h: torch.Tensor, damping: float) -> torch.Tensor:
     """
     eye = torch.eye(len(h), device=h.device)
     damped = h + (damping * h.diagonal().mean()) * eye
-    # With rows and columns in reverse order, H = L·Lᵀ gives U = L⁻¹ in reverse: one
-    # factorization and one triangular solve, without forming H⁻¹.
+    # J reverses the order of rows or columns. J·H·J = L·Lᵀ, so H⁻¹ = UᵀU with the upper
+    # triangular U = J·L⁻¹·J: one factorization and one triangular solve, no H⁻¹.
     lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
     inverse = torch.linalg.solve_triangular(lower, eye, upper=False)
     if failed or not torch.isfinite(inverse).all():
         raise QuantizationError(
-            f"The Hessian ({len(h)} × {len(h)}) is not finite, or singular even though "
-            "damped: inputs overflow, or are all alike. Use more and more varied "
-            "calibration text, float32, or a larger damping."
+            f"The Hessian ({len(h)} × {len(h)}) is not finite, or singular even with "
+            "damping: inputs overflow, or are too much alike. Use more calibration "
+            "text and more varied text, float32, or a larger damping."
         )
     return inverse.flip(0, 1)
 
@@ -74,7 +75,7 @@ def gptq_layer(
     require_matrix(weight, config)
     outputs, columns = weight.shape
     width = config.group_size or columns
-    w, h = _copies_without_dead_inputs(weight, h)  # (in, out), (in, in)
+    w, h = _working_copies(weight, h)  # (in, out), (in, in)
     groups = columns_to_groups(columns, config, w.device)  # (in,)
     scales = w.new_empty(int(groups[-1]) + 1, outputs)  # (groups, out)
     zero_points = torch.empty_like(scales)
@@ -85,7 +86,7 @@ def gptq_layer(
 
     order = torch.arange(columns, device=w.device)
     if config.act_order:
-        # Groups are of neighbours in the matrix: their grids must be fitted before the
+        # A group is adjacent columns of the matrix: its grid must be fitted before the
         # columns are sorted by the size of their inputs.
         for group in range(len(scales)):
             fit_grid(group)
@@ -95,7 +96,7 @@ def gptq_layer(
     upper = inverse_cholesky(h, config.damping)
     lower = upper.T.contiguous()
     codes = torch.empty_like(w)
-    block = math.gcd(config.group_size or _BLOCK, _BLOCK)  # a group begins a block
+    block = math.gcd(config.group_size or _BLOCK, _BLOCK)  # no block straddles groups
     for start in range(0, columns, block):
         now, stop = slice(start, start + block), start + block
         if start % width == 0 and not config.act_order:
@@ -119,7 +120,7 @@ def gptq_layer(
     )
 
 
-def _copies_without_dead_inputs(weight, h) -> tuple[torch.Tensor, torch.Tensor]:
+def _working_copies(weight, h) -> tuple[torch.Tensor, torch.Tensor]:
     """W transposed, because its columns are then contiguous in memory, and H.
 
     Inputs that are always zero would make H singular. Their weights don't matter: they
@@ -158,17 +159,18 @@ def _round_block(
             w_j = torch.addmv(w_j, errors[:j].T, lower[j, :j], alpha=-1)
         steps = w_j / scale[j]
         code, error = codes[j], errors[j]  # views: filled in place
-        # Rounded before z is added: in floats, the sum could fall on another tie.
+        # Rounded before z is added, as round-to-nearest does it: w/s + z is itself
+        # rounded, and may land exactly on .5 although w/s doesn't.
         torch.round(steps, out=code).add_(zero_point[j]).clamp_(0, q_max)
-        # In steps of the grid, the error is w/s − q + z; times s, it is w − s·(q − z).
+        # w/s − q + z is the error in steps of the grid; times s/U_jj it is e_j.
         torch.sub(steps, code, out=error).add_(zero_point[j]).mul_(scale_over_u[j])
     return codes, errors
 
 
 def output_error(weight: torch.Tensor, rounded: torch.Tensor, h: torch.Tensor) -> float:
-    """½·tr((W − Ŵ)·H·(W − Ŵ)ᵀ): squared errors of the outputs, summed over them.
+    """½·tr((W − Ŵ)·H·(W − Ŵ)ᵀ), the mean over tokens of ‖(W − Ŵ)·x‖².
 
-    It is the layer-wise objective of equation 1, a mean over tokens.
+    Equation 1, the objective of a layer, sums over tokens instead.
     """
     difference = (weight - rounded).double()
     return float(0.5 * torch.einsum("oi,ij,oj->", difference, h.double(), difference))

@@ -1,8 +1,8 @@
 """Which hidden channels of MobileNetV2 to remove, and refitting what is left.
 
-By their filters' norms, which looks at no image; or by how well the other channels can
-replace them on some images. Then every block's projection is fitted anew, by least
-squares and without labels, to the original block's output.
+Channels are ranked by the norms of their filters, without any image, or by how well the
+other channels can replace them on some images. Then every block's projection is fitted
+anew, by least squares and without labels, to the original block's output.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..core.errors import TrainingError
 from ..core.progress import bar
 from ..evaluation.moments import Moments
 from ..models.vision import fold_batchnorm
@@ -19,17 +20,20 @@ from .mobilenet import Bypass, prunable_blocks
 from .reconstruction import allocate_budget, elimination_order, refit_
 
 GROUP_SIZE = 8  # channels removed together: odd widths waste vector registers
-_BATCH_SIZE = 8  # images: a processor's cache holds the maps of so many
+_BATCH_SIZE = 8  # images: their activations fit into a processor's cache
 _POSITIONS = 32  # sampled per image and map: neighbouring pixels hold much the same
-BLOCK_COST = 8e6  # of a block however narrow: calls, and waiting for threads
-_COST_PER_VALUE = 20.0  # multiplications that writing and reading one number is worth
+# Rough allowances for a CPU, in multiplications: what calling a block costs, however
+# narrow it is, and what writing and reading one activation costs.
+BLOCK_COST = 8e6
+_COST_PER_VALUE = 20.0
 
 
 def largest_norm_channels(model: nn.Module, fraction: float) -> dict[str, torch.Tensor]:
     """Keep this fraction of every block's channels, by the L2 norm of their filters.
 
-    The filter of the expansion, batch-norm folded in: magnitudes, no image is looked at
-    (Li et al. 2017, section 3.1; Liu et al. 2017 for batch-norm's scales).
+    The filter is the expansion's, with batch-norm folded in. Li et al. 2017 (Pruning
+    filters for efficient ConvNets) rank filters by their norm; Liu et al. 2017 rank
+    channels by batch-norm's scales.
     """
     blocks = prunable_blocks(fold_batchnorm(model))
     filters = {n: b.conv[0][0].weight.detach() for n, b in blocks.items()}
@@ -40,10 +44,12 @@ def largest_norm_channels(model: nn.Module, fraction: float) -> dict[str, torch.
 def channel_costs(model: nn.Module, size: int) -> dict[str, float]:
     """What one hidden channel of every block costs for an image of ``size`` pixels.
 
-    Multiplications, plus some for each number that is written and read again: on a
-    CPU the early, large maps cost more time than their multiplications say.
+    Its multiplications, plus a fixed cost for each activation that is written and read
+    again: on a CPU the early stages, whose activations are large, take more time than
+    their multiplications alone.
     """
-    model, costs = fold_batchnorm(model), {}  # a copy: its hooks go with it
+    costs = {}
+    model = fold_batchnorm(model)  # a throw-away copy: its hooks needn't be removed
     for name, block in prunable_blocks(model).items():
 
         def note(module, inputs, output, name=name):
@@ -59,7 +65,7 @@ def channel_costs(model: nn.Module, size: int) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class ChannelImportance:
-    """In which order every block can lose its channels, and the error then.
+    """The order in which each block's channels can be removed, and the error it makes.
 
     Attributes:
         orders: block -> channels, the least important first.
@@ -75,7 +81,7 @@ class ChannelImportance:
     def channels_to_keep(
         self, costs: Mapping[str, float], budget: float, block_cost: float | None = None
     ) -> dict[str, torch.Tensor]:
-        """Channels to keep so that all blocks cost ``budget`` of what they did.
+        """Channels to keep so that all blocks cost at most the fraction ``budget``.
 
         Args:
             costs: ``channel_costs``, or any other cost of a channel of each block.
@@ -115,7 +121,7 @@ def channel_importance(
     Raises:
         DataError: no images, or NaN in the activations.
     """
-    model = fold_batchnorm(model)  # a copy: its hooks go with it
+    model = fold_batchnorm(model)  # a throw-away copy: its hooks needn't be removed
     blocks, draws = prunable_blocks(model), torch.Generator().manual_seed(0)
     device = next(model.parameters()).device
     hidden = {n: Moments.zeros(b.conv[2].in_channels) for n, b in blocks.items()}
@@ -138,7 +144,8 @@ def channel_importance(
         weight = block.conv[2].weight.detach().flatten(1).cpu().double()
         orders[name], curve = elimination_order(hidden[name], weight, GROUP_SIZE)
         covariance = hidden[name].matrix(centred=True)
-        # from a fraction of the projection's variance to one of the whole block's
+        # The curve is relative to the variance of the projection's output. It is made
+        # relative to that of the block's output, so that blocks can be compared.
         own = torch.einsum("oi,ij,oj->", weight, covariance, weight)
         spread = outputs[name].matrix(centred=True).trace()
         errors[name] = curve * own / spread.clamp_min(1e-12)
@@ -163,10 +170,20 @@ def reconstruct_channels_(
     Args:
         model: the original, with ``features``, a sequence of stages.
         smaller: from ``remove_channels``, its batch-norms folded.
-        images: uint8 (n, 3, h, w); some hundreds.
+        images: uint8 (n, 3, h, w); some hundreds. Their activations after one stage at
+            a time are in memory.
+
+    Raises:
+        TrainingError: ``smaller`` has batch-norms.
     """
-    draws, model = torch.Generator().manual_seed(0), fold_batchnorm(model)
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in smaller.eval().modules())
+    draws = torch.Generator().manual_seed(0)
+    model = fold_batchnorm(model)
+    smaller.eval()
+    if any(isinstance(module, nn.BatchNorm2d) for module in smaller.modules()):
+        raise TrainingError(
+            "The smaller network still has batch-norms: fold them first "
+            "(models.vision.fold_batchnorm)."
+        )
     blocks = list(prunable_blocks(smaller).values())
     device = next(smaller.parameters()).device
     original = [  # what comes into the current stage
@@ -178,8 +195,9 @@ def reconstruct_channels_(
         original = _run(old, original, device)
         if new in blocks:
             targets = original
-            # A bypassed block computes nothing: the block before it is fitted to what
-            # comes after the bypass, and the constant of the bypass isn't needed.
+            # A block that lost all its channels only adds a constant (Bypass). The last
+            # real block before it is fitted to the original output behind it, which
+            # makes that constant superfluous.
             for skipped, bypass in stages[i + 1 :]:
                 if not isinstance(bypass, Bypass):
                     break

@@ -1,9 +1,12 @@
-"""Fake quantization: a model computed in floats that can only take few values.
+"""Fake quantization: a model computes in floats, but with values rounded to a grid.
 
-What accuracy few bits will have, without their speed: a float multiplication by rounded
-numbers takes as long as any other. The same modules, with the ranges of their inputs
-calibrated, are post-training static quantization; trained further, quantization-aware
-training (Jacob et al. 2018, section 3); with ranges taken from each batch, dynamic.
+It shows which accuracy few bits will have; it isn't faster, since multiplying rounded
+floats takes as long as multiplying others. The same modules serve
+
+- post-training static quantization: the ranges of the inputs are calibrated once,
+- quantization-aware training: the model is trained further (Jacob et al. 2018,
+  section 3),
+- dynamic quantization: the ranges are taken from each batch.
 """
 
 import copy
@@ -19,8 +22,8 @@ from ..models.mobilenet import SamePadConv2d
 from .mapping import AffineMapping, affine_mapping, value_range, weight_mapping
 from .observers import OBSERVERS
 
-# Exactly these types: the weight of a subclass, as in nn.MultiheadAttention, may be
-# read by other modules, which would no longer find it.
+# Exactly these types, no other subclasses: the weight of a subclass, as the one in
+# nn.MultiheadAttention, may be read by other modules, which would no longer find it.
 QUANTIZED_TYPES = (nn.Conv2d, nn.Linear, SamePadConv2d)
 _SAMPLES = 8192  # values of an activation that calibration keeps from each batch
 
@@ -30,7 +33,7 @@ class FakeQuantize(nn.Module):
 
     Attributes:
         layer: the layer itself, with trainable float weights.
-        bits, input_bits: of weights and inputs; 0: left in floats.
+        bits, input_bits: the weights' and the inputs' bits; 0: left in floats.
         per_channel: a scale for each output channel, else one for the whole weight.
         dynamic: the range of the inputs is taken from each batch.
         low, high: buffers, the range of the inputs; low > high before calibration.
@@ -115,7 +118,8 @@ def fake_quantize(
         bits = dict.fromkeys(found, bits)
     if mismatch := set(bits) ^ set(found):
         raise QuantizationError(
-            f"bits must name every layer once: {sorted(mismatch)[:3]}."
+            "bits must name every layer, and no other: missing or unknown are "
+            f"{sorted(mismatch)[:3]}."
         )
     for name, layer in found.items():
         new = FakeQuantize(layer, bits[name], input_bits, per_channel, dynamic)
@@ -141,9 +145,10 @@ def calibrate_(
     Args:
         batches: inputs of the model; never test data.
         observer: a name in ``observers.OBSERVERS``.
-        correct_bias: take from every bias what the rounded weights add to the mean of
-            that output (Nagel et al. 2019, arXiv:1906.04721, section 4.2): a depthwise
-            filter has nine weights, whose errors don't cancel. Only once for a model.
+        correct_bias: subtract from every bias what the rounded weights add to the mean
+            of that output (Nagel et al. 2019, arXiv:1906.04721, section 4.2): a
+            depthwise filter has nine weights, whose errors don't cancel. Layers without
+            a bias are left alone. Only once for a model.
 
     Returns:
         The same model, in eval mode.
@@ -155,7 +160,9 @@ def calibrate_(
         raise QuantizationError(f"observer={observer!r}: use one of {list(OBSERVERS)}.")
     layers = fake_quantized_layers(model)
     if correct_bias and any(layer.bias_is_corrected for layer in layers.values()):
-        raise QuantizationError("Biases are corrected once: take the float model anew.")
+        raise QuantizationError(
+            "The biases are corrected already: start again from the float model."
+        )
     model.eval()
     device = next(model.parameters()).device
     try:
@@ -166,6 +173,7 @@ def calibrate_(
         for name, layer in layers.items():
             if not layer.calibration.samples:
                 raise QuantizationError(f"No calibration data reached {name}.")
+        for layer in layers.values():
             layer.calibration.apply_(layer, observer)
     finally:
         for layer in layers.values():
@@ -193,7 +201,7 @@ class _Calibration:
         flat = x.flatten().float()
         low, high = value_range(flat)
         self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
-        if len(flat) > _SAMPLES:  # at random: a fixed step may hit one column only
+        if len(flat) > _SAMPLES:  # at random: every k-th might be one image column
             drawn = torch.randint(len(flat), (_SAMPLES,), generator=self.generator)
             flat = flat[drawn.to(flat.device)]
         self.samples.append(flat)
@@ -208,7 +216,7 @@ class _Calibration:
 
     def apply_(self, layer: FakeQuantize, observer: str) -> None:
         """Give the layer the range that was observed, and its corrected bias."""
-        # The samples may have missed the extremes, which min_max is about.
+        # min_max needs the true extremes, which the samples may have missed.
         extremes = torch.tensor([self.low, self.high])
         values = extremes if observer == "min_max" else torch.cat(self.samples)
         low, high = OBSERVERS[observer](values, bits=layer.input_bits or 8)

@@ -3,9 +3,8 @@
 ``fit(model, data, loss, TrainConfig(epochs=…))`` runs unchanged on a laptop, on a GPU,
 and under ``accelerate launch`` on several processes, with the same losses: the order of
 the examples depends on the seed and the epoch alone, every process takes its share of
-each *global* batch, and shares are weighted by their size. Two things depend on how a
-batch is cut all the same, as everywhere: batch-norm in training mode sees its own part
-only, and dropout draws its own masks.
+each *global* batch, and shares are weighted by their size. The exceptions are
+batch-norm statistics and dropout masks, which depend on how a batch is split.
 """
 
 import math
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
+from unittest import mock
 
 import torch
 from accelerate import Accelerator
@@ -53,19 +53,20 @@ class TrainConfig:
         epochs: passes through the data.
         batch_size: examples per optimizer step, over all processes.
         lr: learning rate.
-        weight_decay: of AdamW.
-        optimizer: ``parameters -> Optimizer``, with an ``lr`` and a ``weight_decay`` of
-            its own; default: AdamW.
-        schedule: ``"constant"``, ``"linear"`` or ``"cosine"`` (to zero), after
-            ``warmup`` (a fraction of all steps) of linear growth.
+        weight_decay: AdamW's.
+        optimizer: ``parameters -> Optimizer``; it brings its own learning rate and
+            weight decay, and the two above are ignored. Default: AdamW.
+        schedule: of the learning rate: ``"constant"``, or ``"linear"`` or ``"cosine"``
+            decay to zero.
+        warmup: the fraction of all steps in which it first grows linearly.
         precision: ``"no"`` (float32) or ``"bf16"`` autocast.
         max_grad_norm: longer gradients are scaled down to this norm.
-        lengths: of every example, to batch those of similar length.
-        seed: of the order of the examples and of dropout.
-        description: of the progress bar.
+        lengths: each example's length, so that similar ones share a batch.
+        seed: decides the order of the examples and the dropout masks.
+        description: the progress bar's label.
 
     Raises:
-        TrainingError: a value that can't be.
+        TrainingError: an invalid value.
     """
 
     epochs: int
@@ -112,10 +113,11 @@ def fit(
             tensors of equal length (a batch is then a tuple of their rows: fast, no
             copies through Python).
         loss: ``(model, batch) -> scalar``, a *mean* over the batch's examples.
-        evaluate: ``model -> {metric: value}``, called in eval mode after each epoch.
+        evaluate: ``model -> {metric: value}``, called in eval mode after each epoch;
+            the name ``loss`` is taken by the training loss.
 
     Returns:
-        The run's history, and the trained model in eval mode.
+        The run's history. ``model`` is left in eval mode, on the settings' device.
 
     Raises:
         TrainingError: nothing to train, no data, a loss that is NaN or infinite.
@@ -149,18 +151,20 @@ def fit(
         for epoch in range(config.epochs):
             wrapped.train()
             batches = _epoch_batches(data, config, epoch, accelerator)
-            losses = _finite((step(*batch) for batch in batches), len(history.losses))
+            # lazily: a batch is trained on when its loss is asked for
+            losses = (step(*batch) for batch in batches)
+            losses = _read_finite(losses, len(history.losses))
             mean = sum(losses) / len(losses)
             progress.set_postfix(loss=f"{mean:.3f}")
             history.losses += losses
-            history.epochs.append({"loss": mean, **_metrics(evaluate, model)})
+            history.epochs.append({**_metrics(evaluate, model), "loss": mean})
     _share_buffers(accelerator, model)
     model.eval()
     return history
 
 
 def _examples(data: Dataset | tuple[torch.Tensor, ...]) -> Dataset:
-    """The data set, or one of the tensors' rows."""
+    """The data set; tensors are wrapped as one, each row an example."""
     if isinstance(data, tuple):
         if len({len(tensor) for tensor in data}) > 1:
             sizes = [tuple(tensor.shape) for tensor in data]
@@ -181,10 +185,14 @@ def _epoch_batches(data, config: TrainConfig, epoch: int, accelerator) -> Iterab
     return zip(shares, loader(data, [own.rows for own in shares]), strict=True)
 
 
-def _finite(losses: Iterable[torch.Tensor], before: int) -> list[float]:
-    """An epoch's losses as numbers, after ``before`` steps; stops at NaN or infinity.
+def _read_finite(losses: Iterable[torch.Tensor], before: int) -> list[float]:
+    """An epoch's losses as numbers; raises at NaN or infinity.
 
-    They are read off the device in groups: each reading waits for it.
+    Reading one waits for the device, so they are read in groups: up to 19 further steps
+    are made after the first NaN before it is noticed.
+
+    Args:
+        before: steps of earlier epochs.
     """
     numbers: list[float] = []
     losses = iter(losses)
@@ -206,26 +214,23 @@ def _metrics(evaluate: Callable | None, model: nn.Module) -> dict[str, float]:
     if evaluate is None:
         return {}
     model.eval()
-    # Each process has seen other examples: its batch-norm statistics differ, and so may
-    # its metrics. Those of the main process count.
+    # Each process has seen different examples: its batch-norm statistics differ, and so
+    # may its metrics. All compute them, the main process's are used.
     [metrics] = broadcast_object_list([evaluate(model)])
     return metrics
 
 
 def _accelerator(precision: str) -> Accelerator:
     """An Accelerator for this precision and for the device of the settings."""
-    # Accelerate keeps both for as long as a process lives, but one notebook trains in
-    # float32 and in bfloat16: its state is forgotten first. Only the device stays under
-    # `accelerate launch`, whose launcher has given each process its own.
+    # Accelerate's state is global to the process. It is reset, so that one notebook can
+    # train in float32 and in bfloat16; under `accelerate launch` the device that the
+    # launcher has given to each process is kept.
     device = settings.device()
     launched = int(os.environ.get("LOCAL_RANK", -1)) != -1
     AcceleratorState._reset_state(reset_partial_state=not launched)
-    if not launched and device != "cpu":
-        os.environ["ACCELERATE_TORCH_DEVICE"] = device
-    try:
+    wanted = {} if launched or device == "cpu" else {"ACCELERATE_TORCH_DEVICE": device}
+    with mock.patch.dict(os.environ, wanted):  # as it was, afterwards
         return Accelerator(cpu=device == "cpu", mixed_precision=precision)
-    finally:
-        os.environ.pop("ACCELERATE_TORCH_DEVICE", None)
 
 
 @contextmanager
@@ -241,9 +246,9 @@ def _wrapped(accelerator: Accelerator, model: nn.Module) -> Iterator[nn.Module]:
         yield wrapped
     finally:
         accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # undoes autocast
-        # Accelerate leaves two attributes on the model: a mark, because of which it
-        # would not put autocast around the model a second time, and a bound `forward`,
-        # a reference of the model to itself that would keep it in memory.
+        # Accelerate leaves two attributes on the model: a flag that makes a second
+        # prepare() skip autocast, and a bound `forward`, by which the model refers to
+        # itself and would stay in memory.
         vars(model).pop("_is_accelerate_prepared", None)
         if not has_own_forward:
             vars(model).pop("forward", None)
@@ -283,7 +288,7 @@ def _factor(schedule: str, step: int, steps: int, warmup: int) -> float:
 
 
 def _share_buffers(accelerator: Accelerator, model: nn.Module) -> None:
-    """Give every process the main one's batch-norm statistics."""
+    """Give every process the main one's buffers, such as batch-norm statistics."""
     if accelerator.num_processes > 1:
         for buffer in model.buffers():
             broadcast(buffer)

@@ -1,4 +1,8 @@
-"""Notebook 01: transfer learning with MobileNetV2."""
+"""Notebook 01: transfer learning with MobileNetV2.
+
+Other chapters start from what is trained here, so the code lies a floor below, in
+``training/``; the network is in ``models/mobilenet.py``.
+"""
 
 from ..core.lazy import attach
 

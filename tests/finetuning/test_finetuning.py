@@ -270,6 +270,8 @@ def test_merged_there_is_nothing_left_to_save(tmp_path):
         saving.save(model, tmp_path / "b")
     with pytest.raises(TrainingError, match="fits its own base"):
         saving.load_(model, path)
+    other = methods.merge_(trained("lora", "a", "a", seed=1))
+    assert other.base_id != model.base_id  # another adapter made it another base
     two = trained("lora", "a", "a")
     apply("lora", two, "b")
     with pytest.raises(TrainingError, match="keeps one only"):
