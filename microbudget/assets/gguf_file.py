@@ -104,7 +104,7 @@ def read_gguf(path: str | os.PathLike) -> GgufFile:
 
 
 class _FastReader(gguf.GGUFReader):
-    """gguf's reader, but a hundred thousand words of a vocabulary don't take seconds.
+    """gguf's reader, but a vocabulary of a hundred thousand tokens don't take seconds.
 
     GGUFReader (0.19) makes several numpy arrays for each element of an array: 1.9 s for
     a file of SmolLM2's. Here an array of numbers is one numpy array, and one of

@@ -2,7 +2,7 @@
 
 
 class MicrobudgetError(Exception):
-    """Base of every error that a reader of the course can cause and can mend."""
+    """Base of every error that a reader of the course can cause and can fix."""
 
     def _render_traceback_(self) -> list[str]:
         # IPython shows these lines instead of a traceback three libraries deep.

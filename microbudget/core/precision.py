@@ -19,7 +19,7 @@ from . import settings
 from .errors import SettingsError
 from .files import atomic_path
 
-_LEAST_GAIN = 1.2  # bfloat16 must be so many times as fast to be used
+_MIN_GAIN = 1.2  # bfloat16 must be so many times as fast to be used
 
 
 def fast_bf16(kind: str) -> bool:
@@ -57,7 +57,7 @@ def decide() -> bool:
     if (known := recorded()) is not None:
         return known
     gain = measure_gain() if has_bf16_instructions() else 0.0
-    answer = gain > _LEAST_GAIN
+    answer = gain > _MIN_GAIN
     path = _file()
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path, SettingsError) as temporary:

@@ -10,7 +10,7 @@ from ..core.errors import DataError
 
 RATE = 16_000  # samples a second, Whisper's
 SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3")
-QUIETEST = 1e-4  # peak of a silent recording: −80 dB below full scale
+SILENCE_PEAK = 1e-4  # peak of a silent recording: −80 dB below full scale
 
 
 def read(path: str | Path) -> np.ndarray:
@@ -64,7 +64,7 @@ def prepare(samples: np.ndarray, rate: int, name: str = "the recording") -> np.n
             f"{name} has {(~np.isfinite(mono)).sum():,} samples that are not numbers "
             "(NaN or infinite). Export it again."
         )
-    if np.abs(mono).max() < QUIETEST:
+    if np.abs(mono).max() < SILENCE_PEAK:
         raise DataError(
             f"{name} is silent. Whisper would invent words for it (the notebook shows "
             "which): check the microphone, or leave it out."

@@ -1,4 +1,4 @@
-"""Questions and answers that teach a small LLM a style of answering."""
+"""Questions and answers to train a small LLM on a style of answering."""
 
 import re
 from dataclasses import dataclass

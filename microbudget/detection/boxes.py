@@ -70,13 +70,13 @@ def nms(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float) -> np.ndarr
         Indices (k,) of the boxes that stay, best first.
     """
     order = np.argsort(-scores, kind="stable")
-    overlap = iou(boxes, boxes)
+    ious = iou(boxes, boxes)
     alive = np.ones(len(boxes), bool)
     kept = []
     for i in order:
         if alive[i]:
             kept.append(i)
-            alive &= overlap[i] <= iou_threshold
+            alive &= ious[i] <= iou_threshold
     return np.array(kept, np.int64)
 
 

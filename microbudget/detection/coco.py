@@ -45,8 +45,8 @@ class _Match(NamedTuple):
     """What pycocotools matched, for one class in one image."""
 
     scores: np.ndarray  # (detections,)
-    hits: np.ndarray  # bool (thresholds, detections)
-    misses: np.ndarray  # the others, but for detections in a crowd
+    true_positives: np.ndarray  # bool (thresholds, detections)
+    false_positives: np.ndarray  # the others, but for detections in a crowd
     targets: int  # boxes to find
 
 
@@ -204,10 +204,14 @@ def _average_precision(matches: list[_Match], targets: int) -> float:
     """Mean over thresholds of the area under precision over recall, of one class."""
     scores = np.concatenate([match.scores for match in matches])
     order = np.argsort(-scores, kind="mergesort")
-    hits = np.concatenate([match.hits for match in matches], 1)[:, order]
-    misses = np.concatenate([match.misses for match in matches], 1)[:, order]
-    right = np.cumsum(hits, 1, dtype=float)  # (thresholds, d)
-    wrong = np.cumsum(misses, 1, dtype=float)
+    true_positives = np.concatenate([match.true_positives for match in matches], 1)[
+        :, order
+    ]
+    false_positives = np.concatenate([match.false_positives for match in matches], 1)[
+        :, order
+    ]
+    right = np.cumsum(true_positives, 1, dtype=float)  # (thresholds, d)
+    wrong = np.cumsum(false_positives, 1, dtype=float)
     precision = right / np.maximum(right + wrong, np.finfo(float).eps)
     # the best precision at this recall or a higher one
     precision = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
@@ -215,7 +219,7 @@ def _average_precision(matches: list[_Match], targets: int) -> float:
     for own, recall in zip(precision, right / targets, strict=True):
         index = np.searchsorted(recall, _RECALLS, side="left")
         total += own[index[index < len(recall)]].sum() / len(_RECALLS)
-    return total / len(hits)
+    return total / len(true_positives)
 
 
 def _match(found: dict) -> _Match:

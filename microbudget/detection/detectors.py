@@ -95,7 +95,7 @@ def _picodet() -> Detector:
     folder, asset = assets.fetch("page-layout"), assets.get("page-layout")
     # Batch norms folded, constants computed: exact to rounding.
     path = optimize_graph(
-        folder / "layout_cdla.onnx", _written() / "page-layout.onnx", "basic"
+        folder / "layout_cdla.onnx", _runs_folder() / "page-layout.onnx", "basic"
     )
     return Detector(
         "PicoDet", asset.card(), path, picodet.SIZE, CLASSES, picodet.PARTS,
@@ -106,7 +106,7 @@ def _picodet() -> Detector:
 def _detr() -> Detector:
     folder, asset = assets.fetch("detr-resnet-50"), assets.get("detr-resnet-50")
     digest = asset.spec["hub_files"]["model.safetensors"]
-    path = _written() / f"detr-{digest[:8]}.onnx"
+    path = _runs_folder() / f"detr-{digest[:8]}.onnx"
     if not path.is_file():  # exporting takes minutes
         example = {"image": torch.randn(1, 3, *detr.SIZE)}
         export_module(detr.load(folder), path, example, {}, output="found")
@@ -120,7 +120,7 @@ def _detr() -> Detector:
     )  # fmt: skip
 
 
-def _written() -> Path:
+def _runs_folder() -> Path:
     return settings.load().home / "runs" / "detection"
 
 

@@ -1,9 +1,9 @@
-"""A language model with fewer layers is trained on what the whole one writes.
+"""A language model with fewer layers is trained on texts that the whole one generates.
 
 Sequence-level distillation (Kim and Rush 2016, arXiv:1606.07947, section 3.2): the
 teacher answers every prompt once, and the student is trained on these answers as if
 people had written them. The probabilities behind them aren't needed, so the teacher may
-be anything that writes.
+be anything that generates text.
 """
 
 import copy

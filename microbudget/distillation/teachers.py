@@ -143,10 +143,12 @@ def mix_teachers(
         logits: of each teacher (sentences, classes).
         weights: none negative; their sum is brought to 1.
     """
-    share = torch.tensor(weights, dtype=torch.float64)
+    fractions = torch.tensor(weights, dtype=torch.float64)
     log_p = torch.stack([F.log_softmax(z.double() / temperature, -1) for z in logits])
-    log_share = (share / share.sum()).log()[:, None, None]  # (teachers, 1, 1)
-    return (temperature * torch.logsumexp(log_p + log_share, 0)).float()
+    log_fractions = (fractions / fractions.sum()).log()[
+        :, None, None
+    ]  # (teachers, 1, 1)
+    return (temperature * torch.logsumexp(log_p + log_fractions, 0)).float()
 
 
 def mixture_weights(

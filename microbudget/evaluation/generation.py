@@ -1,4 +1,4 @@
-"""Reading a prompt and writing an answer are two speeds: compute and memory."""
+"""Prefill and decoding have two speeds: one is bound by compute, one by memory."""
 
 import time
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Speed:
 
     Attributes:
         prompt_tokens, prefill_s: the prompt, read at once.
-        new_tokens, decode_s: the answer, written token by token.
+        new_tokens, decode_s: the answer, decoded token by token.
     """
 
     prompt_tokens: int
@@ -62,7 +62,7 @@ def measure_generation(
 
 @torch.inference_mode()
 def generate(model, ids: torch.Tensor, new_tokens: int) -> tuple[float, float]:
-    """Write greedily once: seconds of the prompt's pass, and of all later ones.
+    """Decode greedily once: seconds of the prompt's pass, and of all later ones.
 
     Args:
         ids: int64 (1, tokens), the prompt.

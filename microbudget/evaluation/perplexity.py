@@ -53,7 +53,7 @@ class PerplexityResult:
 
     @property
     def agreement(self) -> float:
-        """Fraction of tokens where both would have written the same."""
+        """Fraction of tokens where both have the same most likely token."""
         return float(self.agrees.double().mean())
 
     def __str__(self) -> str:
@@ -146,7 +146,7 @@ def last_words(
     """Whether a model guesses the last word of each passage, once and in five guesses.
 
     The whole word counts: every one of its tokens, given those before it, must be the
-    likeliest (what greedy writing would write), or among the five likeliest.
+    likeliest (what greedy decoding would give), or among the five likeliest.
 
     Args:
         passages: with ``context`` and ``word`` (see ``data.prose``).

@@ -1,4 +1,4 @@
-"""Where the time of writing tokens goes, by torch's profiler."""
+"""Where the time of decoding tokens goes, by torch's profiler."""
 
 from collections import Counter
 from collections.abc import Callable

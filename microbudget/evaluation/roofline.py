@@ -1,6 +1,6 @@
 """How fast could it be? Bytes that must be read, against how fast memory gives them.
 
-Writing one token needs every weight once (Williams et al. 2009, the roofline model):
+Decoding one token needs every weight once (Williams et al. 2009, the roofline model):
 tokens a second ≤ bandwidth / bytes of weights. Reading a prompt uses each weight for
 all its tokens, and is bound by arithmetic instead.
 """
@@ -25,7 +25,7 @@ def memory_bandwidth(device: str = "cpu", size: int = _BYTES) -> float:
 
 
 def bytes_per_token(model: nn.Module) -> int:
-    """Bytes of weights that writing one token reads: all but embeddings' other rows.
+    """Bytes of weights that decoding one token reads: all but embeddings' other rows.
 
     An embedding that is also the head (tied) is read whole, as the head.
 

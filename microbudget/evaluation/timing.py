@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_QUICK = 0.05  # seconds: a longer call hardly feels what ran before it
+_QUICK = 0.05  # seconds: a longer call is hardly affected by what ran before it
 
 
 @dataclass(frozen=True)

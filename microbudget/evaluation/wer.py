@@ -47,7 +47,7 @@ def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> WordErr
     """Count word errors over a corpus, after Whisper's English normalizer (jiwer).
 
     Args:
-        references: what was said; hypotheses: what was written, clip by clip. An empty
+        references: what was said; hypotheses: the transcripts, clip by clip. An empty
             hypothesis counts every word as deleted.
 
     Raises:
@@ -61,8 +61,8 @@ def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> WordErr
             raise EvaluationError(
                 f"The reference {text!r} holds no words: leave it out."
             )
-    written = [normalize_text(text) for text in hypotheses]
-    found = jiwer.process_words(said, written)
+    transcripts = [normalize_text(text) for text in hypotheses]
+    found = jiwer.process_words(said, transcripts)
     per_clip = []
     for chunks, words in zip(found.alignments, found.references, strict=True):
         # one side of an insertion or deletion is empty
@@ -111,16 +111,16 @@ def bootstrap_interval(
 
 
 def align_words(reference: str, hypothesis: str) -> list[tuple[str, str, str]]:
-    """How a transcript differs: (kind, words said, words written), in order.
+    """How a transcript differs: (kind, words said, words transcribed), in order.
 
     kind is ``equal``, ``substitute``, ``delete`` or ``insert``; words are normalized.
     """
     import jiwer
 
-    said, written = normalize_text(reference), normalize_text(hypothesis)
+    said, transcribed = normalize_text(reference), normalize_text(hypothesis)
     if not said:
-        return [("insert", "", written)] if written else []
-    found = jiwer.process_words(said, written)
+        return [("insert", "", transcribed)] if transcribed else []
+    found = jiwer.process_words(said, transcribed)
     says, writes = found.references[0], found.hypotheses[0]
     return [
         (

@@ -29,7 +29,7 @@ from . import packages
 from .sessions import as_array
 
 Batches = Sequence[Mapping[str, object]]
-METHODS = ("Average", "MinMax", "Entropy", "Percentile")  # of finding ranges
+METHODS = ("Average", "MinMax", "Entropy", "Percentile")  # of calibration
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class StaticConfig:
         unsigned: weights of eight bits in uint8.
         reduce_range: weights of seven bits; default: where the processor needs it, and
             they are signed.
-        method: of finding ranges, one of ``METHODS``: ``"Average"`` is that of every
+        method: of calibration, one of ``METHODS``: ``"Average"`` is that of every
             batch's extremes.
     """
 

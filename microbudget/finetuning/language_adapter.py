@@ -1,7 +1,7 @@
 """A language adapter without labels: the same states for the same sentence.
 
 After Pfeiffer et al. 2020, MAD-X (arXiv:2005.00052). They train it by masked-language
-modelling; an encoder without such a head learns from sentences in both languages.
+modelling; an encoder without such a head is trained on sentences in both languages.
 """
 
 import math

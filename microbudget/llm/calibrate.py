@@ -51,11 +51,11 @@ def quantize_(
     layers = linear_layers(model)
     for name, linear in layers.items():
         require_matrix(linear.weight, config, name)
-    least = _TOKENS_PER_INPUT * max(layer.in_features for layer in layers.values())
-    if ids.numel() < least:
+    min_tokens = _TOKENS_PER_INPUT * max(layer.in_features for layer in layers.values())
+    if ids.numel() < min_tokens:
         raise QuantizationError(
-            f"Calibration needs at least {least} tokens for layers as wide as this "
-            f"model's, got {ids.numel()}: with fewer, the Hessian says little."
+            f"Calibration needs at least {min_tokens} tokens for layers as wide as "
+            f"this model's, got {ids.numel()}: with fewer, the Hessian says little."
         )
     ids, names = ids.to(model.device), {m: name for name, m in layers.items()}
     model.eval()

@@ -1,4 +1,4 @@
-"""PyTorch's own way: torchao's weights in int8, for any model, on any device."""
+"""PyTorch's own library: torchao's weights in int8, for any model, on any device."""
 
 import warnings
 

@@ -13,10 +13,10 @@ from .layers import LowRank
 
 
 def save(model: nn.Module, path: str | os.PathLike, **metadata) -> Path:
-    """Write all weights and buffers, and which layers are factorized in which way.
+    """Write all weights and buffers, and which layers are factorized, and how.
 
     Args:
-        metadata: notes of your own (text, numbers, lists).
+        metadata: plain text, numbers, lists and dicts; ``load`` gives it back.
 
     Raises:
         MicrobudgetError: a weight that isn't finite, metadata that isn't plain, a full
@@ -24,11 +24,11 @@ def save(model: nn.Module, path: str | os.PathLike, **metadata) -> Path:
     """
     modules = model.named_modules()
     kinds = {name: m.kind for name, m in modules if isinstance(m, LowRank)}
-    return save_tensors(path, model.state_dict(), kinds=kinds, notes=metadata)
+    return save_tensors(path, model.state_dict(), kinds=kinds, **metadata)
 
 
 def load(path: str | os.PathLike, model: nn.Module) -> nn.Module:
-    """The factorized model that ``save`` wrote.
+    """The factorized model that ``save`` wrote, with its ``metadata`` as an attribute.
 
     Args:
         model: of the architecture as it was before it was factorized, with any weights;
@@ -41,7 +41,7 @@ def load(path: str | os.PathLike, model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model)
     try:
         layers = dict(model.named_modules())
-        for name, kind in metadata["kinds"].items():
+        for name, kind in metadata.pop("kinds").items():
             rank, bias = len(tensors[f"{name}.0.weight"]), f"{name}.1.bias" in tensors
             replace_layer(model, name, LowRank(pick(layers, name), rank, kind, bias))
         model.load_state_dict(tensors)
@@ -50,4 +50,5 @@ def load(path: str | os.PathLike, model: nn.Module) -> nn.Module:
             f"{path} doesn't fit this {type(model).__name__}: build the architecture "
             f"that was factorized, whole. ({str(error)[:300]})"
         ) from error
-    return model
+    model.metadata = metadata
+    return model.eval()

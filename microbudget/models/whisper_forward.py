@@ -14,15 +14,17 @@ from torch.nn import functional as F
 from ..data.audio import RATE
 from .whisper import Whisper
 
-LONGEST = 30.0  # seconds, Whisper's window
+WINDOW_SECONDS = 30.0  # seconds, Whisper's window
 
 
-def log_mel(whisper: Whisper, clips: list, seconds: float = LONGEST) -> torch.Tensor:
+def log_mel(
+    whisper: Whisper, clips: list, seconds: float = WINDOW_SECONDS
+) -> torch.Tensor:
     """The mel spectrogram, padded with silence: (b, mel bands, 100 × seconds).
 
     Args:
         clips: arrays of float32 (samples,) at 16 kHz; what exceeds the window is cut.
-        seconds: of the window, up to ``LONGEST`` in whole frames of 20 ms.
+        seconds: of the window, up to ``WINDOW_SECONDS`` in whole frames of 20 ms.
     """
     samples = round(seconds * RATE)
     features = whisper.processor.feature_extractor(

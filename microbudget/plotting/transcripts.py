@@ -20,7 +20,7 @@ def compare_transcripts(
 ):
     """A table for a notebook: a player, what was said, and every model's words.
 
-    Differing words are marked: written instead or in addition in bold, words left out
+    Differing words are marked: wrong or additional ones in bold, words left out
     struck through. Transcripts are shown as they are compared: normalised.
 
     Args:

@@ -41,7 +41,7 @@ def save(model: nn.Module, path: str | os.PathLike, **metadata) -> Path:
 
 
 def load(path: str | os.PathLike) -> nn.Module:
-    """Build the network that ``save`` wrote, in eval mode.
+    """The network that ``save`` wrote, in eval mode, its ``metadata`` an attribute.
 
     Raises:
         MicrobudgetError: no such file, damaged, or not written by ``save``.
@@ -49,9 +49,11 @@ def load(path: str | os.PathLike) -> nn.Module:
     tensors, metadata = load_tensors(path)
     if "build" not in metadata:
         raise MicrobudgetError(f"{path} wasn't written by mb.pruning.save.")
-    build = _classifier if "config" in metadata["build"] else _mobilenet
-    model = build(tensors, **metadata["build"])
+    options = metadata.pop("build")
+    build = _classifier if "config" in options else _mobilenet
+    model = build(tensors, **options)
     model.load_state_dict(tensors)
+    model.metadata = metadata
     return model.eval()
 
 

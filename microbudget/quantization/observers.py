@@ -31,7 +31,7 @@ def percentile(x: torch.Tensor, bits: int = 8) -> Range:
 
 
 def mse(x: torch.Tensor, bits: int = 8) -> Range:
-    """The range with the smallest mean squared error, among shrunken ones.
+    """The range with the smallest mean squared error, among narrowed ones.
 
     Both ends are drawn in together, in sixty steps (Banner, Nahshan and Soudry 2019,
     arXiv:1810.05723, minimise the same error with a formula instead).

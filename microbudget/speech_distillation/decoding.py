@@ -53,7 +53,7 @@ def tokens_that_loop(tokens: list[int]) -> list[int]:
     """Next tokens that would repeat the last ones, block for block.
 
     A phrase of four tokens or more may not follow itself at once; a shorter one may
-    stand there three times. A student that learned little falls into such loops, and
+    stand there three times. A briefly trained student falls into such loops, and
     one of them can cost more than all its other errors. (Whisper's own program looks
     at how well a text compresses, and decodes again.)
     """

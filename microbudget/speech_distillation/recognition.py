@@ -16,7 +16,7 @@ import torch
 from ..core.errors import DataError, MicrobudgetError
 from ..core.precision import use_bf16
 from ..core.progress import bar
-from ..data.audio import QUIETEST, RATE
+from ..data.audio import RATE, SILENCE_PEAK
 from ..data.batching import batches
 from ..models import whisper_forward as forward
 from ..models.whisper import Whisper
@@ -120,7 +120,7 @@ def encode_clips(
     if window not in ("standard", "clip"):
         raise MicrobudgetError(f"window={window!r}: use 'standard' or 'clip'.")
     longest = max(map(len, clips)) / RATE
-    seconds = window_seconds(longest) if window == "clip" else forward.LONGEST
+    seconds = window_seconds(longest) if window == "clip" else forward.WINDOW_SECONDS
     encoder = whisper.model.model.encoder
     like = encoder.conv1.weight
     mel = forward.log_mel(whisper, clips, seconds).to(like.device, like.dtype)
@@ -132,7 +132,7 @@ def encode_clips(
 
 def window_seconds(seconds: float) -> float:
     """The window of a clip: a silent tail, or Whisper won't stop; then rounded up."""
-    return min(forward.LONGEST, STEP * math.ceil((seconds + TAIL) / STEP))
+    return min(forward.WINDOW_SECONDS, STEP * math.ceil((seconds + TAIL) / STEP))
 
 
 def in_precision(whisper: Whisper, precision: str = "auto") -> Whisper:
@@ -163,7 +163,7 @@ def _not_silent(recording: np.ndarray) -> list[np.ndarray]:
     Whisper would invent words for a silent piece.
     """
     pieces = split_recording(recording)
-    return [p for p in pieces if np.abs(p).max() >= QUIETEST] or pieces[:1]
+    return [p for p in pieces if np.abs(p).max() >= SILENCE_PEAK] or pieces[:1]
 
 
 def split_recording(samples: np.ndarray) -> list[np.ndarray]:
@@ -171,7 +171,7 @@ def split_recording(samples: np.ndarray) -> list[np.ndarray]:
 
     Cuts are made in the quietest tenth of a second of a window's last ten seconds.
     """
-    longest, search, frame = round(forward.LONGEST * RATE), 10 * RATE, RATE // 10
+    longest, search, frame = round(forward.WINDOW_SECONDS * RATE), 10 * RATE, RATE // 10
     pieces = []
     while len(samples) > longest:
         end = min(longest, len(samples) - RATE)  # what is left lasts a second at least

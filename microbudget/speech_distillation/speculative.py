@@ -1,4 +1,4 @@
-"""Speculative decoding: the student drafts, the teacher verifies; its words, sooner.
+"""Speculative decoding: the student drafts, the teacher verifies, with the same result.
 
 Leviathan, Kalman and Matias 2023, Fast Inference from Transformers via Speculative
 Decoding (arXiv:2211.17192); the greedy case: what the teacher would not have chosen

@@ -154,7 +154,7 @@ def prepare_targets(
     """
     whisper = in_precision(teacher, precision)
     rules = DecodingRules(whisper)
-    dropped = [clip.text for clip in clips if clip.seconds > forward.LONGEST]
+    dropped = [clip.text for clip in clips if clip.seconds > forward.WINDOW_SECONDS]
     targets: dict[int, TeacherTargets] = {}
     with bar(None, "the teacher transcribes", total=len(clips), unit="clip") as shown:
         for indices in _of_one_window(clips, batch_size=16):
@@ -178,8 +178,8 @@ def prepare_targets(
     if not targets:
         raise DataError(
             f"None of {len(clips)} clips can be trained on: each is longer than "
-            f"{forward.LONGEST:.0f} s, or over {MAX_WER:.0%} of the teacher's words "
-            "differ from its text. Do the texts belong to the recordings?"
+            f"{forward.WINDOW_SECONDS:.0f} s, or over {MAX_WER:.0%} of the teacher's "
+            "words differ from its text. Do the texts belong to the recordings?"
         )
     # In the clips' order, whatever the batches were.
     return DistilDataset([targets[i] for i in sorted(targets)], rules.prompt, dropped)
@@ -189,7 +189,7 @@ def _of_one_window(clips: Sequence[Clip], batch_size: int) -> Iterator[list[int]
     """Indices of clips whose windows are equally long: batches without padding."""
     windows: dict[float, list[int]] = {}
     for i, clip in enumerate(clips):
-        if clip.seconds <= forward.LONGEST:
+        if clip.seconds <= forward.WINDOW_SECONDS:
             windows.setdefault(window_seconds(clip.seconds), []).append(i)
     for _, same in sorted(windows.items(), reverse=True):
         for rows in batches(len(same), batch_size):

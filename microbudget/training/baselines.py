@@ -15,6 +15,7 @@ from torch import nn
 
 from .. import assets
 from ..core import settings
+from ..core.errors import MicrobudgetError
 from ..data import flowers as flower_data
 from ..data import text
 from ..models import bert as encoders
@@ -148,8 +149,8 @@ def path_of(name: str, made_from: list) -> Path:
 def _load_or_train(name: str, model: nn.Module, train: Callable, made_from) -> None:
     """Fill ``model`` from its file, or train it and write the file."""
     path = path_of(name, made_from)
-    if path.exists():
+    try:
         weights.load_(model, path)
-    else:
+    except MicrobudgetError:  # not there, or damaged: it can be trained again
         train()
         weights.save(model.eval(), path)

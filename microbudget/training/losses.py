@@ -49,7 +49,7 @@ def soft_target_loss(
 def pseudo_label_loss(
     student_logits: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
-    """Cross-entropy with what the teacher wrote, a mean over labels that count.
+    """Cross-entropy with the teacher's transcript, a mean over labels that count.
 
     Args:
         student_logits: (…, V).

@@ -16,7 +16,7 @@ from ..evaluation.metrics import accuracy
 from ..models import bitsandbytes as four_bit
 from .loop import History, TrainConfig, fit
 
-_MOST_RUNS = 6  # of a search for a learning rate
+_MAX_RUNS = 6  # of a search for a learning rate
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ def train(model: nn.Module, sentences, config: FinetuneConfig) -> History:
         TrainingError: as ``training.fit``; a label that the head has no class for.
     """
     classes = model.heads[model.task].out_features
-    least, most = int(sentences.labels.min()), int(sentences.labels.max())
-    if least < 0 or most >= classes:
+    lowest, highest = int(sentences.labels.min()), int(sentences.labels.max())
+    if lowest < 0 or highest >= classes:
         raise TrainingError(
-            f"Labels run from {least} to {most}, but the head {model.task!r} has "
+            f"Labels run from {lowest} to {highest}, but the head {model.task!r} has "
             f"{classes} classes: 0 to {classes - 1} are allowed."
         )
     four_bit.keep_trainable_(model)
@@ -128,7 +128,7 @@ def search_lr(
         return tried[power]
 
     best, step = 0, 1 if at(1) < at(0) else -1
-    while len(tried) < _MOST_RUNS and (
+    while len(tried) < _MAX_RUNS and (
         at(best + step) < at(best) or at(best) == math.inf
     ):
         best += step

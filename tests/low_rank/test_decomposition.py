@@ -330,6 +330,7 @@ def test_a_saved_model_comes_back_with_its_ranks(tmp_path, bias):
     before = other(x)
     back = low_rank.load(path, other)
     assert [back[i].rank for i in (0, 2)] == [3, 5]
+    assert back.metadata == {"note": "mine"}
     assert torch.equal(back(x), small(x))
     assert torch.equal(other(x), before)  # the given model stays as it is
 

@@ -116,6 +116,7 @@ def test_saved_and_loaded_the_smaller_model_is_the_same(tmp_path, fold):
     smaller = fold_batchnorm(smaller) if fold else smaller
     path = pruning.save(smaller, tmp_path / "small.safetensors", names=["a", "b"])
     again = pruning.load(path)
+    assert again.metadata == {"names": ["a", "b"]}
     torch.testing.assert_close(logits(again), logits(smaller), rtol=1e-3, atol=1e-4)
     assert not again.training
     whole = pruning.save(model, tmp_path / "whole.safetensors")

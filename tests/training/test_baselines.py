@@ -43,6 +43,17 @@ def test_trained_once_then_read(own_runs):
     assert len(list(own_runs.iterdir())) == 2
 
 
+def test_a_damaged_file_is_trained_again(own_runs):
+    calls: list[int] = []
+    once(nn.Linear(3, 2), calls)
+    [path] = own_runs.glob("*")
+    path.write_bytes(path.read_bytes()[:40])
+    again, read = nn.Linear(3, 2), nn.Linear(3, 2)
+    once(again, calls)
+    once(read, calls)
+    assert len(calls) == 2 and torch.equal(again.bias, read.bias)
+
+
 def test_the_flower_networks_head_is_the_trained_one(own_runs, tmp_path, monkeypatch):
     """The standardisation that the head was trained behind is folded into it."""
     monkeypatch.setenv("MICROBUDGET_BF16", "0")  # exact: features against the network

@@ -109,7 +109,7 @@ class Model(AbstractContextManager):
         self._vocabulary = self._model.get_vocab()
 
     def stream(self, prompt: str, max_tokens: int = 64) -> Iterator[str]:
-        """Write an answer, always the likeliest token; ``speed`` says how fast it was.
+        """Generate an answer greedily; ``speed`` says how fast it was.
 
         Args:
             prompt: with the model's chat template around it already.

@@ -61,7 +61,7 @@ class Model(contextlib.AbstractContextManager):
             client.create(model=self.name, files=files)
 
     def stream(self, prompt: str, max_tokens: int = 64) -> Iterator[str]:
-        """Write an answer, piece by piece; as ``llama_cpp.Model.stream``.
+        """Generate an answer, piece by piece; as ``llama_cpp.Model.stream``.
 
         Raises:
             EngineError: an empty prompt, or the server broke off, stalled or failed.
