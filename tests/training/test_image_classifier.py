@@ -1,5 +1,7 @@
 """Feature caching and transfer learning, on small nets and on the real backbone."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -231,8 +233,9 @@ def test_features_on_a_gpu_are_those_of_the_cpu(monkeypatch):
 
 @pytest.mark.full
 @pytest.mark.slow
-def test_the_promised_accuracy_on_the_real_flowers():
-    """1,020 train pictures, 1,020 validation pictures; the issue's figures."""
+def test_the_promised_accuracy_on_the_real_flowers(monkeypatch):
+    """1,020 training images, 1,020 validation images."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
     from benchmarks.flowers_accuracy import three_stages
 
     if flowers.load().generated:
