@@ -8,6 +8,8 @@ __getattr__, __dir__ = attach(
         "diagnose": "doctor",
         "start": "run",
         "METHODS": "methods",
+        "recorded": "reference",
+        "unpack": "reference",
         "run_records": "report",
         "at_a_glance": "report",
         "method_result": "report",

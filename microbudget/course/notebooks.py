@@ -128,10 +128,17 @@ def handout(target: Path, names: Sequence[str] = ()) -> list[Path]:
     """Copies for live teaching: no outputs, no cells tagged ``solution``.
 
     Raises:
-        MicrobudgetError: one of them is there already, perhaps edited.
+        MicrobudgetError: one of them is there already, perhaps edited, or the folder is
+            the notebooks' own.
     """
     from nbconvert.preprocessors import ClearOutputPreprocessor, TagRemovePreprocessor
 
+    sources = checkout() / "notebooks"
+    if target.resolve().is_relative_to(sources.resolve()):
+        raise MicrobudgetError(
+            f"{target} is the folder of the notebooks themselves. Choose another one "
+            "with --to."
+        )
     written = []
     for path in find(names):
         copy = target / path.name

@@ -101,15 +101,29 @@ class Run:
         self.data[name] = description
         self._strict = self._strict and checked
 
-    def claim(self, text: str, holds: bool, *, timing: bool = False) -> None:
+    def claim(
+        self, text: str, holds: bool, measured: object = "", *, timing: bool = False
+    ) -> None:
         """Say whether what the prose claims holds in this very run, and assert it.
 
         Args:
+            measured: the number that decides, such as a ``Difference``.
             timing: it is about time, which a busy machine or another device may turn
                 round: it is only reported, as every claim is on data of the reader's.
         """
-        print(f"{'It holds here:' if holds else FAILED} {text}")
-        assert holds or timing or not self._strict, text
+        found = f"{text} ({measured})." if str(measured) else text
+        print(f"{'It holds here:' if holds else FAILED} {found}")
+        assert holds or timing or not self._strict, found
+
+    def saw(self, text: str) -> None:
+        """Show a debrief, in Markdown, under the words that readers learn to look for.
+
+        Args:
+            text: full sentences, made from the run's own variables.
+        """
+        from IPython.display import Markdown, display
+
+        display(Markdown(f"**What we saw.** {text}"))
 
     def finish(self) -> dict:
         """End the run: print the budget, write the record as JSON and return it."""
@@ -167,7 +181,7 @@ def start(notebook: str) -> Run:
     import torch
 
     from ..core.precision import fast_bf16
-    from ..plotting import figures
+    from ..plotting import style
 
     here = settings.load()
     # tqdm asks for ipywidgets; the course's bars are plain text on purpose
@@ -175,7 +189,7 @@ def start(notebook: str) -> Run:
     torch.set_num_threads(here.threads)
     settings.seed_everything(here.seed)
     torch.backends.cudnn.allow_tf32 = False  # float32 on a GPU, too: it is compared
-    figures.use_house_style()
+    style.use_house_style()
     device = settings.device()
     arithmetic = "bf16" if fast_bf16(device) else "fp32"
     print(
@@ -183,7 +197,24 @@ def start(notebook: str) -> Run:
         f"{device}, {here.threads} threads, fast {arithmetic} · seed {here.seed} · "
         f"torch {torch.__version__} · Python {platform.python_version()}"
     )
+    _say_if_busy(here.threads)
     return Run(notebook, here)
+
+
+def _say_if_busy(threads: int) -> None:
+    """One line when other work leaves fewer cores free than the course has threads."""
+    import psutil
+
+    cores = psutil.cpu_count()
+    busy = cores * psutil.cpu_percent(interval=0.2) / 100
+    if cores - busy > threads - 0.5:
+        return
+    print(
+        f"This machine is busy ({busy:.1f} of {cores} cores): the times below will be "
+        "too long, and small trainings may take ten times as long, because torch's "
+        "threads spin while they wait. Close what is running, or start Jupyter with "
+        "OMP_WAIT_POLICY=passive, which helps here and costs time on an idle machine."
+    )
 
 
 def read_records(folder: Path) -> dict[str, dict]:

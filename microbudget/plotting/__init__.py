@@ -6,9 +6,9 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "plt": "figures",
-        "GOOD": "figures",
-        "BAD": "figures",
-        "QUIET": "figures",
+        "GOOD": "style",
+        "BAD": "style",
+        "QUIET": "style",
         "image_grid": "figures",
         "bars": "figures",
         "stacked_bars": "figures",

@@ -1,7 +1,6 @@
 """Figures: functions that draw on Axes and return them."""
 
 import math
-import sys
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
 
@@ -10,23 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
-GOOD, BAD, QUIET = "#2a7f62", "#c8553d", "#9aa5b1"
-_BLUE, _YELLOW = "#3d6fb4", "#e0a030"
-_COLOURS = (GOOD, _BLUE, _YELLOW, BAD, QUIET, "#7b4fa3", "#222222", "#59b8c4")
+from .style import BAD, BLUE, GOOD, YELLOW
+
 _COLUMNS = 8  # of a grid of images
-
-
-def use_house_style() -> None:
-    """Small, plain, readable from the last row; light when saved in a notebook."""
-    plt.rc("figure", dpi=80, figsize=(7, 3.6))
-    plt.rc("font", size=12)
-    plt.rc("axes", prop_cycle=plt.cycler(color=_COLOURS))
-    plt.rc("axes.spines", top=False, right=False)
-    if "ipykernel" in sys.modules:
-        from matplotlib_inline.backend_inline import set_matplotlib_formats
-
-        # photographs as PNG would make the committed notebooks ten times heavier
-        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 82})
 
 
 def image_grid(
@@ -193,7 +178,7 @@ def bit_fields(layouts: Sequence) -> Axes:
         layouts: of ``quantization.formats``.
     """
     _, axis = plt.subplots(figsize=(8, 0.42 * len(layouts) + 0.6))
-    colours = {"sign": BAD, "exponent": _YELLOW, "mantissa": _BLUE}
+    colours = {"sign": BAD, "exponent": YELLOW, "mantissa": BLUE}
     for row, number in enumerate(layouts):
         x = 0
         for part, colour in colours.items():

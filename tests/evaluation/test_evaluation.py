@@ -42,26 +42,6 @@ def test_a_timing_is_of_the_calls_after_the_warm_up(warmup, measured):
     assert found.median == pytest.approx(np.median(measured))
 
 
-@given(st.floats(0, 2), st.floats(0, 2), st.integers(1, 5))
-def test_functions_timed_in_turn_each_have_their_own_time(quick, slow, repeats):
-    clock, order = Clock(), []
-
-    def work(name, seconds):
-        order.append(name)
-        clock.takes(seconds)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timing, "time", clock)
-        found = timing.measure_in_turn(
-            {"a": lambda: work("a", quick), "b": lambda: work("b", slow)},
-            warmup=1, repeats=repeats,
-        )  # fmt: skip
-    assert found["a"].seconds == pytest.approx([quick] * repeats)
-    assert found["b"].seconds == pytest.approx([slow] * repeats)
-    turns = [name for i, name in enumerate(order) if order[i - 1 : i] != [name]]
-    assert turns == ["a", "b"] * (repeats + 1)
-
-
 @pytest.mark.parametrize(("seconds", "median"), [((1, 3), 2), ((1, 2, 9), 2)])
 def test_a_generations_speed_is_the_median_of_its_repeats(seconds, median, monkeypatch):
     """Of two, the mean; the warm-up's hour is not counted."""
