@@ -173,8 +173,8 @@ def methods(command: str) -> None:
                 print(task.name, method, seed, row["accuracy"], flush=True)
                 reference.record(
                     "finetuning-methods",
-                    f"Eight methods of fine-tuning, each with its own searched learning "
-                    f"rate (searched on the film snippets), {TRAIN:,} training "
+                    f"Eight methods of fine-tuning, each with its own learning rate "
+                    f"(searched on the film snippets), {TRAIN:,} training "
                     f"sentences, {EPOCHS} epochs, {len(SEEDS)} seeds, tested on "
                     f"{len(bench.test)} sentences.",
                     command, " and ".join(t.name for t in tasks), found,
