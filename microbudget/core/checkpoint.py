@@ -6,11 +6,13 @@ Nothing in such a file is executed when it is read.
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from .errors import MicrobudgetError
 from .files import atomic_path
@@ -82,3 +84,33 @@ def load_tensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict
             f"{path} can't be read as a model of this course "
             f"({type(error).__name__}: {reason}). Save it again."
         ) from error
+
+
+def load_model(
+    path: str | os.PathLike, model: nn.Module, rebuild: Callable[..., nn.Module]
+) -> nn.Module:
+    """A new model with a file's tensors, in eval mode, its ``metadata`` an attribute.
+
+    A file holds no architecture (nothing in it is executed), so every chapter's
+    ``load(path, model)`` is given one: the model as it was before it was made smaller.
+
+    Args:
+        model: with any weights; it stays as it is.
+        rebuild: (model, tensors, metadata) -> a copy with the layers that the file
+            describes. It may change both: what is left of the tensors is loaded.
+
+    Raises:
+        MicrobudgetError: no such file, not one of ours, of another architecture.
+    """
+    tensors, metadata = load_tensors(path)
+    try:
+        new = rebuild(model, tensors, metadata)
+        new.load_state_dict(tensors)
+    except (MicrobudgetError, RuntimeError, AttributeError, KeyError) as error:
+        raise MicrobudgetError(
+            f"{path} doesn't fit this {type(model).__name__}: build the architecture "
+            "as it was before it was made smaller, with its batch-norms folded if they "
+            f"were folded. ({str(error)[:300]})"
+        ) from error
+    new.metadata = metadata
+    return new.eval()

@@ -89,17 +89,15 @@ class DistilDataset(Dataset):
         """
         self.sentences, self.teacher = sentences, teacher
         self.lengths = sentences.lengths
-        self._states = {}  # layer -> the states of each sentence, (its tokens, d)
-        if teacher is None:
-            return
-        same = len(teacher) == len(sentences)
-        if not same or (teacher.states and list(teacher.lengths) != self.lengths):
+        states = teacher.states if teacher else {}
+        same = not teacher or len(teacher) == len(sentences)
+        if not same or (states and list(teacher.lengths) != self.lengths):
             raise TrainingError(
                 f"These are {len(teacher)} outputs of other sentences than the "
                 f"{len(sentences)} given: call teacher_outputs(teacher, sentences)."
             )
-        for layer, states in teacher.states.items():
-            self._states[layer] = states.split(self.lengths)
+        # layer -> the states of each sentence, (its tokens, d)
+        self._states = {layer: own.split(self.lengths) for layer, own in states.items()}
 
     def __len__(self) -> int:
         return len(self.sentences)
@@ -126,27 +124,22 @@ class StudentWithProjections(nn.Module):
     """A student, and linear layers from its states' widths to its teacher's.
 
     They are trained with it and thrown away afterwards. Where the widths are equal
-    there is none.
+    the states stay as they are.
     """
 
     def __init__(self, student: nn.Module, pairs: LayerMap, teacher: TeacherOutputs):
         super().__init__()
         self.student, widths = student, state_widths(student)
-        self.projections = nn.ModuleDict()
+        self.projections = nn.ModuleDict()  # by the student's layer
         for own, theirs in pairs:
             width = teacher.states[theirs].shape[-1]
-            if widths[own] != width:
-                self.projections[str(own)] = nn.Linear(widths[own], width)
+            same = widths[own] == width
+            projection = nn.Identity() if same else nn.Linear(widths[own], width)
+            self.projections[str(own)] = projection
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor):
         """Logits (batch, classes), and the states of all layers."""
         return logits_and_states(self.student, ids, mask)
-
-    def projected(self, layer: int, states: torch.Tensor) -> torch.Tensor:
-        """(batch, tokens, own width) -> (batch, tokens, teacher's width)."""
-        if str(layer) in self.projections:
-            return self.projections[str(layer)](states.float())
-        return states
 
 
 def train(student: nn.Module, data: DistilDataset, config: DistilConfig) -> History:
@@ -158,8 +151,9 @@ def train(student: nn.Module, data: DistilDataset, config: DistilConfig) -> Hist
 
     Raises:
         TrainingError: a loss that needs what the teacher's outputs don't hold, or that
-            has nothing to go by; as ``training.fit``.
+            has nothing to go by; a label that is no class; as ``training.fit``.
     """
+    _require_classes(student, data.sentences)
     pairs = _layer_pairs(student, data, config)
     torch.manual_seed(config.seed)  # of the projections
     device = next(student.parameters()).device
@@ -180,7 +174,8 @@ def train(student: nn.Module, data: DistilDataset, config: DistilConfig) -> Hist
         for own, theirs in pairs:
             target = batch["states"][theirs]
             if config.alpha_hidden:
-                projected = model.projected(own, states[own])
+                # (batch, tokens, own width) -> (batch, tokens, teacher's width)
+                projected = model.projections[str(own)](states[own].float())
                 distance = hidden_state_loss(projected, target, mask)
                 total = total + config.alpha_hidden * distance
             if config.alpha_attention:
@@ -203,7 +198,12 @@ def train_mutually(
     Args:
         sentences: a ``data.text.Sentences``; ``IGNORE`` (−100) as label: none.
         config: ``alpha_hard`` and ``alpha_soft`` weigh the two terms.
+
+    Raises:
+        TrainingError: a label that is no class; as ``training.fit``.
     """
+    for student in students:
+        _require_classes(student, sentences)
     model, data = SideBySide(students), DistilDataset(sentences)
 
     def loss(module: nn.Module, batch: dict) -> torch.Tensor:
@@ -234,6 +234,16 @@ def label_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross-entropy with the labels, a mean over *all* rows; ``IGNORE`` counts as 0."""
     total = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
     return total / len(labels)
+
+
+def _require_classes(student: nn.Module, sentences) -> None:
+    labels, classes = sentences.labels, student.heads[student.task].out_features
+    wrong = labels[(labels != IGNORE) & ((labels < 0) | (labels >= classes))]
+    if len(wrong):
+        raise TrainingError(
+            f"A sentence has the label {int(wrong[0])}, but the student has {classes} "
+            f"classes: 0 to {classes - 1} are allowed, and {IGNORE} for no label."
+        )
 
 
 def _layer_pairs(

@@ -145,9 +145,7 @@ def mix_teachers(
     """
     fractions = torch.tensor(weights, dtype=torch.float64)
     log_p = torch.stack([F.log_softmax(z.double() / temperature, -1) for z in logits])
-    log_fractions = (fractions / fractions.sum()).log()[
-        :, None, None
-    ]  # (teachers, 1, 1)
+    log_fractions = (fractions / fractions.sum()).log().view(-1, 1, 1)
     return (temperature * torch.logsumexp(log_p + log_fractions, 0)).float()
 
 

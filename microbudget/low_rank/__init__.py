@@ -12,7 +12,6 @@ __getattr__, __dir__ = attach(
         "decompose": "decomposition",
         "uniform_ranks": "decomposition",
         "factorize": "decomposition",
-        "factorize_": "decomposition",
         "save": "checkpoint",
         "load": "checkpoint",
         # by inputs, and by the loss

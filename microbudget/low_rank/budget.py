@@ -9,7 +9,6 @@ then follow the upper convex hull of a layer's points (weights, energy), as in b
 allocation (Shoham and Gersho 1988).
 """
 
-import heapq
 from collections.abc import Mapping
 
 from ..core.errors import MicrobudgetError
@@ -24,8 +23,8 @@ def ranks_by_budget(
 ) -> dict[str, int]:
     """Ranks whose matrices hold at most ``weights`` weights together.
 
-    Every layer starts at rank 1. A heap then gives, again and again, the purchase with
-    the most energy per weight, until nothing affordable is left.
+    Every layer starts at rank 1. Then the purchase with the most energy per weight is
+    made, again and again, until nothing affordable is left.
 
     Args:
         weights: of the matrices of all layers in ``decompositions``, biases aside.
@@ -49,34 +48,27 @@ def ranks_by_budget(
         squares = decompositions[name].values.square()
         unit = (float(squares.sum()) or 1.0) if normalize else 1.0
         energies[name] = [0.0, *(squares.cumsum(0) / unit).tolist()]
-    queue: list[tuple[float, str, int, int | None]] = []
-    too_expensive = set()  # names of layers that can't be left whole any more
 
-    def offer(name: str) -> None:
-        """Queue the best purchase from a layer's present rank, if it gains anything."""
-        shape, rank, energy = decompositions[name].shape, ranks[name], energies[name]
-        choices = []  # (energy per weight, weights, new rank)
+    def offer(name: str) -> tuple[float, int, int | None]:
+        """The best that a layer can pay: energy per weight, weights, its new rank."""
+        rank, energy, shape = ranks[name], energies[name], decompositions[name].shape
+        found = [(0.0, 0, rank)]  # nothing
+        if rank is None:
+            return found[0]
         price = sum(shape)
-        if rank < break_even(*shape):
-            choices.append(((energy[rank + 1] - energy[rank]) / price, price, rank + 1))
-        if name not in too_expensive:
-            price = shape[0] * shape[1] - rank * price
-            choices.append(((energy[-1] - energy[rank]) / price, price, None))
-        gain, price, new = max(choices, default=(0.0, 0, None), key=lambda c: c[0])
-        if gain > 0:
-            # heapq gives the smallest first, hence the minus
-            heapq.heappush(queue, (-gain, name, price, new))
-
-    for name in ranks:
-        offer(name)
-    while queue:
-        _, name, price, new = heapq.heappop(queue)
+        if rank < break_even(*shape) and price <= left:
+            found.append(((energy[rank + 1] - energy[rank]) / price, price, rank + 1))
+        price = shape[0] * shape[1] - rank * price
         if price <= left:
+            found.append(((energy[-1] - energy[rank]) / price, price, None))
+        return max(found, key=lambda purchase: purchase[0])
+
+    offers = {name: offer(name) for name in ranks}
+    while any(gain for gain, _, _ in offers.values()):
+        name = min(offers, key=lambda n: (-offers[n][0], n))
+        _, price, new = offers[name]
+        if price <= left:  # others may have spent it meanwhile
             left -= price
             ranks[name] = new
-            if new is not None:
-                offer(name)
-        elif new is None:  # from here on direction by direction
-            too_expensive.add(name)
-            offer(name)
+        offers[name] = offer(name)
     return {name: rank for name, rank in ranks.items() if rank is not None}

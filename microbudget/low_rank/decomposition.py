@@ -116,12 +116,12 @@ def count_weights(
     )
 
 
-def factorize_(
+def factorize(
     model: nn.Module,
     decompositions: Mapping[str, Decomposition],
     ranks: Mapping[str, int],
 ) -> nn.Module:
-    """Replace layers by thin ones, in place; layers without a rank stay whole.
+    """A copy with thin layers in the place of those that have a rank.
 
     Args:
         decompositions: by the layer's name, of any ``decompose…`` function.
@@ -129,10 +129,10 @@ def factorize_(
 
     Raises:
         MicrobudgetError: no such layer or decomposition, another shape than the
-            model's, a rank that can't be. The model is then as it was.
+            model's, a rank that can't be.
     """
+    model = copy.deepcopy(model)
     layers = dict(model.named_modules())
-    thin = {}
     for name, rank in ranks.items():
         layer, decomposition = pick(layers, name), pick(decompositions, name)
         outputs, inputs = decomposition.shape
@@ -142,19 +142,8 @@ def factorize_(
                 f"({inputs} -> {outputs}) doesn't fit: was it factorized before? Take "
                 "a fresh copy of the model."
             )
-        thin[name] = decomposition.truncate(rank, layer)
-    for name, layer in thin.items():
-        replace_layer(model, name, layer)
+        replace_layer(model, name, decomposition.truncate(rank, layer))
     return model
-
-
-def factorize(
-    model: nn.Module,
-    decompositions: Mapping[str, Decomposition],
-    ranks: Mapping[str, int],
-) -> nn.Module:
-    """``factorize_`` on a copy: the model stays as it is."""
-    return factorize_(copy.deepcopy(model), decompositions, ranks)
 
 
 def finite_float64(weight: torch.Tensor) -> torch.Tensor:

@@ -90,18 +90,15 @@ def keep_irreplaceable_neurons(
     """
     device = next(model.parameters()).device
     inputs = [(ids.to(device), mask.to(device)) for ids, mask, _ in batches]
-    names = [
-        name
-        for name, _ in model.named_modules()
-        if name.endswith(".output.dense") and ".attention." not in name
-    ]
+    layers = encoder_layers(model)
+    names = [f"encoder.encoder.layer.{i}.output.dense" for i in range(len(layers))]
     moments = collect_moments(
         model.eval(), inputs, names, token_mask=lambda batch: batch[1]
     )
     kept = {}
-    for i, name in enumerate(names):
-        weight = model.get_submodule(name).weight  # (outputs, neurons)
-        order, _ = elimination_order(moments[name], weight, GROUP_SIZE)
+    for i, layer in enumerate(layers):
+        weight = layer.output.dense.weight  # (outputs, neurons)
+        order, _ = elimination_order(moments[names[i]], weight, GROUP_SIZE)
         kept[i] = torch.ones(len(order), dtype=torch.bool)
         kept[i][order[:removed]] = False
     return kept

@@ -149,7 +149,7 @@ def path_of(net: FlowerNet, name: str) -> Path:
 def _load_or_make(net: FlowerNet, names: list[str], make: Callable) -> list[nn.Module]:
     """Load these networks, or make and store them: also where a file is damaged."""
     try:
-        models = [load(path_of(net, name)) for name in names]
+        models = [load(path_of(net, name), net.model) for name in names]
     except MicrobudgetError:
         models = make()
         for name, model in zip(names, models, strict=True):

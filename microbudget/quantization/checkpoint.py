@@ -6,14 +6,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..core.checkpoint import load_tensors, save_tensors
+from ..core.checkpoint import load_model, save_tensors
 from ..core.errors import QuantizationError
 from .fake_quant import fake_quantize, fake_quantized_layers
 
-_SETTINGS = ("bits", "input_bits", "per_channel", "dynamic")
+_SETTINGS = ("bits", "input_bits", "per_channel", "dynamic", "bias_is_corrected")
 
 
-def save(model: nn.Module, path: str | os.PathLike) -> Path:
+def save(model: nn.Module, path: str | os.PathLike, **metadata) -> Path:
     """Write int8 codes, scales, biases and input ranges as one safetensors file.
 
     Fewer than eight bits still take a byte each here: nothing is packed.
@@ -34,32 +34,24 @@ def save(model: nn.Module, path: str | os.PathLike) -> Path:
         state[f"{name}.codes"] = codes.to(torch.int8)
         state[f"{name}.scale"] = mapping.scale
         settings[name] = {key: getattr(layer, key) for key in _SETTINGS}
-    return save_tensors(path, state, fake_quantized=settings)
+    return save_tensors(path, state, fake_quantized=settings, **metadata)
 
 
 def load(path: str | os.PathLike, model: nn.Module) -> nn.Module:
-    """The fake-quantized model of ``save``, in eval mode.
+    """The fake-quantized model of ``save``, as ``core.checkpoint.load_model``.
 
     Args:
-        model: the float architecture, its batch-norms folded; weights don't matter.
-
-    Raises:
-        QuantizationError: the file of another architecture, or of another ``save``.
-            MicrobudgetError: no file, or a damaged one.
+        model: the float architecture, its batch-norms folded.
     """
-    state, metadata = load_tensors(path)
-    settings = metadata.get("fake_quantized", {})
+    return load_model(path, model, _fake_quantize)
+
+
+def _fake_quantize(model: nn.Module, tensors: dict, metadata: dict) -> nn.Module:
+    settings = metadata.pop("fake_quantized")
     new = fake_quantize(model, {name: own["bits"] for name, own in settings.items()})
     for name, layer in fake_quantized_layers(new).items():
         for key in _SETTINGS:
             setattr(layer, key, settings[name][key])
-        codes, scale = state.pop(f"{name}.codes"), state.pop(f"{name}.scale")
-        state[f"{name}.layer.weight"] = codes.float() * scale
-    try:
-        new.load_state_dict(state)
-    except RuntimeError as error:
-        raise QuantizationError(
-            f"{path} holds another architecture than this model. Build the model as it "
-            f"was built before saving, and fold its batch-norms. ({error})"
-        ) from error
-    return new.eval()
+        codes, scale = tensors.pop(f"{name}.codes"), tensors.pop(f"{name}.scale")
+        tensors[f"{name}.layer.weight"] = codes.float() * scale
+    return new

@@ -20,12 +20,10 @@ from ..core.modules import replace_layer
 from ..core.progress import bar
 from ..models.mobilenet import SamePadConv2d
 from .mapping import AffineMapping, affine_mapping, value_range, weight_mapping
-from .observers import OBSERVERS
 
 # Exactly these types, no other subclasses: the weight of a subclass, as the one in
 # nn.MultiheadAttention, may be read by other modules, which would no longer find it.
 QUANTIZED_TYPES = (nn.Conv2d, nn.Linear, SamePadConv2d)
-_SAMPLES = 8192  # values of an activation that calibration keeps from each batch
 
 
 class FakeQuantize(nn.Module):
@@ -136,15 +134,13 @@ def fake_quantized_layers(model: nn.Module) -> dict[str, FakeQuantize]:
 def calibrate_(
     model: nn.Module,
     batches: Iterable[torch.Tensor],
-    observer: str = "min_max",
     *,
     correct_bias: bool = False,
 ) -> nn.Module:
-    """Find the inputs' ranges from calibration data, in place.
+    """Find the inputs' ranges, from min to max, from calibration data, in place.
 
     Args:
         batches: inputs of the model; never test data.
-        observer: a name in ``observers.OBSERVERS``.
         correct_bias: subtract from every bias what the rounded weights add to the mean
             of that output (Nagel et al. 2019, arXiv:1906.04721, section 4.2): a
             depthwise filter has nine weights, whose errors don't cancel. Layers without
@@ -154,10 +150,8 @@ def calibrate_(
         The same model, in eval mode.
 
     Raises:
-        QuantizationError: an unknown observer, no data, a layer that no data reached.
+        QuantizationError: no data, a layer that no data reached.
     """
-    if observer not in OBSERVERS:
-        raise QuantizationError(f"observer={observer!r}: use one of {list(OBSERVERS)}.")
     layers = fake_quantized_layers(model)
     if correct_bias and any(layer.bias_is_corrected for layer in layers.values()):
         raise QuantizationError(
@@ -171,10 +165,10 @@ def calibrate_(
         for batch in bar(batches, "calibration", unit="batch"):
             model(batch.to(device))
         for name, layer in layers.items():
-            if not layer.calibration.samples:
+            if layer.calibration.low > layer.calibration.high:
                 raise QuantizationError(f"No calibration data reached {name}.")
         for layer in layers.values():
-            layer.calibration.apply_(layer, observer)
+            layer.calibration.apply_(layer)
     finally:
         for layer in layers.values():
             layer.calibration = None
@@ -186,25 +180,17 @@ class _Calibration:
 
     Attributes:
         low, high: smallest and largest input.
-        samples: inputs drawn at random, a tensor for each batch.
         shift, positions: sum of the outputs' shifts (channels,), and over how many.
     """
 
     def __init__(self, correct_bias: bool):
         self.correct_bias, self.positions, self.shift = correct_bias, 0, 0.0
-        self.samples: list[torch.Tensor] = []
         self.low, self.high = float("inf"), -float("inf")
-        self.generator = torch.Generator().manual_seed(0)
 
     def observe(self, layer: FakeQuantize, x: torch.Tensor) -> torch.Tensor:
         """Compute in floats; note the inputs and how rounded weights shift outputs."""
-        flat = x.flatten().float()
-        low, high = value_range(flat)
+        low, high = value_range(x)
         self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
-        if len(flat) > _SAMPLES:  # at random: every k-th might be one image column
-            drawn = torch.randint(len(flat), (_SAMPLES,), generator=self.generator)
-            flat = flat[drawn.to(flat.device)]
-        self.samples.append(flat)
         y = layer.layer(x)
         if self.correct_bias and layer.bits and layer.layer.bias is not None:
             channel_dim = -1 if isinstance(layer.layer, nn.Linear) else -3
@@ -214,14 +200,10 @@ class _Calibration:
             self.positions += shift.shape[1]
         return y
 
-    def apply_(self, layer: FakeQuantize, observer: str) -> None:
+    def apply_(self, layer: FakeQuantize) -> None:
         """Give the layer the range that was observed, and its corrected bias."""
-        # min_max needs the true extremes, which the samples may have missed.
-        extremes = torch.tensor([self.low, self.high])
-        values = extremes if observer == "min_max" else torch.cat(self.samples)
-        low, high = OBSERVERS[observer](values, bits=layer.input_bits or 8)
-        layer.low.fill_(low)
-        layer.high.fill_(high)
+        layer.low.fill_(self.low)
+        layer.high.fill_(self.high)
         if self.positions:
             layer.layer.bias -= self.shift / self.positions
             layer.bias_is_corrected = True

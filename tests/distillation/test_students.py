@@ -104,16 +104,6 @@ def test_states_are_as_wide_as_said_and_lead_to_the_models_logits():
         assert all(s.shape[:2] == ids.shape for s in states)
 
 
-def test_a_table_changes_the_embeddings_and_nothing_else():
-    table = torch.randn(50, 6)
-    plain, with_table = lstm(3), lstm(3, table=table)
-    for (name, a), b in zip(
-        plain.named_parameters(), with_table.parameters(), strict=True
-    ):
-        assert torch.equal(a, b) == (name != "embeddings.weight")
-    assert torch.equal(with_table.embeddings.weight, table)
-
-
 def test_pca_is_scikit_learns_up_to_sign_and_one_scale():
     rng = np.random.default_rng(0)
     table = rng.normal(size=(200, 12)) @ rng.normal(size=(12, 12)) + 3.0

@@ -98,14 +98,6 @@ def test_equal_to_whitening_and_unwhitening(out, into, seed, data):
     torch.testing.assert_close(product(found, rank), theirs, atol=1e-6, rtol=1e-5)
 
 
-def test_with_white_inputs_it_is_plain_svd():
-    w = linear_layer(6, 9, 0).weight.detach()
-    white = Moments(10, torch.zeros(6).double(), 10 * torch.eye(6).double())
-    found, plain = low_rank.data_aware_svd(w, white), low_rank.svd(w)
-    for rank in range(1, 7):
-        torch.testing.assert_close(product(found, rank), product(plain, rank))
-
-
 def test_of_the_identity_it_is_scikit_learns_pca():
     x = samples(200, 8, 0, mean=2.0)
     identity = nn.Linear(8, 8).double()

@@ -91,13 +91,6 @@ def test_random_keeps_as_many_as_l1_and_repeats_itself(fraction, seed):
     assert_same(drawn, criteria.random_masks(weights, fraction, seed))
 
 
-@given(value=st.floats(0, 0.15))
-def test_a_threshold_keeps_what_reaches_it(value):
-    weights = masks.prunable_weights(network())
-    for name, mask in criteria.threshold_masks(weights, value).items():
-        assert torch.equal(mask, weights[name].abs() >= value)
-
-
 @given(st.integers(0, 500), st.booleans())
 def test_two_of_four_keep_the_larger_two(seed, ties):
     generator = torch.Generator().manual_seed(seed)

@@ -1,7 +1,5 @@
 """Mixed precision: the budget is kept, and what is sensitive gets more bits."""
 
-import itertools
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,19 +26,6 @@ def test_the_budget_is_kept(table, budget, random):
     chosen = mixed.choose_bits(table, weights, budget)
     assert set(chosen) == set(table)
     assert mixed.mean_bits(chosen, weights) <= budget + 1e-9
-
-
-@given(tables)
-def test_of_equal_parts_greedy_finds_the_best_single_step(table):
-    """With one step to save, it must be the cheapest one per saved bit."""
-    weights = dict.fromkeys(table, 10)
-    chosen = mixed.choose_bits(table, weights, 8 - 1e-6)
-    (stepped,) = [name for name, bits in chosen.items() if bits < 8]
-    cost = {
-        (name, bits): (table[name][bits] - table[name][8]) / (8 - bits)
-        for name, bits in itertools.product(table, BITS[1:])
-    }
-    assert cost[stepped, chosen[stepped]] == min(cost.values())
 
 
 def test_the_sensitive_part_keeps_its_bits():
