@@ -52,13 +52,6 @@ def test_densities_follow_the_cut_and_the_last_layer_loses_half_as_much(found):
         assert ticket.density == pytest.approx(kept / (96 + 160 + 30))
 
 
-def test_the_first_ticket_keeps_the_largest_trained_weights(found):
-    model = network()
-    train(model)
-    weight, mask = model[0].weight.detach().abs(), found[0].masks["0"]
-    assert weight[mask].min() >= weight[~mask].max()
-
-
 def test_rewinding_gives_the_first_weights_back(found):
     model, ticket = network(), found[-1]
     first = prunable_weights(model)

@@ -77,21 +77,6 @@ def test_the_gradient_goes_straight_through_as_torchs_does():
     assert ours[50:60].abs().sum() > 0
 
 
-@given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 10_000))
-def test_finer_granularity_never_hurts(rows, groups, seed):
-    w = torch.randn(rows, groups * 8, generator=torch.Generator().manual_seed(seed))
-    w = w * torch.logspace(-1, 1, rows)[:, None]
-    errors = []
-    for view, axes in ((w, ()), (w, (0,)), (w.unflatten(1, (-1, 8)), (0, 1))):
-        mapped = mapping.weight_mapping(view, 4, axes)
-        # the largest step, and with it the largest possible error
-        errors.append(float(mapped.scale.max()))
-        assert (
-            mapped.fake_quantize(view) - view
-        ).abs().max() <= mapped.scale.max() / 1.99
-    assert errors[0] >= errors[1] >= errors[2]
-
-
 @pytest.mark.parametrize(
     "wrong",
     [
