@@ -1,6 +1,6 @@
 """Tensors and what belongs to them in one safetensors file: the course's one format.
 
-Every chapter's ``save(model, path, **metadata)`` and ``load`` stand on these two.
+Every chapter's ``save(model, path, **metadata)`` and ``load`` stand on these functions.
 Nothing in such a file is executed when it is read.
 """
 
