@@ -13,6 +13,7 @@ __getattr__, __dir__ = attach(
         "bars": "figures",
         "stacked_bars": "figures",
         "curves": "figures",
+        "intervals": "figures",
         "scatter": "figures",
         "log_x": "figures",
         "histogram": "figures",

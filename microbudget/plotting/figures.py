@@ -3,12 +3,14 @@
 import math
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from ..evaluation.comparison import Difference
 from .style import BAD, BLUE, GOOD, YELLOW
 
 _COLUMNS = 8  # of a grid of images
@@ -43,7 +45,12 @@ def image_grid(
     return axes
 
 
-def bars(values: Mapping[str, float], label: str, errors: Sequence[float] = ()) -> Axes:
+def bars(
+    values: Mapping[str, float],
+    label: str,
+    errors: Sequence[float] = (),
+    title: str = "",
+) -> Axes:
     """One bar for each name with the value written at its end.
 
     Bars start at zero; with ``errors`` they are points with whiskers instead.
@@ -59,13 +66,16 @@ def bars(values: Mapping[str, float], label: str, errors: Sequence[float] = ()) 
         margin = errors[i] if len(errors) else 0
         axis.text(height + margin, i, f"  {height:.3f}", va="center")
     axis.invert_yaxis()
-    axis.set_xlabel(label)
+    axis.set(xlabel=label, title=title)
     axis.margins(x=0.15, y=0.1)
     return axis
 
 
 def stacked_bars(
-    values: Mapping[str, Mapping[str, float]], label: str, scale: float = 1.0
+    values: Mapping[str, Mapping[str, float]],
+    label: str,
+    scale: float = 1.0,
+    title: str = "",
 ) -> Axes:
     """One bar for each name, made of its parts, each times ``scale``."""
     _, axis = plt.subplots(figsize=(7, 0.5 * len(values) + 1.2))
@@ -80,23 +90,60 @@ def stacked_bars(
     axis.invert_yaxis()
     axis.set_xlabel(label)
     axis.margins(x=0.12)
-    axis.legend(frameon=False, ncols=len(parts), fontsize=9, loc="lower center",
+    if title:
+        axis.set_title(title, pad=26)  # the legend stands below it
+    axis.legend(frameon=False, ncols=len(parts), fontsize=10, loc="lower center",
                 bbox_to_anchor=(0.5, 1.0))  # fmt: skip
     return axis
 
 
 def curves(
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    x: str,
+    y: str,
+    title: str = "",
 ) -> Axes:
     """One line for each name, through its (xs, ys)."""
     _, axis = plt.subplots()
-    for name, (xs, ys) in lines.items():
-        axis.plot(xs, ys, marker="o", label=name)
-    axis.set(xlabel=x, ylabel=y)
+    for (name, (xs, ys)), marker in zip(lines.items(), cycle("os^Dv*"), strict=False):
+        axis.plot(xs, ys, marker=marker, label=name)
+    axis.set(xlabel=x, ylabel=y, title=title)
     if len(lines) > 4:  # beside the axes
         axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     else:
         axis.legend(frameon=False)
+    return axis
+
+
+def intervals(
+    differences: Mapping[str, Difference],
+    title: str,
+    margin: float | None = None,
+    highlight: Collection[str] = (),
+) -> Axes:
+    """One difference for each name: a point with its 95 % interval, against zero.
+
+    Args:
+        margin: what was set beforehand; drawn as a line, all that lies below it shaded.
+        highlight: names that are drawn dark; default: all.
+    """
+    _, axis = plt.subplots(figsize=(7.5, 1.3 + 0.36 * len(differences)))
+    for row, (name, found) in enumerate(differences.items()):
+        colour = "#33526e" if name in highlight or not highlight else "#a9bccb"
+        axis.plot([found.low, found.high], [row, row], color=colour, linewidth=3)
+        axis.plot(found.value, row, "o", markersize=9, color=colour)
+    axis.axvline(0, color="black", linewidth=1)
+    if margin is not None:
+        left = min(axis.get_xlim()[0], margin - 1)
+        axis.axvline(margin, color=BAD, linestyle="--", linewidth=2)
+        axis.axvspan(left, margin, color=BAD, alpha=0.08)
+        axis.set_xlim(left=left)
+        axis.text(margin, -0.75, "margin ", color=BAD, ha="right", va="center")
+    axis.set_yticks(range(len(differences)), list(differences))
+    axis.set_ylim(len(differences) - 0.5, -1.1)
+    unit = next(iter(differences.values())).unit
+    axis.set(xlabel=f"{unit}, with 95 % intervals", title=title)
+    axis.grid(alpha=0.3, axis="x")
     return axis
 
 

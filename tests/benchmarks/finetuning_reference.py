@@ -3,8 +3,9 @@
     MICROBUDGET_DATA=FOLDER python tests/benchmarks/finetuning_reference.py rates
     MICROBUDGET_DATA=FOLDER python tests/benchmarks/finetuning_reference.py methods
     MICROBUDGET_DATA=FOLDER python tests/benchmarks/finetuning_reference.py ranks
+    MICROBUDGET_DATA=FOLDER python tests/benchmarks/finetuning_reference.py dialect
 
-``rates`` comes first: the other two use the rates that it finds. Each can be stopped
+``rates`` comes first: the others use the rates that it finds. Each can be stopped
 and started again; what is in ``data/reference`` already isn't computed twice.
 """
 
@@ -19,7 +20,7 @@ import microbudget as mb  # before peft: it prepares that import
 from microbudget.course import reference
 
 TRAIN, EPOCHS, SEEDS = 2000, 3, range(5)
-GRID_SEEDS = range(2)
+GRID_SEEDS, DIALECT_SEEDS = range(2), range(3)
 STEP = 10**0.5  # between the learning rates of a search
 # where a method's search begins; it goes on until the best rate has a worse one on
 # each side
@@ -207,13 +208,70 @@ def ranks(command: str) -> None:
                 )  # fmt: skip
 
 
+def dialect(command: str) -> None:
+    """A language adapter and a task adapter, stacked, and what each does alone."""
+    lr = result_so_far("finetuning-rates")["bottleneck"]["best"]
+    bench, found = Bench(snippets()), result_so_far("finetuning-dialect")
+    tokenizer, task = bench.encoder.tokenizer, bench.task
+
+    def in_dialect(labelled):
+        short = tuple(map(mb.data.text.without_vowels, labelled.texts))
+        return mb.data.text.Sentences(
+            tokenizer, mb.data.text.Labelled(short, labelled.labels)
+        )
+
+    plain, hard = bench.test, in_dialect(task.test)
+    steps = EPOCHS * (TRAIN // 16)  # of both kinds of training
+    arms = found.setdefault("arms", {})
+    found |= {"test": len(plain), "steps": steps}
+
+    def keep(arm: str, model, sentences, seed: int) -> None:
+        bench.test = sentences
+        hits = bench.hits(model)
+        row = arms.setdefault(arm, {"hits": [], "accuracy": []})
+        row["hits"].append(reference.pack(hits))
+        row["accuracy"].append(round(float(hits.float().mean()), 4))
+        print(arm, seed, row["accuracy"], flush=True)
+
+    adapter = config_of("bottleneck")
+    done = len(arms.get("labelled dialect", {"hits": []})["hits"])
+    for seed in list(DIALECT_SEEDS)[done:]:
+        bench.train = mb.data.text.Sentences(tokenizer, task.train.first(TRAIN))
+        model, _ = bench.run(adapter, lr, seed)
+        keep("plain English: task adapter", model, plain, seed)
+        keep("task adapter alone", model, hard, seed)
+        mb.finetuning.train_language_adapter(
+            model, tokenizer, task.train.texts[TRAIN:], mb.data.text.without_vowels,
+            mb.finetuning.LanguageAdapterConfig(steps=steps, batch_size=16, seed=seed),
+        )  # fmt: skip
+        mb.finetuning.activate_(model, "language")
+        keep("language adapter alone", model, hard, seed)
+        mb.finetuning.activate_(model, "language", "task")
+        keep("language + task adapter", model, hard, seed)
+        bench.train = in_dialect(task.train.first(TRAIN))
+        model, _ = bench.run(adapter, lr, seed)
+        keep("labelled dialect", model, hard, seed)
+        reference.record(
+            "finetuning-dialect",
+            f"A task adapter trained on {TRAIN:,} labelled sentences of plain English, "
+            f"a language adapter trained on other, unlabelled sentences with and "
+            f"without vowels, both alone and stacked; and a task adapter trained on "
+            f"the same {TRAIN:,} sentences with labels, but without vowels: {steps} "
+            f"steps of 16 for each training, {len(DIALECT_SEEDS)} seeds.",
+            command, task.name, found,
+        )  # fmt: skip
+
+
+PARTS = {"rates": rates, "methods": methods, "ranks": ranks, "dialect": dialect}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=["rates", "methods", "ranks"])
+    parser.add_argument("part", choices=list(PARTS))
     part = parser.parse_args().part
     torch.set_num_threads(mb.core.settings.load().threads)
     command = f"python tests/benchmarks/finetuning_reference.py {part}"
-    {"rates": rates, "methods": methods, "ranks": ranks}[part](command)
+    PARTS[part](command)
 
 
 if __name__ == "__main__":
