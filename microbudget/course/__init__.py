@@ -9,6 +9,7 @@ __getattr__, __dir__ = attach(
         "start": "run",
         "METHODS": "methods",
         "recorded": "reference",
+        "differences": "reference",
         "unpack": "reference",
         "run_records": "report",
         "at_a_glance": "report",

@@ -14,6 +14,7 @@ import numpy as np
 from ..core import settings
 from ..core.errors import MicrobudgetError
 from ..core.files import atomic_path
+from ..evaluation.comparison import Difference, compare
 from .run import provenance
 
 
@@ -74,6 +75,17 @@ def recorded(name: str) -> dict:
         )
     )
     return made["result"]
+
+
+def differences(result: dict, base: str) -> dict[str, Difference]:
+    """Of every recorded method to one of them, over seeds and items; the best first.
+
+    Args:
+        result: ``test``, how many items, and ``methods``: name -> ``hits`` of its runs.
+    """
+    hits = {n: unpack(m["hits"], result["test"]) for n, m in result["methods"].items()}
+    found = {n: compare(hits[base], own) for n, own in hits.items() if n != base}
+    return dict(sorted(found.items(), key=lambda item: -item[1].value))
 
 
 def pack(hits) -> str:

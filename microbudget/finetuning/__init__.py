@@ -15,6 +15,7 @@ __getattr__, __dir__ = attach(
         "train": ".training.text_classifier",
         "predict": ".training.text_classifier",
         "score": ".training.text_classifier",
+        "embed": ".training.text_classifier",
         "search_lr": ".training.text_classifier",
         "optimizer": ".training.text_classifier",
         "save": "saving",

@@ -1,5 +1,7 @@
 """MobileNetV2 (Sandler et al. 2018), as torchvision builds it, on real weights."""
 
+from collections.abc import Callable
+
 import torch
 import torchvision
 from torch import nn
@@ -80,3 +82,13 @@ def use_same_padding_(model: nn.Module) -> nn.Module:
             new.load_state_dict(conv.state_dict())
             replace_layer(model, name, new)
     return model
+
+
+def forward_call(images: int = 1, size: int = 224) -> Callable[[], torch.Tensor]:
+    """A call of the pretrained network on random images, prepared to be timed.
+
+    It can be imported, so ``evaluation.FreshProcess`` can make it in another process.
+    """
+    model = mobilenet_v2(classes=10).eval()
+    batch = torch.randn(images, 3, size, size)
+    return torch.inference_mode()(lambda: model(batch))

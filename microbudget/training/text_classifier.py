@@ -76,11 +76,23 @@ def train(model: nn.Module, sentences, config: FinetuneConfig) -> History:
     return fit(model, sentences, loss, config.for_fit(model, sentences.lengths))
 
 
-@torch.inference_mode()
 def predict(
     model: nn.Module, sentences, batch_size: int = 32, precision: str = "auto"
 ) -> torch.Tensor:
     """Logits (sentences, classes) in the sentences' order, computed by length."""
+    return _by_length(model, model, sentences, batch_size, precision)
+
+
+def embed(model: nn.Module, sentences, precision: str = "auto") -> torch.Tensor:
+    """The encoder's vectors (sentences, d) that a head would get, in their order."""
+    return _by_length(model, model.embed, sentences, 32, precision)
+
+
+@torch.inference_mode()
+def _by_length(
+    model: nn.Module, function: Callable, sentences, batch_size: int, precision: str
+) -> torch.Tensor:
+    """``function(ids, mask)`` of all sentences; those of like length share a batch."""
     model.eval()
     device = next(model.parameters()).device
     order = torch.tensor(sentences.lengths).argsort(stable=True)
@@ -90,7 +102,7 @@ def predict(
             ids, mask, _ = sentences.collate(
                 [sentences[i] for i in order[rows].tolist()]
             )
-            found.append(model(ids.to(device), mask.to(device)).float().cpu())
+            found.append(function(ids.to(device), mask.to(device)).float().cpu())
     return torch.cat(found)[order.argsort()]
 
 

@@ -32,9 +32,9 @@ def lora() -> Drawing:
 def training_memory() -> Drawing:
     d = Drawing(
         620, 250,
-        "Memory of a training step: full fine-tuning keeps a parameter, its gradient and "
-        "two running averages, four bytes each; LoRA keeps the frozen parameters, and "
-        "gradients and averages only of its few own parameters",
+        "Memory of a training step: full fine-tuning keeps a parameter, its gradient "
+        "and two running averages, four bytes each; LoRA keeps the frozen parameters, "
+        "and gradients and averages only of its few own parameters",
     )  # fmt: skip
     names = ("parameters", "gradients", "average of\ngradients", "average of\nsquares")
     for row, (title, y) in enumerate((("full\nfine-tuning", 20), ("LoRA", 120))):
@@ -56,10 +56,11 @@ def training_memory() -> Drawing:
 def where_they_sit() -> Drawing:
     d = Drawing(
         620, 400,
-        "One transformer block, from left to right: attention with query, key, value and "
-        "output layers, then the feed-forward part. LoRA lies beside query and value, "
-        "(IA)³ scales key, value and the feed-forward's inner numbers, BitFit trains the "
-        "biases, bottleneck adapters follow the attention and the feed-forward part",
+        "One transformer block, from left to right: attention with query, key, value "
+        "and output layers, then the feed-forward part. LoRA lies beside query and "
+        "value, (IA)³ scales key, value and the feed-forward's inner numbers, BitFit "
+        "trains the biases, bottleneck adapters follow the attention and the "
+        "feed-forward part",
     )  # fmt: skip
     d.box(8, 165, 16, 70, DATA, below="x")
     d.line((24, 200), (48, 200))
