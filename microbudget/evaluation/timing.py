@@ -39,7 +39,11 @@ class Timing:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as fast something is: median and range over rounds."""
+    """How many times as fast something is: the median over rounds.
+
+    Attributes:
+        low, high: its 95 % interval, from the order of the rounds' own ratios.
+    """
 
     median: float
     low: float
@@ -47,23 +51,29 @@ class Ratio:
 
     @property
     def words(self) -> str:
-        """ "2.4 times as fast (2.1 to 2.6 in single rounds)", or slow, or neither."""
-        if self.low <= 1 <= self.high:
-            spread = f"{self.low:.1f} to {self.high:.1f} times as fast"
-            return f"no faster and no slower for certain ({spread} in single rounds)"
+        """Such as "2.4 times as fast (95 % interval 2.1 to 2.6)", or neither."""
         ratios, word = (self.median, self.low, self.high), "fast"
         if self.median < 1:
             ratios, word = (1 / self.median, 1 / self.high, 1 / self.low), "slow"
         median, low, high = ratios
-        return (
-            f"{median:.1f} times as {word} ({low:.1f} to {high:.1f} in single rounds)"
-        )
+        if self.low <= 1 <= self.high:
+            spread = f"{self.low:.2f} to {self.high:.2f} times as fast"
+            return f"about as fast, as far as these rounds can tell ({spread})"
+        return f"{median:.1f} times as {word} (95 % interval {low:.2f} to {high:.2f})"
 
 
 def speedup(slow: Timing, fast: Timing) -> Ratio:
-    """How many times as fast ``fast`` is, of two that were measured in turn."""
-    rounds = np.array(slow.seconds) / np.array(fast.seconds)
-    return Ratio(slow.median / fast.median, float(rounds.min()), float(rounds.max()))
+    """How many times as fast ``fast`` is, of two that were measured in turn.
+
+    The interval of a median by order statistics: of n rounds, the k-th smallest and the
+    k-th largest ratio, k as large as leaves 2.5 % outside on each side (all rounds,
+    below six of them).
+    """
+    from scipy import stats
+
+    rounds = np.sort(np.array(slow.seconds) / np.array(fast.seconds))
+    k = max(0, int(stats.binom.ppf(0.025, len(rounds), 0.5)) - 1)
+    return Ratio(float(np.median(rounds)), float(rounds[k]), float(rounds[-1 - k]))
 
 
 @dataclass(frozen=True)

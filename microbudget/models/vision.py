@@ -62,3 +62,19 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
                 setattr(parent, name, fuse_conv_bn_eval(conv, bn))
                 setattr(parent, bn_name, nn.Identity())
     return model
+
+
+def small_cnn(classes: int, channels: tuple[int, ...] = (32, 64, 128, 256)):
+    """A small network to train from scratch: strided convolutions, then the mean.
+
+    Args:
+        channels: of each 3 × 3 convolution, which halves height and width.
+    """
+
+    def block(inside: int, outside: int) -> nn.Sequential:
+        conv = nn.Conv2d(inside, outside, 3, stride=2, padding=1, bias=False)
+        return nn.Sequential(conv, nn.BatchNorm2d(outside), nn.ReLU())
+
+    blocks = [block(*pair) for pair in pairwise((3, *channels))]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], classes)]
+    return nn.Sequential(*blocks, *head)

@@ -7,6 +7,7 @@ __getattr__, __dir__ = attach(
     {
         "fit": "loop",
         "TrainConfig": "loop",
+        "BudgetCurve": "budget",
         "History": "loop",
         "epoch_order": ".data.batching",
         "global_batches": ".data.batching",

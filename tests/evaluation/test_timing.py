@@ -3,6 +3,7 @@
 import os
 import time
 
+import numpy as np
 import pytest
 
 from microbudget.core.errors import EvaluationError
@@ -50,11 +51,17 @@ def test_a_failure_there_is_told_here():
 
 def test_ratios_are_said_in_words():
     slow, fast = Timing((4.0, 6.0, 5.0)), Timing((2.0, 2.0, 2.5))
-    assert speedup(slow, fast).words == (
-        "2.5 times as fast (2.0 to 3.0 in single rounds)"
-    )
-    assert speedup(fast, slow).words == (
-        "2.5 times as slow (2.0 to 3.0 in single rounds)"
-    )
-    assert "no faster and no slower" in Ratio(1.0, 0.9, 1.2).words
+    assert speedup(slow, fast).words == "2.0 times as fast (95 % interval 2.00 to 3.00)"
+    assert speedup(fast, slow).words == "2.0 times as slow (95 % interval 2.00 to 3.00)"
+    assert "as far as these rounds can tell" in Ratio(1.0, 0.9, 1.2).words
     assert str(slow) == "5000.0 ms (range 4000.0 to 6000.0, 3 calls)"
+
+
+def test_the_interval_of_a_ratio_holds_the_true_median_95_times_in_100():
+    draw, held = np.random.default_rng(0), 0
+    for _ in range(400):
+        fast = Timing(tuple(draw.lognormal(0, 0.2, 12)))
+        slow = Timing(tuple(2 * draw.lognormal(0, 0.2, 12)))
+        found = speedup(slow, fast)
+        held += found.low <= 2 <= found.high
+    assert 0.93 <= held / 400 <= 0.995
