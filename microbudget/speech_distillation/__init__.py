@@ -16,7 +16,6 @@ __getattr__, __dir__ = attach(
         "prepare_targets": "student_training",  # what the teacher says, cached
         "DistilDataset": "student_training",
         "DistilConfig": "student_training",
-        "ALPHAS": "student_training",  # weights of the two losses: paper and code
         "train": "student_training",
         "speculate": "speculative",  # the student drafts, the teacher verifies
         "split_recording": "recognition",

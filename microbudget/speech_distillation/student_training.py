@@ -1,7 +1,8 @@
 """Distilling Whisper's decoder: the teacher's targets are cached once, then trained on.
 
 The encoder is frozen, so its states are computed once a clip; the teacher's transcript
-and its likeliest tokens are too. A training step then takes the student's layers alone.
+and its last hidden states are too. A training step then takes the student's layers, and
+the output table, which both share, twice: the soft targets are exact.
 Gandhi, von Platen and Rush 2023, Distil-Whisper (arXiv:2311.00430).
 """
 
@@ -25,14 +26,11 @@ from ..evaluation.wer import word_errors
 from ..models import whisper_forward as forward
 from ..models.whisper import Whisper
 from ..training.loop import History, TrainConfig, fit
-from ..training.losses import TopK, fused_loss, top_k
+from ..training.losses import TEMPERATURE, chunked_loss, distillation_loss
 from .decoding import DecodingRules, greedy_decode, text_of
 from .recognition import encode_clips, in_precision, window_seconds
 
-TOP_K = 32  # of the teacher's tokens kept at each position
 MAX_WER = 0.10  # Distil-Whisper's filter of pseudo-labels
-# (α_soft, α_hard): the paper's section 4 and its published code swap the two
-ALPHAS = {"paper": (0.8, 1.0), "code": (1.0, 0.8)}
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,8 @@ class DistilConfig:
     Attributes:
         steps: rounded to whole epochs.
         alpha_soft, alpha_hard: weights of the teacher's probabilities and of its
-            transcript; default: the paper's.
+            transcript; the default is the paper's, section 4.
+        temperature: T, which softens both models' probabilities.
         precision: ``"auto"`` (bf16 where that is faster), ``"bf16"``, ``"no"``.
     """
 
@@ -51,6 +50,7 @@ class DistilConfig:
     lr: float = 2.5e-4
     alpha_soft: float = 0.8
     alpha_hard: float = 1.0
+    temperature: float = TEMPERATURE
     precision: str = "auto"
     seed: int = 0
 
@@ -62,12 +62,13 @@ class TeacherTargets:
     Attributes:
         states: (f, d) of the frozen encoder, in the precision they were computed in.
         labels: int64 (t,) the teacher's transcript, with its end.
-        kept: the teacher's top k at each of these positions.
+        hidden: float16 (t, d) the teacher's last hidden states at these positions; the
+            output table (V, d) makes its logits of them.
     """
 
     states: torch.Tensor
     labels: torch.Tensor
-    kept: TopK
+    hidden: torch.Tensor
 
 
 class DistilBatch(NamedTuple):
@@ -77,7 +78,7 @@ class DistilBatch(NamedTuple):
         tokens: int64 (b, L) the prompt and the transcript so far, right-padded.
         states: (b, f, d) and mask: bool (b, f), False where the sound is padding.
         predicts: bool (b, L), True where the next token is one of the labels.
-        labels: int64 (n,). kept: classes and probabilities (n, k).
+        labels: int64 (n,). hidden: (n, d) of the teacher.
     """
 
     tokens: torch.Tensor
@@ -85,7 +86,7 @@ class DistilBatch(NamedTuple):
     mask: torch.Tensor
     predicts: torch.Tensor
     labels: torch.Tensor
-    kept: TopK
+    hidden: torch.Tensor
 
 
 class DistilDataset(Dataset):
@@ -113,7 +114,7 @@ class DistilDataset(Dataset):
 
     def bytes(self) -> int:
         """Of everything that is cached."""
-        parts = [(clip.states, clip.labels, *clip.kept[:2]) for clip in self.targets]
+        parts = [(clip.states, clip.labels, clip.hidden) for clip in self.targets]
         return sum(t.nbytes for tensors in parts for t in tensors)
 
     def collate(self, clips: Sequence[TeacherTargets]) -> DistilBatch:
@@ -126,27 +127,33 @@ class DistilDataset(Dataset):
         position = torch.arange(tokens.shape[1])
         predicts = (position >= len(self.prompt) - 1) & (position < ends)  # (b, L)
         frames = torch.tensor([[len(clip.states)] for clip in clips])
-        classes = torch.cat([clip.kept.classes for clip in clips])  # (n, k)
-        probabilities = torch.cat([clip.kept.probabilities for clip in clips])
         return DistilBatch(
             tokens=tokens,
             states=states,
             mask=torch.arange(states.shape[1]) < frames,
             predicts=predicts,
             labels=torch.cat([clip.labels for clip in clips]),
-            kept=TopK(classes, probabilities, clips[0].kept.temperature),
+            hidden=torch.cat([clip.hidden for clip in clips]),
         )
 
 
 @torch.no_grad()
 def prepare_targets(
-    teacher: Whisper, clips: Sequence[Clip], *, precision: str = "auto"
+    teacher: Whisper,
+    clips: Sequence[Clip],
+    *,
+    from_text: bool = False,
+    precision: str = "auto",
 ) -> DistilDataset:
-    """Run the teacher over every clip once: states, pseudo-labels, likeliest tokens.
+    """Run the teacher over every clip once: states, pseudo-labels, hidden states.
 
     Windows are no longer than the clips (and their silent tail). Transcripts with a
     word error rate above ``MAX_WER`` against the text are dropped; so are clips of
     over 30 s.
+
+    Args:
+        from_text: the labels are the clips' own texts instead of the transcripts, for
+            comparison; the same clips are dropped.
 
     Raises:
         DataError: no clip of up to 30 s, one that can't be read, or none that passes
@@ -163,16 +170,18 @@ def prepare_targets(
             # states are views of it: one block of memory a batch, none in pieces.
             states = encode_clips(whisper, sound, "clip").clone()  # (b, f, d)
             transcripts = greedy_decode(whisper, states)
-            likeliest = _teacher_top_k(whisper, rules, states, transcripts)
-            for i, own, tokens, kept in zip(
-                indices, states, transcripts, likeliest, strict=True
+            texts = [text_of(whisper, tokens) for tokens in transcripts]
+            if from_text:
+                transcripts = [_tokens_of(whisper, clips[i].text) for i in indices]
+            hidden = _last_hidden(whisper, rules, states, transcripts)
+            for i, own, text, tokens, last in zip(
+                indices, states, texts, transcripts, hidden, strict=True
             ):
-                text = text_of(whisper, tokens)
                 if word_errors([clips[i].text], [text]).wer > MAX_WER:
                     dropped.append(text)
                     continue
                 labels = torch.tensor([*tokens, rules.end])
-                targets[i] = TeacherTargets(own, labels, kept)
+                targets[i] = TeacherTargets(own, labels, last)
             shown.update(len(indices))
             release_memory()
     if not targets:
@@ -196,19 +205,20 @@ def _of_one_window(clips: Sequence[Clip], batch_size: int) -> Iterator[list[int]
             yield same[rows]
 
 
-def _teacher_top_k(whisper, rules, states, transcripts) -> list[TopK]:
-    """The teacher's top k at every token of its transcripts, their ends included."""
+def _tokens_of(whisper: Whisper, text: str) -> list[int]:
+    """As Whisper writes it: with a space before the first word."""
+    tokenizer = whisper.processor.tokenizer
+    return tokenizer(" " + text.strip(), add_special_tokens=False)["input_ids"]
+
+
+def _last_hidden(whisper, rules, states, transcripts) -> list[torch.Tensor]:
+    """float16 (t, d) at every token of each transcript, its end included."""
     decoder, prompt = whisper.model.model.decoder, rules.prompt.tolist()
     inputs = [torch.tensor(prompt + tokens) for tokens in transcripts]
     tokens = pad_sequence(inputs, batch_first=True).to(states.device)  # (b, L)
-    hidden = forward.decode(decoder, tokens, states)  # (b, L, d)
-    found = []
-    for row, own in enumerate(inputs):
-        logits = forward.project(decoder, hidden[row, len(prompt) - 1 : len(own)])
-        kept = top_k(logits, TOP_K)  # (t, k)
-        found.append(kept._replace(classes=kept.classes.cpu(),
-                                   probabilities=kept.probabilities.cpu()))  # fmt: skip
-    return found
+    hidden = forward.decode(decoder, tokens, states).half().cpu()  # (b, L, d)
+    first = len(prompt) - 1  # the prompt's last token predicts the first label
+    return [hidden[row, first : len(own)].clone() for row, own in enumerate(inputs)]
 
 
 class StudentDecoder(nn.Module):
@@ -255,11 +265,17 @@ def train(
     vocabulary = vocabulary.to(torch.bfloat16) if low else vocabulary
 
     def loss(model: nn.Module, batch: DistilBatch) -> torch.Tensor:
-        hidden = model(batch).float()  # (n, d)
+        hidden = model(batch)  # (n, d)
         weight = vocabulary.to(hidden.device)
-        alphas = config.alpha_soft, config.alpha_hard
-        rows = 64 if low else 256  # what was fastest on laptops
-        return fused_loss(hidden, weight, batch.labels, batch.kept, alphas, rows)
+
+        def of_chunk(part: torch.Tensor, rows: slice) -> torch.Tensor:
+            teacher = batch.hidden[rows].to(weight.dtype) @ weight.T  # (rows, V)
+            return distillation_loss(
+                part.to(weight.dtype) @ weight.T, teacher, batch.labels[rows],
+                (config.alpha_soft, config.alpha_hard), config.temperature,
+            )  # fmt: skip
+
+        return chunked_loss(hidden.float(), of_chunk)
 
     def after_epoch(model: nn.Module) -> dict[str, float]:
         release_memory()

@@ -3,7 +3,7 @@
 Everything works on any backbone that is a sequence of stages.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -86,6 +86,7 @@ def train_head(
     features: torch.Tensor,
     labels: torch.Tensor,
     config: HeadConfig = HeadConfig(),
+    evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
 ) -> History:
     """Train a head on cached features, in place; milliseconds an epoch.
 
@@ -93,13 +94,37 @@ def train_head(
         features: (images, width), or (views, images, width) when each image was seen
             several times, mirrored for instance: every view is an example.
         labels: int64 (images,).
+        evaluate: as for ``fit``.
 
     Raises:
         TrainingError: features and labels don't fit together, or aren't finite.
     """
     views = features if features.ndim == 3 else features.unsqueeze(0)
     data = (views.flatten(0, 1), labels.repeat(len(views)))
-    return fit(head, data, _cross_entropy(config.label_smoothing), config)
+    loss = _cross_entropy(config.label_smoothing)
+    return fit(head, data, loss, config, evaluate=evaluate)
+
+
+def train_heads(
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    test: torch.Tensor,
+    test_labels: torch.Tensor,
+    config: HeadConfig = HeadConfig(),
+    seeds: int = 3,
+) -> tuple[torch.Tensor, nn.Linear]:
+    """Linear heads that differ in their seed alone: what ``train_head`` says.
+
+    Returns:
+        Right (1) or wrong (0), float (seeds, test images), and the last head.
+    """
+    hits, classes = [], int(labels.max()) + 1
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        head = nn.Linear(features.shape[-1], classes)
+        train_head(head, features, labels, replace(config, seed=seed))
+        hits.append(predict(head, test).argmax(1) == test_labels)
+    return torch.stack(hits).float(), head
 
 
 @torch.inference_mode()
@@ -153,6 +178,7 @@ def fine_tune(
     labels: torch.Tensor,
     config: StagesConfig = StagesConfig(),
     head: nn.Module | None = None,
+    evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
 ) -> History:
     """Train a backbone's last stages with its head, from cached features, in place.
 
@@ -162,6 +188,7 @@ def fine_tune(
         inputs: float (images, channels, h, w), what the frozen part computed; or
             (views, images, channels, h, w).
         head: the part of ``model`` that is trained with ``head_lr`` instead of ``lr``.
+        evaluate: as for ``fit``.
 
     Raises:
         TrainingError: inputs and labels don't fit together.
@@ -178,7 +205,7 @@ def fine_tune(
         return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
 
     config = replace(config, optimizer=optimizer)
-    return fit(model, (inputs, labels), _cross_entropy(0.1), config)
+    return fit(model, (inputs, labels), _cross_entropy(0.1), config, evaluate=evaluate)
 
 
 def _cross_entropy(label_smoothing: float):

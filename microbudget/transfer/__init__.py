@@ -14,6 +14,7 @@ __getattr__, __dir__ = attach(
         "extract": ".training.features",
         "HeadConfig": ".training.image_classifier",
         "train_head": ".training.image_classifier",
+        "train_heads": ".training.image_classifier",
         "predict": ".training.image_classifier",
         "Standardise": ".training.image_classifier",
         "split": ".training.image_classifier",

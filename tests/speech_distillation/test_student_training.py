@@ -12,7 +12,6 @@ from microbudget.models import whisper
 from microbudget.models import whisper_forward as forward
 from microbudget.speech_distillation import decoding, recognition
 from microbudget.speech_distillation.student_training import (
-    ALPHAS,
     DistilConfig,
     DistilDataset,
     StudentDecoder,
@@ -20,7 +19,7 @@ from microbudget.speech_distillation.student_training import (
     prepare_targets,
     train,
 )
-from microbudget.training.losses import soft_target_loss_top_k, top_k
+from microbudget.training.losses import soft_target_loss
 
 
 @pytest.fixture(scope="module")
@@ -40,25 +39,32 @@ def test_targets_are_what_the_teacher_transcribes(teacher, targets):
     assert len(targets) >= 5
     for clip in targets:
         assert clip.labels[-1] == 50256
-        assert clip.kept.classes.shape == (len(clip.labels), 32)
+        assert clip.hidden.shape == (len(clip.labels), 384)
         assert not clip.states.is_inference()
         tokens = decoding.greedy_decode(teacher, clip.states[None])[0]
         assert clip.labels[:-1].tolist() == tokens
 
 
-def test_top_k_is_the_teachers_own(teacher, targets):
-    """Of the raw logits at every position, the end included."""
+def test_soft_targets_are_the_teachers_own(teacher, targets):
+    """Its logits at every position, the end included, from the cached states."""
     clip = targets[0]
     tokens = torch.cat([torch.tensor([50257, 50362]), clip.labels[:-1]])
     with torch.inference_mode():
         decoder = teacher.model.model.decoder
         hidden = forward.decode(decoder, tokens[None], clip.states[None])[0, 1:]
-        expected = top_k(forward.project(decoder, hidden), 32)
-    torch.testing.assert_close(
-        clip.kept.probabilities, expected.probabilities, rtol=1e-3, atol=1e-6
-    )
-    agree = (clip.kept.classes[:, 0] == clip.labels).float().mean()
+        expected = forward.project(decoder, hidden).softmax(-1)
+        found = forward.project(decoder, clip.hidden.float()).softmax(-1)
+    torch.testing.assert_close(found, expected, rtol=2e-2, atol=1e-4)
+    agree = (found.argmax(-1) == clip.labels).float().mean()
     assert agree > 0.9  # greedy: all but what the rules forbid
+
+
+def test_labels_from_the_texts_are_the_texts(teacher):
+    clips = speech.evenly_spaced(speech.load().train, 4)
+    own = prepare_targets(teacher, clips, from_text=True, precision="no")
+    texts = {clip.text.strip() for clip in clips}
+    for clip in own:
+        assert decoding.text_of(teacher, clip.labels[:-1].tolist()).strip() in texts
 
 
 def test_a_batch_pads_and_hides_its_padding(teacher, targets):
@@ -94,14 +100,14 @@ def random_targets(teacher, n=6, seed=0):
         length = 4 + i
         states = torch.randn(20 + 3 * i, 64, generator=generator)
         labels = torch.randint(0, 50_000, (length,), generator=generator)
-        logits = 3 * torch.randn(length, 51_864, generator=generator)
-        made.append(TeacherTargets(states, labels, top_k(logits, 32)))
+        hidden = torch.randn(length, 64, generator=generator).half()
+        made.append(TeacherTargets(states, labels, hidden))
     return DistilDataset(made, torch.tensor([50257, 50362]))
 
 
 CONFIG = DistilConfig(steps=10, batch_size=3, lr=3e-3, precision="no")
-GOLDEN = [11.3346, 11.5448, 11.0386, 10.1952, 9.9671,
-          10.2805, 9.516, 9.9778, 9.2561, 9.7991]  # fmt: skip
+GOLDEN = [11.484, 11.4563, 10.9797, 10.5012, 10.3006,
+          10.3042, 9.8305, 9.9966, 9.4878, 9.801]  # fmt: skip
 
 
 def test_the_loss_falls_as_it_did(teacher):
@@ -122,7 +128,7 @@ def test_only_the_layers_are_trained():
         assert moved == trainable, name
 
 
-@pytest.mark.parametrize(("soft", "hard"), ALPHAS.values())
+@pytest.mark.parametrize(("soft", "hard"), [(0.8, 1.0), (0.0, 1.0)])
 def test_both_weightings_train_in_bfloat16(soft, hard):
     student = whisper.student(tiny(seed=6))
     config = DistilConfig(
@@ -140,12 +146,13 @@ def test_too_few_steps_are_a_clear_error():
 
 
 def test_a_student_that_is_the_teacher_has_nothing_to_learn(teacher, targets):
-    """Its KL to the kept words is zero, and its hard loss is the teacher's own."""
+    """Its KL to itself is zero, and its hard loss is the teacher's own."""
     batch = targets.collate([targets[0]])
     decoder = teacher.model.model.decoder
     with torch.inference_mode():
         logits = forward.project(decoder, StudentDecoder(decoder)(batch))
-        assert soft_target_loss_top_k(logits, batch.kept) < 1e-3
+        own = forward.project(decoder, batch.hidden.float())
+        assert soft_target_loss(logits, own) < 1e-3
         assert F.cross_entropy(logits, batch.labels) < 1.0
 
 
