@@ -50,7 +50,7 @@ CHART = {
         "there is no model for my task yet": {
             "What may change?": {
                 "nothing but a new head": ("transfer",),
-                "a few weights, for many tasks side by side": ("lora", "ia3"),
+                "a few weights, for many tasks side by side": ("lora", "bitfit"),
             }
         },
         "it doesn't fit into memory or on the disk": {

@@ -153,6 +153,8 @@ def handout(target: Path, names: Sequence[str] = ()) -> list[Path]:
         notebook.metadata.pop(HASH, None)
         _write(notebook, copy)
         written.append(copy)
+    shutil.copytree(sources / "diagrams", target / "diagrams", dirs_exist_ok=True,
+                    ignore=shutil.ignore_patterns("*.py", "__pycache__"))  # fmt: skip
     return written
 
 

@@ -31,10 +31,15 @@ class WordErrors:
         """Word error rate: (S + D + I) / reference words. It can exceed 1."""
         return (self.substitutions + self.deletions + self.insertions) / self.words
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The rate's 95 % interval: a bootstrap over clips."""
+        return bootstrap_interval(*np.array(self.per_clip).T)
+
     def __str__(self) -> str:
         interval = ""
         if len(self.per_clip) > 1:
-            low, high = bootstrap_interval(*np.array(self.per_clip).T)
+            low, high = self.interval
             interval = f"95 %: {low:.1%} to {high:.1%}; "
         return (
             f"WER {self.wer:6.1%} ({interval}{self.substitutions} substituted, "
