@@ -7,10 +7,8 @@ __getattr__, __dir__ = attach(
     {
         # quality
         "accuracy": "metrics",
-        "classification_report": "metrics",
         "confusion_matrix": "metrics",
         "most_confused": "metrics",
-        "standard_error": "metrics",
         "paired_difference": "metrics",
         "compare": "comparison",
         "interval": "comparison",
@@ -45,7 +43,6 @@ __getattr__, __dir__ = attach(
         "measure_training_memory": "training_memory",
         "predict_training_memory": "training_memory",
         "encoder_activation_bytes": "training_memory",
-        "llama_7b_training_memory": "training_memory",
         # what flows through a model, and which of several models to choose
         "Moments": "moments",
         "collect_moments": "moments",

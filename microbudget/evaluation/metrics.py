@@ -5,8 +5,8 @@ import numpy as np
 from ..core.errors import EvaluationError
 
 
-def classification_report(labels, predictions) -> dict[str, float]:
-    """Accuracy, and precision, recall and F1 averaged over classes (macro).
+def accuracy(labels, predictions) -> float:
+    """The fraction of examples that are right.
 
     Args:
         labels, predictions: class indices, tensors or arrays (examples,).
@@ -14,22 +14,6 @@ def classification_report(labels, predictions) -> dict[str, float]:
     Raises:
         EvaluationError: empty, of different lengths, or not class indices.
     """
-    from sklearn.metrics import precision_recall_fscore_support  # takes seconds
-
-    labels, predictions = _checked(labels, predictions)
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        labels, predictions, average="macro", zero_division=0
-    )
-    return {
-        "accuracy": accuracy(labels, predictions),
-        "precision": float(precision),
-        "recall": float(recall),
-        "f1": float(f1),
-    }
-
-
-def accuracy(labels, predictions) -> float:
-    """The fraction of examples that are right; errors as ``classification_report``."""
     labels, predictions = _checked(labels, predictions)
     return float((labels == predictions).mean())
 
@@ -49,11 +33,6 @@ def most_confused(matrix: np.ndarray, n: int = 5) -> list[tuple[int, int, int]]:
     order = np.argsort(mistakes, axis=None, kind="stable")[::-1][:n]
     pairs = zip(*np.unravel_index(order, mistakes.shape), strict=True)
     return [(int(i), int(j), int(mistakes[i, j])) for i, j in pairs if mistakes[i, j]]
-
-
-def standard_error(accuracy: float, n: int) -> float:
-    """Of an accuracy measured on ``n`` examples (binomial): √(p(1-p)/n)."""
-    return float(np.sqrt(accuracy * (1 - accuracy) / n))
 
 
 def paired_difference(a, b) -> tuple[float, float]:

@@ -127,29 +127,6 @@ def encoder_activation_bytes(
     return batch * tokens * config.num_hidden_layers * (always + of_linears) * 4
 
 
-def llama_7b_training_memory(method: str) -> TrainingMemory:
-    """A 7B model on paper: Llama 2's shape (Touvron et al. 2023), 16-bit training.
-
-    Full fine-tuning in mixed precision keeps 16 bytes a weight (Rajbhandari et al.
-    2020, ZeRO, section 3.1): 2 for the weight, 2 for its gradient, and 12 for the
-    optimizer: a 32-bit copy and two moments. LoRA is of rank 8 on queries and values.
-    For all methods alike, activations are Korthikanti et al.'s estimate for a GPT's
-    layers of that width, s·b·h·(34 + 5·a·s/h) a layer (equation 1).
-
-    Args:
-        method: ``"full"``, ``"lora"`` or ``"qlora"``.
-    """
-    layers, d, heads, weights, embeddings = 32, 4096, 32, 6.74e9, 2 * 32_000 * 4096
-    tokens = 512  # of one text
-    activations = layers * tokens * d * (34 + 5 * heads * tokens / d)
-    trainable = weights if method == "full" else layers * 2 * 8 * 2 * d
-    own = 0 if method == "full" else trainable  # LoRA's come on top
-    in_nf4 = weights - embeddings if method == "qlora" else 0
-    return predict_training_memory(
-        weights + own, trainable, activations, in_nf4=in_nf4, bytes_each=(2, 2, 12)
-    )
-
-
 def _weights(model: nn.Module) -> list[torch.Tensor]:
     """Parameters, and the scales that four-bit ones carry along."""
     tensors = list(model.parameters())

@@ -16,7 +16,6 @@ __getattr__, __dir__ = attach(
         "predict": ".training.text_classifier",
         "score": ".training.text_classifier",
         "embed": ".training.text_classifier",
-        "search_lr": ".training.text_classifier",
         "optimizer": ".training.text_classifier",
         "save": "saving",
         "load_": "saving",

@@ -61,13 +61,3 @@ def keep_trainable_(model: nn.Module) -> nn.Module:
             )
         layer.support_avx512bf16_for_cpu = False
     return model
-
-
-def allow_fast_inference_(model: nn.Module) -> nn.Module:
-    """Allow the rearrangement where a CPU is faster in bfloat16; then no training."""
-    fast = fast_bf16("cpu") and settings.device() == "cpu"
-    # bitsandbytes' kernel needs the instructions, also where the user forced bfloat16
-    fast = fast and torch.cpu._is_avx512_bf16_supported()
-    for layer in four_bit_layers(model):
-        layer.support_avx512bf16_for_cpu = fast
-    return model

@@ -19,12 +19,6 @@ from ..core import settings
 from ..core.errors import AssetError, MicrobudgetError
 from ..core.files import atomic_folder
 
-# a teacher and the model that was distilled from it, by name
-STUDENTS = {
-    "whisper-medium.en": "distil-medium.en",
-    "whisper-small.en": "distil-small.en",
-}
-
 
 @dataclass(frozen=True)
 class Whisper:
@@ -59,12 +53,6 @@ def teacher() -> Whisper:
         AssetError: it isn't here and can't be fetched.
     """
     return load(_teacher_name())
-
-
-def published_students() -> list[Whisper]:
-    """What others have distilled from this profile's teacher: nothing for tiny.en."""
-    name = STUDENTS.get(_teacher_name())
-    return [load(name)] if name else []
 
 
 def load(name: str) -> Whisper:

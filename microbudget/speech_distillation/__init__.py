@@ -18,6 +18,5 @@ __getattr__, __dir__ = attach(
         "DistilConfig": "student_training",
         "train": "student_training",
         "speculate": "speculative",  # the student drafts, the teacher verifies
-        "split_recording": "recognition",
     },
 )

@@ -11,14 +11,12 @@ def greedy_decode(
     whisper: Whisper,
     states: torch.Tensor,
     max_tokens: int = 224,
-    block_loops: bool = False,
 ) -> list[list[int]]:
     """The likeliest token, again and again, until each clip has ended.
 
     Args:
         states: (b, f, d) of the encoder. Clips that have ended leave the batch.
         max_tokens: the most a clip may get; a model in a loop stops there.
-        block_loops: forbid ``tokens_that_loop``; not part of plain greedy decoding.
 
     Returns:
         Tokens of every clip, without the prompt and the end.
@@ -33,9 +31,6 @@ def greedy_decode(
         hidden = forward.decode(decoder, tokens, cache=cache)[:, -1]  # (b, d)
         is_first = cache.length == len(rules.prompt)
         logits = rules.suppress_(forward.project(decoder, hidden), is_first)  # (b, V)
-        if block_loops:
-            for row, clip in enumerate(active):
-                logits[row, tokens_that_loop(decoded[clip])] = -torch.inf
         best = logits.argmax(-1)  # (b,)
         values = best.tolist()
         going_on = [row for row, token in enumerate(values) if token != rules.end]
@@ -47,25 +42,6 @@ def greedy_decode(
             tokens, active = tokens[rows], [active[row] for row in going_on]
             cache.keep(rows)
     return decoded
-
-
-def tokens_that_loop(tokens: list[int]) -> list[int]:
-    """Next tokens that would repeat the last ones, block for block.
-
-    A phrase of four tokens or more may not follow itself at once; a shorter one may
-    stand there three times. A briefly trained student falls into such loops, and
-    one of them can cost more than all its other errors. (Whisper's own program looks
-    at how well a text compresses, and decodes again.)
-    """
-    found = []
-    for length in range(1, len(tokens) + 1):
-        copies = 2 if length >= 4 else 4
-        # tokens that must repeat already for one more to complete the last copy
-        repeated = length * (copies - 1) - 1
-        enough = len(tokens) >= repeated + length
-        if enough and tokens[-repeated:] == tokens[-repeated - length : -length]:
-            found.append(tokens[-length])
-    return found
 
 
 class DecodingRules:

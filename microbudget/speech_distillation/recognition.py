@@ -93,17 +93,16 @@ def decode(
     whisper: Whisper,
     encoded: Iterable[EncodedBatch],
     max_tokens: int = 224,
-    block_loops: bool = False,
 ) -> list[str]:
     """The decoder's half of ``transcribe``: a text for every recording.
 
     Args:
-        max_tokens, block_loops: as ``greedy_decode`` has them.
+        max_tokens: as ``greedy_decode`` has it.
     """
     found: dict[tuple[int, int], str] = {}
     for batch in encoded:
         whisper = _with_decoder_in(whisper, batch.states.dtype)
-        tokens = greedy_decode(whisper, batch.states, max_tokens, block_loops)
+        tokens = greedy_decode(whisper, batch.states, max_tokens)
         for position, own in zip(batch.positions, tokens, strict=True):
             found[position] = text_of(whisper, own)
     texts = defaultdict(list)  # recording -> its pieces' texts

@@ -1,6 +1,5 @@
 """Training and evaluating a sentence classifier, whatever part of it is trained."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,8 +14,6 @@ from ..data.batching import batches
 from ..evaluation.metrics import accuracy
 from ..models import bitsandbytes as four_bit
 from .loop import History, TrainConfig, fit
-
-_MAX_RUNS = 6  # of a search for a learning rate
 
 
 @dataclass(frozen=True)
@@ -109,48 +106,6 @@ def _by_length(
 def score(model: nn.Module, sentences) -> float:
     """Accuracy of ``predict``."""
     return accuracy(sentences.labels, predict(model, sentences).argmax(1))
-
-
-def search_lr(
-    loss_at: Callable[[float], float], start: float = 1e-3, factor: float = 10**0.5
-) -> tuple[float, dict[float, float]]:
-    """The best learning rate on a grid of powers, found by going downhill.
-
-    From ``start`` upwards while the loss falls; downwards, if the first step up isn't
-    better; six runs at most. The same start and steps for every method: no favourites.
-
-    Args:
-        loss_at: learning rate -> validation loss; a run that fails counts as infinite.
-
-    Returns:
-        The best rate, and every rate that was tried with its loss.
-
-    Raises:
-        TrainingError: every run failed.
-    """
-    tried: dict[int, float] = {}  # power -> loss
-
-    def at(power: int) -> float:
-        if power not in tried:
-            try:
-                loss = loss_at(start * factor**power)
-            except TrainingError:  # the loss was NaN: the rate is too high
-                loss = math.inf
-            tried[power] = math.inf if math.isnan(loss) else loss
-        return tried[power]
-
-    best, step = 0, 1 if at(1) < at(0) else -1
-    while len(tried) < _MAX_RUNS and (
-        at(best + step) < at(best) or at(best) == math.inf
-    ):
-        best += step
-    rates = {start * factor**power: loss for power, loss in sorted(tried.items())}
-    if at(best) == math.inf:
-        raise TrainingError(
-            f"No rate between {min(rates):.0e} and {max(rates):.0e} works: look at the "
-            "data and the model."
-        )
-    return start * factor**best, rates
 
 
 def optimizer(model: nn.Module, lr: float) -> Callable:

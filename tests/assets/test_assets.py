@@ -239,8 +239,8 @@ def test_a_hub_that_is_out_of_reach(hub, monkeypatch):
 def test_full_fetches_only_what_this_device_needs(monkeypatch):
     monkeypatch.setenv("MICROBUDGET_DEVICE", "cpu")
     needed = assets.needed("full")
-    assert {"whisper-small.en", "distil-small.en", "speech"} <= set(needed)
-    assert not {"whisper-medium.en", "distil-medium.en"} & set(needed)
+    assert {"whisper-small.en", "speech"} <= set(needed)
+    assert "whisper-medium.en" not in needed
 
 
 def test_files_from_the_web_are_unpacked_as_data(home, server, monkeypatch):

@@ -64,18 +64,10 @@ def test_a_generations_speed_is_the_median_of_its_repeats(seconds, median, monke
 @given(labels)
 def test_metrics_agree_with_counting(pairs):
     true, predicted = map(np.array, zip(*pairs, strict=True))
-    found = metrics.classification_report(true, predicted)
     matrix = metrics.confusion_matrix(true, predicted, 5)
     assert matrix.sum() == len(pairs)
-    assert found["accuracy"] == pytest.approx(np.trace(matrix) / len(pairs))
-    assert found["accuracy"] == metrics.accuracy(true, predicted)
-    present = np.union1d(true, predicted)
-    recall = [
-        (predicted[true == k] == k).mean() if (true == k).any() else 0.0
-        for k in present
-    ]
-    assert found["recall"] == pytest.approx(np.mean(recall))
-    assert all(0 <= value <= 1 for value in found.values())
+    accuracy = metrics.accuracy(true, predicted)
+    assert accuracy == pytest.approx(np.trace(matrix) / len(pairs))
 
 
 @given(labels)
@@ -112,12 +104,6 @@ def test_paired_differences(pairs):
     assert error >= 0
     assert metrics.paired_difference(b, a) == pytest.approx((-mean, error))
     assert metrics.paired_difference(a, a) == (0, 0)
-
-
-def test_standard_errors():
-    with pytest.raises(EvaluationError, match="equal length"):
-        metrics.paired_difference([1], [0])
-    assert metrics.standard_error(0.5, 100) == pytest.approx(0.05)  # of a coin
 
 
 def test_parameters_are_counted_once():

@@ -109,13 +109,6 @@ def test_what_is_saved_is_loaded(random, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["saved"]
 
 
-def test_teachers_and_students_of_the_full_profile_are_in_the_catalog(monkeypatch):
-    assert whisper.published_students() == []  # of tiny.en
-    monkeypatch.setenv("MICROBUDGET_PROFILE", "full")
-    for name in (*whisper.STUDENTS, *whisper.STUDENTS.values()):
-        assert assets.get(name, "full").spec["source"] == "hub"
-
-
 # -- the forward pass ---------------------------------------------------------------
 
 

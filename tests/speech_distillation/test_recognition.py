@@ -227,31 +227,3 @@ def test_real_speech_is_written_as_ctranslate2_writes_it():
 
 
 # -- loops --------------------------------------------------------------------------
-
-
-@given(st.lists(st.integers(0, 3), max_size=24))
-def test_every_loop_is_blocked_and_only_loops(tokens):
-    """Against the definition, spelled out: the last blocks all equal."""
-
-    def is_a_loop(tokens):
-        for length in range(1, len(tokens) + 1):
-            copies = 2 if length >= 4 else 4
-            tail = tokens[-length * copies :]
-            if len(tail) == length * copies and tail == tail[-length:] * copies:
-                return True
-        return False
-
-    banned = decoding.tokens_that_loop(tokens)
-    for token in range(4):
-        assert (token in banned) == is_a_loop([*tokens, token])
-
-
-def test_decoding_with_loops_blocked_never_loops():
-    random = tiny(seed=1)
-    states = 3 * torch.randn(3, 30, 64, generator=torch.Generator().manual_seed(0))
-    plain = decoding.greedy_decode(random, states, 40)
-    blocked = decoding.greedy_decode(random, states, 40, block_loops=True)
-    for row in blocked:
-        for end in range(1, len(row)):
-            assert row[end] not in decoding.tokens_that_loop(row[:end])
-    assert blocked != plain  # a random model does loop
