@@ -100,3 +100,26 @@ def test_a_claim_is_checked_on_the_courses_data_and_reported_elsewhere(home, cap
     assert "It holds here: two and two are four" in printed
     assert "It does NOT hold here: two are faster than one" in printed
     assert "It does NOT hold here: two and two are six" in printed
+
+
+@pytest.mark.parametrize(("percent", "said"), [(2, False), (60, True)])
+def test_a_busy_machine_is_told_with_what_helps(percent, said, monkeypatch, capsys):
+    import psutil
+
+    monkeypatch.setattr(psutil, "cpu_count", lambda: 2)
+    monkeypatch.setattr(psutil, "cpu_percent", lambda interval: percent)
+    monkeypatch.setenv("MICROBUDGET_THREADS", "2")
+    start("00_start_here")
+    assert ("OMP_WAIT_POLICY=passive" in capsys.readouterr().out) == said
+
+
+def test_a_claim_prints_its_number_and_a_debrief_is_markdown(home, capsys):
+    run = start("00_start_here")
+    run.claim("two and two make four", True, "4.0 points")
+    assert (
+        "It holds here: two and two make four (4.0 points)." in capsys.readouterr().out
+    )
+    with pytest.raises(AssertionError, match="make five"):
+        run.claim("two and two make five", False, 4)
+    run.saw("All of it.")
+    assert "Markdown" in capsys.readouterr().out
