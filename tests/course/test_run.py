@@ -42,7 +42,7 @@ def test_a_record_says_what_it_cost_and_achieved(record):
 def test_the_banner_and_the_budget_are_printed(home, capsys):
     run = start("00_start_here")
     banner = capsys.readouterr().out
-    assert banner.count("\n") == 1
+    assert banner.count("\n") == 1 or "machine is busy" in banner
     assert "00_start_here · profile mini" in banner
     total = run.finish()["total"]
     assert "downloaded" in capsys.readouterr().out
