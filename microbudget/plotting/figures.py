@@ -62,9 +62,11 @@ def bars(
         axis.grid(axis="x", alpha=0.3)
     else:
         axis.barh(names, heights, color=GOOD)
+    largest = max(map(abs, heights))
+    digits = 3 if largest < 2 else 1 if largest < 200 else 0
     for i, height in enumerate(heights):
         margin = errors[i] if len(errors) else 0
-        axis.text(height + margin, i, f"  {height:.3f}", va="center")
+        axis.text(height + margin, i, f"  {height:,.{digits}f}", va="center")
     axis.invert_yaxis()
     axis.set(xlabel=label, title=title)
     axis.margins(x=0.15, y=0.1)
