@@ -59,7 +59,7 @@ class Ratio:
         if self.low <= 1 <= self.high:
             spread = f"{self.low:.2f} to {self.high:.2f} times as fast"
             return f"about as fast, as far as these rounds can tell ({spread})"
-        return f"{median:.1f} times as {word} (95 % interval {low:.2f} to {high:.2f})"
+        return f"{median:.1f} times as {word} (95 % interval {low:.1f} to {high:.1f})"
 
 
 def speedup(slow: Timing, fast: Timing) -> Ratio:

@@ -51,8 +51,8 @@ def test_a_failure_there_is_told_here():
 
 def test_ratios_are_said_in_words():
     slow, fast = Timing((4.0, 6.0, 5.0)), Timing((2.0, 2.0, 2.5))
-    assert speedup(slow, fast).words == "2.0 times as fast (95 % interval 2.00 to 3.00)"
-    assert speedup(fast, slow).words == "2.0 times as slow (95 % interval 2.00 to 3.00)"
+    assert speedup(slow, fast).words == "2.0 times as fast (95 % interval 2.0 to 3.0)"
+    assert speedup(fast, slow).words == "2.0 times as slow (95 % interval 2.0 to 3.0)"
     assert "as far as these rounds can tell" in Ratio(1.0, 0.9, 1.2).words
     assert str(slow) == "5000.0 ms (range 4000.0 to 6000.0, 3 calls)"
 
