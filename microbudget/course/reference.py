@@ -15,18 +15,13 @@ from ..core import settings
 from ..core.errors import MicrobudgetError
 from ..core.files import atomic_path
 from ..evaluation.comparison import Difference, compare
+from .notebooks import checkout
 from .run import provenance
 
 
 def folder() -> Path:
     """Where the recorded runs lie: ``data/reference`` of the project."""
-    root = settings.project_root()
-    if root is None:
-        raise MicrobudgetError(
-            "The recorded runs are in the project's repository: clone it and install "
-            "the package from there (`make notebooks` does)."
-        )
-    return root / "data" / "reference"
+    return checkout() / "data" / "reference"
 
 
 def record(name: str, what: str, command: str, data: str, result: dict) -> Path:

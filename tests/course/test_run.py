@@ -39,10 +39,11 @@ def test_a_record_says_what_it_cost_and_achieved(record):
     assert record["provenance"]["profile"] == "mini"
 
 
-def test_the_banner_and_the_budget_are_printed(home, capsys):
+def test_the_banner_and_the_budget_are_printed(home, capsys, monkeypatch):
+    monkeypatch.setattr("psutil.cpu_percent", lambda interval: 0.0)  # an idle machine
     run = start("00_start_here")
     banner = capsys.readouterr().out
-    assert banner.count("\n") == 1 or "machine is busy" in banner
+    assert banner.count("\n") == 1
     assert "00_start_here · profile mini" in banner
     total = run.finish()["total"]
     assert "downloaded" in capsys.readouterr().out
