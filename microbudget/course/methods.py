@@ -56,7 +56,7 @@ CHART = {
         "it doesn't fit into memory or on the disk": {
             "What is it?": {
                 "a language model, on a CPU": ("gguf",),
-                "a language model, on a GPU": ("gptq", "nf4"),
+                "a language model, on a GPU": ("gptq",),
                 "a network for images": ("int8", "detector"),
             }
         },

@@ -83,6 +83,19 @@ def differences(result: dict, base: str) -> dict[str, Difference]:
     return dict(sorted(found.items(), key=lambda item: -item[1].value))
 
 
+def kl_difference(a: dict, b: dict) -> Difference:
+    """b's KL divergence minus a's, of two recorded ways to quantize the same model.
+
+    One run of each holds the choice of text, several also that of the calibration.
+
+    Args:
+        a, b: ``runs``, each with its ``divergence`` on pieces of a text, nats.
+    """
+    scores = [np.array([r["divergence"] for r in each["runs"]]) for each in (a, b)]
+    scores = [s[0] if len(s) == 1 else s for s in scores]
+    return compare(*scores, scale=1000, unit="thousandths of a nat")
+
+
 def pack(hits) -> str:
     """Right or wrong on each item (items,) as a short string."""
     return np.packbits(np.asarray(hits, dtype=bool)).tobytes().hex()

@@ -102,11 +102,27 @@ class Dialogues(Dataset):
         return *padded(ids, self.pad), padded(labels, _IGNORED)[0]
 
 
-def prompt(tokenizer, question: str) -> list[int]:
-    """The model's own chat template around a question, up to the answer."""
+def chat_prompt(tokenizer, question: str) -> str:
+    """The model's own chat template around a question, up to the answer, as text.
+
+    Raises:
+        DataError: an empty question, or a tokenizer without a chat template.
+    """
     if not question.strip():
         raise DataError("An empty question.")
+    if not tokenizer.chat_template:
+        raise DataError(
+            "This tokenizer has no chat template: its model wasn't trained on "
+            "dialogues. Take an instruct model, or set tokenizer.chat_template."
+        )
     return tokenizer.apply_chat_template(
-        [{"role": "user", "content": question}], add_generation_prompt=True,
-        return_dict=False,
-    )  # fmt: skip
+        [{"role": "user", "content": question}],
+        add_generation_prompt=True,
+        tokenize=False,
+    )
+
+
+def prompt(tokenizer, question: str) -> list[int]:
+    """``chat_prompt`` as token ids."""
+    text = chat_prompt(tokenizer, question)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from ..core.errors import DataError, EvaluationError
+from .comparison import Difference, compare
 
 Scorer = Callable[[torch.Tensor], torch.Tensor]
 _BLOCK = 32  # neighbouring tokens' losses are alike: their means count as one draw
@@ -121,11 +122,27 @@ def evaluate_perplexity(
 
 def block_standard_error(losses: torch.Tensor) -> float:
     """Of a mean over tokens that follow each other, from means of blocks of them."""
-    whole = len(losses) // _BLOCK * _BLOCK
-    if whole < 2 * _BLOCK:
+    if len(losses) < 2 * _BLOCK:
         raise EvaluationError(f"{len(losses)} tokens are too few: read at least 64.")
-    means = losses[:whole].double().view(-1, _BLOCK).mean(1)
+    means = block_means(losses, _BLOCK)
     return float(means.std() / len(means) ** 0.5)
+
+
+def compare_kl(a: PerplexityResult, b: PerplexityResult) -> Difference:
+    """b's mean KL divergence minus a's, on the same tokens, in thousandths of a nat.
+
+    The interval holds the choice of text: blocks of 32 neighbouring tokens are the
+    items.
+    """
+    means = [
+        block_means(result.divergence, _BLOCK).numpy() for result in (a, b)
+    ]  # each (blocks,)
+    return compare(*means, scale=1000, unit="thousandths of a nat")
+
+
+def block_means(values: torch.Tensor, block: int) -> torch.Tensor:
+    """Float64 means over blocks of neighbouring tokens; those left over are dropped."""
+    return values[: len(values) // block * block].double().view(-1, block).mean(1)
 
 
 def perplexity_ratio(a: PerplexityResult, b: PerplexityResult) -> tuple[float, float]:

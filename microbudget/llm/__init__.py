@@ -9,8 +9,6 @@ __getattr__, __dir__ = attach(
         "QuantConfig": ".quantization.affine",
         "round_to_nearest": ".quantization.affine",
         "bits_per_weight": ".quantization.affine",
-        "sqnr": ".quantization.affine",
-        "grid": ".quantization.affine",
         "round_model_": "calibrate",
         # GPTQ: one layer, then the model
         "hessian": "gptq",
@@ -24,13 +22,7 @@ __getattr__, __dir__ = attach(
         "write_gguf": "gguf",
         "read_gguf": ".assets.gguf_file",
         "quantize_gguf": "engines.llama_cpp",
+        "chat_prompt": ".data.dialogue",
         "engines": "engines",
-        # torchao
-        "int8_weights_": "torchao",
-        # which weights are sensitive to rounding
-        "weights_by_layer": "sensitivity",
-        "weights_by_kind": "sensitivity",
-        "measure_sensitivity": "sensitivity",
-        "weight_noise": "sensitivity",
     },
 )

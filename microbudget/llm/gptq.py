@@ -18,6 +18,7 @@ from ..quantization.affine import (
     columns_to_groups,
     grid,
     require_matrix,
+    searched_grid,
 )
 
 _BLOCK = 32  # columns that are finished before the others are updated (section 4)
@@ -81,8 +82,13 @@ def gptq_layer(
     zero_points = torch.empty_like(scales)
 
     def fit_grid(group: int) -> None:
-        part = w[group * width : (group + 1) * width].T  # (out, width)
-        scales[group], zero_points[group] = grid(part, config)
+        own = slice(group * width, (group + 1) * width)
+        part = w[own].T  # (out, width)
+        if config.search_scales:
+            found = searched_grid(part, config, h.diagonal()[own])
+        else:
+            found = grid(part, config)
+        scales[group], zero_points[group] = found
 
     order = torch.arange(columns, device=w.device)
     if config.act_order:

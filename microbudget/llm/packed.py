@@ -10,10 +10,8 @@ GPTQModel's.
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.profiler import record_function
 
 from ..core.errors import QuantizationError
-from ..evaluation.profiling import DEQUANTIZE
 from ..quantization.affine import QuantizedTensor
 
 # Bits -> so many numbers fill whole words; then the pattern of bits repeats.
@@ -102,6 +100,5 @@ class PackedLinear(nn.Module):
         return QuantizedTensor(codes, self.scales.T, zero_points, self.g_idx, self.bits)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (…, in) -> (…, out)
-        with record_function(DEQUANTIZE):
-            weight = self.weight().dequantize().to(x.dtype)
+        weight = self.weight().dequantize().to(x.dtype)
         return F.linear(x, weight, None if self.bias is None else self.bias.to(x.dtype))

@@ -1,5 +1,6 @@
 """The small language model: SmolLM2 (Allal et al. 2025, arXiv:2502.02737)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,3 +84,24 @@ def load(
     keep_trainable_(model).eval().requires_grad_(False)
     model.base_id = f"{name}:{weights_id(folder)}"
     return Llm(name, model, tokenizer, card)
+
+
+def generation_call(
+    name: str, prompt_tokens: int, new_tokens: int, four_bit: bool = False
+) -> Callable[[], None]:
+    """A call that reads a prompt and writes an answer, for the course's timers.
+
+    Args:
+        name: of the catalog; float32, but for the layers in ``four_bit``.
+        new_tokens: 1 times the reading alone.
+    """
+    model = load(name, four_bit=four_bit, dtype=torch.float32).model
+    ids = torch.arange(1000, 1000 + prompt_tokens)[None].to(model.device)
+
+    def call() -> None:
+        tokens, past = ids, None
+        for _ in range(new_tokens):
+            out = model(tokens, past_key_values=past, use_cache=True, logits_to_keep=1)
+            past, tokens = out.past_key_values, out.logits.argmax(-1)
+
+    return call

@@ -23,5 +23,6 @@ __getattr__, __dir__ = attach(
         "bit_fields": "figures",
         "compare_boxes": "boxes",
         "compare_transcripts": "transcripts",
+        "side_by_side": "transcripts",
     },
 )

@@ -41,6 +41,27 @@ def compare_transcripts(
     return HTML(f"<table><tr>{head}</tr>{''.join(rows)}</table>")
 
 
+def side_by_side(texts: Mapping[str, Mapping[str, str]]):
+    """A table for a notebook: a row for each text, a column for each of its variants.
+
+    Args:
+        texts: such as question -> model -> its answer.
+    """
+    from IPython.display import HTML
+
+    columns = ("", *next(iter(texts.values())))
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+    cell = '<td style="text-align:left;vertical-align:top">'
+    rows = [
+        "".join(
+            f"{cell}{html.escape(text)}</td>" for text in (name, *variants.values())
+        )
+        for name, variants in texts.items()
+    ]
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    return HTML(f"<table><tr>{head}</tr>{body}</table>")
+
+
 def mark_differences(reference: str, hypothesis: str) -> str:
     """A transcript as HTML with what differs from the reference marked."""
     parts = []

@@ -1,7 +1,5 @@
 """Timers, sizes, memory and metrics: properties, and what they refuse."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import psutil
 import pytest
@@ -10,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from microbudget.core.errors import EvaluationError
-from microbudget.evaluation import generation, memory, metrics, sizes, timing
+from microbudget.evaluation import memory, metrics, sizes, timing
 
 labels = st.lists(
     st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60
@@ -40,25 +38,6 @@ def test_a_timing_is_of_the_calls_after_the_warm_up(warmup, measured):
         )
     assert found.seconds == pytest.approx(measured)
     assert found.median == pytest.approx(np.median(measured))
-
-
-@pytest.mark.parametrize(("seconds", "median"), [((1, 3), 2), ((1, 2, 9), 2)])
-def test_a_generations_speed_is_the_median_of_its_repeats(seconds, median, monkeypatch):
-    """Of two, the mean; the warm-up's hour is not counted."""
-    clock = Clock()
-    passes = iter([3600, 3600, *(s for prefill in seconds for s in (prefill, 10))])
-
-    def model(ids, **_):
-        clock.takes(next(passes))
-        return SimpleNamespace(logits=torch.zeros(1, 1, 5), past_key_values=None)
-
-    model.device = "cpu"
-    monkeypatch.setattr(generation, "time", clock)
-    speed = generation.measure_generation(
-        model, torch.zeros(1, 7, dtype=torch.long), 2, repeats=len(seconds)
-    )
-    assert (speed.prefill_s, speed.decode_s) == (median, 10)
-    assert (speed.prompt_tokens, speed.new_tokens) == (7, 1)
 
 
 @given(labels)

@@ -9,7 +9,6 @@ import tiny_llm
 import torch
 
 from microbudget.core.errors import EngineError
-from microbudget.evaluation import generation
 from microbudget.evaluation.generation import Speed
 from microbudget.llm import gguf
 from microbudget.llm.engines import llama_cpp
@@ -161,15 +160,7 @@ def test_speeds_are_tokens_over_seconds():
     assert Speed(3, 0.0, 0, 0.0).decode == 0  # an answer of one token
 
 
-def test_measuring_a_transformers_model(llm, monkeypatch):
-    fed, real = [], llm.model.forward
-    wanted = greedy(llm, PROMPT, 5)
-    monkeypatch.setattr(
-        llm.model, "forward", lambda ids, **kw: fed.append(ids) or real(ids, **kw)
-    )
-    ids = torch.tensor([tiny_llm.ids_of(llm.tokenizer, PROMPT)])
-    speed = generation.measure_generation(llm.model, ids, new_tokens=5, repeats=2)
-    assert (speed.prompt_tokens, speed.new_tokens) == (ids.shape[1], 4)
-    assert min(speed.prefill_s, speed.decode_s) > 0
-    assert len(fed) == 3 * 5  # one run isn't counted
-    assert [token.item() for token in fed[1:5]] == wanted[:4]  # the cache is used
+def test_a_call_to_be_timed_reads_and_writes(llm, tmp_path):
+    path = gguf.write_gguf(llm, tmp_path / "m.gguf")
+    call = llama_cpp.generation_call(str(path), prompt_tokens=3, new_tokens=4)
+    assert call() is None is call()  # again and again, from an empty cache

@@ -22,6 +22,7 @@ from ...evaluation.generation import Speed
 # llama.cpp's numbers for what a whole file is quantized to (llama.h, llama_ftype)
 KINDS = {"F16": 1, "Q4_0": 2, "Q8_0": 7, "Q2_K": 10, "Q3_K_M": 12, "Q4_K_M": 15,
          "Q5_K_M": 17, "Q6_K": 18}  # fmt: skip
+_EMBEDDINGS = {"F16": 1, "Q8_0": 8}  # of one tensor (ggml.h, ggml_type)
 CONTEXT = 1024  # tokens of prompt and answer together, at most
 
 
@@ -36,7 +37,10 @@ def version() -> str:
 
 
 def quantize_gguf(
-    source: str | os.PathLike, target: str | os.PathLike, kind: str
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    kind: str,
+    embeddings: str | None = None,
 ) -> GgufFile:
     """llama.cpp's own quantizer: a GGUF file -> another with fewer bits.
 
@@ -45,14 +49,18 @@ def quantize_gguf(
 
     Args:
         kind: one of ``KINDS``, such as ``"Q4_K_M"``.
+        embeddings: ``"Q8_0"`` or ``"F16"``, the type of the embeddings and the head;
+            default: what llama.cpp chooses for this kind.
 
     Raises:
-        QuantizationError: an unknown kind, no whole GGUF file, one that is quantized
-            already, or llama.cpp failed. Nothing half-written is left.
+        QuantizationError: an unknown kind or type, no whole GGUF file, one that is
+            quantized already, or llama.cpp failed. Nothing half-written is left.
         EngineError: llama.cpp isn't installed.
     """
     if kind not in KINDS:
         raise QuantizationError(f"kind={kind!r}: use one of {', '.join(KINDS)}.")
+    if embeddings not in (None, *_EMBEDDINGS):
+        raise QuantizationError(f"embeddings={embeddings!r}: use 'Q8_0' or 'F16'.")
     library, before = _library(), read_gguf(source)
     if strange := set(before.types()) - {"F16", "F32", "BF16"}:
         raise QuantizationError(
@@ -62,6 +70,9 @@ def quantize_gguf(
     options = library.LlamaModelQuantizeParams()
     options.ftype = KINDS[kind]
     options.nthread = settings.load().threads
+    if embeddings:
+        options.token_embedding_type = _EMBEDDINGS[embeddings]
+        options.output_tensor_type = _EMBEDDINGS[embeddings]
     target = Path(target)
     with atomic_path(target, QuantizationError) as temporary:
         try:
@@ -189,6 +200,26 @@ class Model(AbstractContextManager):
 
     def __exit__(self, *exception) -> None:
         self.close()
+
+
+def generation_call(path: str, prompt_tokens: int, new_tokens: int):
+    """A call that reads a prompt and writes an answer, for the course's timers.
+
+    Args:
+        path: of a GGUF file.
+        new_tokens: 1 times the reading alone.
+    """
+    model = Model(path)
+    ids = list(range(1000, 1000 + prompt_tokens))
+
+    def call() -> None:
+        model._context.kv_cache_clear()
+        batch, position = ids, 0
+        for _ in range(new_tokens):
+            model._context.decode(model._library.llama_batch_get_one(batch, position))
+            position, batch = position + len(batch), [1000]  # any token costs the same
+
+    return call
 
 
 @cache
