@@ -43,6 +43,15 @@ def _read() -> tuple[Method, ...]:
 
 
 METHODS = _read()
+# of the README's table of results: key -> what is done, in plain words
+HEADLINES = {
+    "transfer": "A classifier from ten images of each kind",
+    "lora": "Fine-tuning with 0.3 % of the parameters (LoRA)",
+    "gguf": "A language model in about 4 bits (GGUF, Q4_K_M)",
+    "channels": "Half of an image network removed (pruning)",
+    "engine-int8": "Another engine, with 8-bit integers (ONNX Runtime)",
+    "stacked": "All together: distilled, pruned, 8 bits",
+}
 
 # question -> answer -> another question, or the keys of methods
 CHART = {

@@ -7,12 +7,12 @@ from ..core import settings
 from ..core.errors import MicrobudgetError
 from ..core.files import atomic_path
 from . import notebooks
-from .methods import CHART, METHODS, Method
+from .methods import CHART, HEADLINES, METHODS, Method
 from .run import read_records
 
 Records = dict[str, dict]  # notebook -> its run record
 COURSE = "<!-- generated: microbudget table --write -->"
-GLANCE = "<!-- generated: at a glance, microbudget table --write -->"
+RESULTS = "<!-- generated: results, microbudget table --write -->"
 END = "<!-- end generated -->"
 _METRICS = ("accuracy", "map", "wer", "perplexity")  # a row's quality is the first
 _EMPTY = "There are no run records yet: run `make notebooks` first."
@@ -55,6 +55,27 @@ class Result:
         before, after = self.latency_ms
         ratio = f" ({before / after:.2f}×)" if before and after else ""
         return _change(self.latency_ms, "ms") + ratio
+
+    @property
+    def words(self) -> str:
+        """Gain and loss, such as ``4.2× smaller, 1.5× as fast, −0.4 points``."""
+        found, (before, after) = [], self.size
+        if self.on_base:
+            found.append(f"{before / after:,.0f}× less to store for each task")
+        elif before and after and before > 1.05 * after:
+            found.append(f"{before / after:.1f}× smaller")
+        before, after = self.latency_ms
+        if before and after and before > 1.1 * after:
+            found.append(f"{before / after:.1f}× as fast")
+        before, after = self.quality
+        if self.metric == "perplexity":
+            change = f"perplexity {100 * (after / before - 1):+.0f} %"
+        else:
+            of = {"wer": " of word errors", "map": " of mAP"}.get(self.metric, "")
+            change = f"{100 * (after - before):+.1f} points{of}"
+            if after > before + 0.2:  # a task that could hardly be done before
+                change = f"{100 * before:.0f} → {100 * after:.0f} % right"
+        return ", ".join([*found, change.replace("-", "−")])
 
     def __str__(self) -> str:
         texts = (self.quality_text, self.size_text, self.time_text)
@@ -104,12 +125,8 @@ def method_result(method: Method, records: Records) -> Result | None:
     )  # fmt: skip
 
 
-def at_a_glance(records: Records, *, link: bool = False) -> str:
-    """A Markdown table, a line of measured numbers for every method that has a run.
-
-    Args:
-        link: begin a line with an anchor for the chart, and link to the notebook.
-    """
+def at_a_glance(records: Records) -> str:
+    """A Markdown table, a line of measured numbers for every method that has a run."""
     head = ("method", "quality", "bytes", "time", "trained on", "made in",
             "lines of its notebook")  # fmt: skip
     lines = []
@@ -117,23 +134,15 @@ def at_a_glance(records: Records, *, link: bool = False) -> str:
         found = method_result(method, records)
         if found is None:
             continue
-        name = method.name
-        if link:
-            target = f"notebooks/{found.notebook}.ipynb"
-            name = f'<a id="{method.key}"></a>[{name}]({target})'
         made = f"{found.seconds:.0f} s, {found.cost:.4f} {settings.CURRENCY}"
         code = str(notebooks.lines_of_code(found.notebook))
-        lines.append((name, found.quality_text, found.size_text, found.time_text,
+        lines.append((method.name, found.quality_text, found.size_text, found.time_text,
                       method.needs, made, code))  # fmt: skip
     return _markdown(head, lines) if lines else _EMPTY
 
 
-def decision_chart(records: Records, link: str = "#{key}") -> str:
-    """The decision chart as a Markdown list; every end quotes and links its method.
-
-    Args:
-        link: address of a method, with {key} and {notebook}.
-    """
+def decision_chart(records: Records) -> str:
+    """The decision chart as a Markdown list; every end quotes and links its method."""
     methods = {method.key: method for method in METHODS}
     lines: list[str] = []
 
@@ -141,8 +150,8 @@ def decision_chart(records: Records, link: str = "#{key}") -> str:
         if isinstance(node, tuple):  # keys of methods
             for key in node:
                 if found := method_result(methods[key], records):
-                    address = link.format(key=key, notebook=found.notebook)
-                    lines.append(f"{indent}- [{methods[key].name}]({address}): {found}")
+                    link = f"[{methods[key].name}]({found.notebook}.ipynb)"
+                    lines.append(f"{indent}- {link}: {found}")
             return
         for question, answers in node.items():
             lines.append(f"{indent}- **{question}**")
@@ -176,35 +185,53 @@ def every_row(records: Records) -> str:
     return _markdown(head, lines) if lines else _EMPTY
 
 
-def course_table() -> str:
-    """A Markdown table of notebooks with their question, minutes and memory."""
-    records = reference_records()
-    head = ("notebook", "question", "minutes", "peak memory", "downloads once")
+def results_in_words(records: Records) -> str:
+    """A Markdown table of some methods: what each of them bought, in a few words."""
+    methods = {method.key: method for method in METHODS}
     lines = []
+    for key, name in HEADLINES.items():
+        if found := method_result(methods[key], records):
+            link = f"[{name}](notebooks/{found.notebook}.ipynb)"
+            lines.append((link, found.words, methods[key].needs))
+    return _markdown(("what we do", "what it brings", "what it needs"), lines)
+
+
+def course_table() -> str:
+    """A Markdown table of notebooks: question, figure, minutes and memory."""
+    from . import figures
+
+    records = reference_records()
+    head = ("notebook", "before and after", "minutes", "memory")
+    lines, processors = [], set()
     for path in notebooks.find(list(records)):
         record = records[path.stem]
         total, made = record["total"], record["provenance"]
+        processors.add(made["processor"])
+        number, pair = path.stem[:2], figures.pair_of(path.stem[:2], records)
+        image = f"![{pair}](notebooks/diagrams/results/{number}.svg)" if pair else ""
         lines.append((
-            f"[{path.stem}](notebooks/{path.name})",
-            notebooks.question(path),
+            f"{number} [{notebooks.question(path)}](notebooks/{path.name})",
+            image,
             f"{total['wall_s'] / 60:.1f}",
             f"{total['peak_memory_bytes'] / 1e9:.1f} GB",
-            f"{record['bytes_downloaded'] / 1e6:.0f} MB",
         ))  # fmt: skip
     return (
-        f"{_markdown(head, lines)}\n\nMeasured {made['date']} in profile "
-        f"{made['profile']} on {made['threads']} cores ({made['processor']})."
+        f"{_markdown(head, lines)}\n\nMeasured in profile {made['profile']} on "
+        f"{made['threads']} cores ({', '.join(sorted(processors))})."
     )
 
 
 def write_readme() -> Path:
-    """Bring the README's generated parts up to date, from the committed records."""
+    """Bring the README's tables and figures up to date, from the committed records."""
     path = notebooks.checkout() / "README.md"
+    from . import figures
+
     records = reference_records()
-    glance = f"{at_a_glance(records, link=True)}\n\n{decision_chart(records)}"
+    figures.write(records)
     text = replace_generated(path.read_text(encoding="utf-8"), COURSE, course_table())
+    text = replace_generated(text, RESULTS, results_in_words(records))
     with atomic_path(path) as temporary:
-        temporary.write_text(replace_generated(text, GLANCE, glance), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
     return path
 
 

@@ -27,6 +27,7 @@ import torch
 import microbudget as mb
 from microbudget.course import reference
 from microbudget.llm import QuantConfig
+from microbudget.llm.calibrate import linear_layers
 from microbudget.llm.packed import PackedLinear
 
 WINDOWS, CALIBRATION, SEEDS = (8, 520), (24, 256), range(5)
@@ -244,9 +245,7 @@ def fair(bench: Bench) -> None:
     table = model.get_input_embeddings().weight
     rounded_table = mb.llm.round_to_nearest(table, EMBEDDINGS)
     total = mb.evaluation.count_parameters(model).total
-    inside = sum(
-        m.weight.numel() for m in mb.llm.calibrate.linear_layers(model).values()
-    )
+    inside = sum(m.weight.numel() for m in linear_layers(model).values())
 
     def bits(of_layers: float) -> float:
         """Of the whole model, when the layers have so many."""
@@ -282,7 +281,7 @@ def fair(bench: Bench) -> None:
 
         model = fresh()
         with torch.no_grad():
-            for linear in mb.llm.calibrate.linear_layers(model).values():
+            for linear in linear_layers(model).values():
                 packed, state = bnb.quantize_4bit(
                     linear.weight.data, blocksize=32, quant_type="nf4",
                     compress_statistics=True,

@@ -9,7 +9,7 @@ import pytest
 
 from microbudget.core import settings
 from microbudget.core.errors import MicrobudgetError
-from microbudget.course import cli, methods, notebooks, report
+from microbudget.course import cli, figures, methods, notebooks, report
 
 README = (settings.project_root() / "README.md").read_text(encoding="utf-8")
 METHOD = next(m for m in methods.METHODS if m.key == "distil")
@@ -99,7 +99,7 @@ def test_a_methods_rows_are_measured_in_its_notebook(method):
 
 
 def test_a_charts_end_quotes_and_links_its_method(records):
-    text = report.decision_chart(records, link="{notebook}.ipynb")  # walks to every end
+    text = report.decision_chart(records)  # walks to every end
     (end,) = [line for line in text.splitlines() if "](" in line]
     assert f"[{METHOD.name}]({NOTEBOOK}.ipynb)" in end
     assert "0.810 → 0.740" in end
@@ -113,12 +113,35 @@ def cells(table, columns):
 
 def test_the_readme_agrees_with_the_committed_records():
     records = report.reference_records()
-    fresh = report.at_a_glance(records, link=True)
-    printed = README.partition(report.GLANCE)[2].partition(report.END)[0]
-    assert cells(printed, 3) == cells(fresh, 3)  # method, quality
-    assert len(cells(fresh, 3)) == 1 + len(methods.METHODS), "run `make refresh`"
-    printed = README.partition(report.COURSE)[2].partition(report.END)[0]
-    assert cells(printed, 3) == cells(report.course_table(), 3)  # notebook, question
+    glance = report.at_a_glance(records)
+    assert len(cells(glance, 3)) == 1 + len(methods.METHODS), "run `make refresh`"
+    for start, fresh in (
+        (report.RESULTS, report.results_in_words(records)),
+        (report.COURSE, report.course_table()),
+    ):
+        printed = README.partition(start)[2].partition(report.END)[0]
+        assert printed.strip() == fresh.strip(), "run `microbudget table --write`"
+
+
+def test_the_readmes_figures_agree_with_the_committed_records():
+    records = report.reference_records()
+    for notebook in ("00", *figures.SHOWN):
+        drawn = (figures.folder() / f"{notebook}.svg").read_text(encoding="utf-8")
+        assert drawn == figures.draw(figures.pair_of(notebook, records)), notebook
+    pictures = re.findall(r"!\[([^]]+)\]\(([^)]+)\)", README)
+    assert len(pictures) >= 13 and all(alt for alt, _ in pictures)
+    root = settings.project_root()
+    assert all((root / path).is_file() for _, path in pictures)
+
+
+def test_a_result_in_words(records):
+    found = report.method_result(METHOD, records)
+    assert found.words == "1.5× smaller, 4.0× as fast, −7.0 points"
+    small = replace(found, on_base=True, latency_ms=(None, None))
+    assert small.words == "1× less to store for each task, −7.0 points"
+    surprised = replace(found, metric="perplexity", quality=(10.0, 11.5))
+    assert surprised.words.endswith("perplexity +15 %")
+    assert replace(found, quality=(0.3, 0.9)).words.endswith("30 → 90 % right")
 
 
 def test_only_what_stands_between_the_markers_is_replaced():
@@ -134,7 +157,6 @@ def test_the_command_prints_the_committed_records(home, capsys):
     assert cli.main(["table"]) == 0
     printed = capsys.readouterr().out
     assert METHOD.name in printed
-    assert "<a id" not in printed
     assert cli.main(["table", "--rows"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len({len(line) for line in lines}) == 1  # the columns are aligned
