@@ -15,6 +15,18 @@ _FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 def require_files(folder: Path, kind: str, files: Iterable[str] = _FILES) -> None:
     """Raise an AssetError unless all files of a model are there."""
+    if (folder / "model.safetensors.index.json").is_file():
+        raise AssetError(
+            f"{folder} holds its weights in several pieces. Join them: load it with "
+            "transformers' AutoModel….from_pretrained, then save_pretrained("
+            "NEW_FOLDER, max_shard_size='100GB'), and use the new folder."
+        )
+    if (folder / "config.json").is_file() and '"auto_map"' in (
+        folder / "config.json"
+    ).read_text(encoding="utf-8", errors="replace"):
+        raise AssetError(
+            f"{folder} is a model with Python code of its own, which is never run here."
+        )
     for file in files:
         if not (folder / file).is_file():
             raise AssetError(

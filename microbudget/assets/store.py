@@ -65,7 +65,7 @@ def fetch(name: str, profile: str | None = None) -> Path:
     cache = settings.load().cache
     if settings.load().offline and not asset.is_generated:
         raise AssetError(
-            f"{name} isn't here and MICROBUDGET_OFFLINE is set. Run "
+            f"{name} {_state(asset)} and MICROBUDGET_OFFLINE is set. Run "
             f"`microbudget fetch {name} --profile {asset.profile}` where there is a "
             f"network, or copy the folder data/cache from a machine that has it to "
             f"{cache}."
@@ -122,6 +122,11 @@ def verify(name: str, profile: str | None = None) -> list[str]:
     ]
 
 
+def discard(name: str, profile: str | None = None) -> None:
+    """Forget a cached asset: the next ``fetch`` makes it again."""
+    (_folder(catalog.get(name, profile)) / MANIFEST).unlink(missing_ok=True)
+
+
 def bytes_received(name: str, profile: str | None = None) -> int:
     """Bytes that fetching the asset took over the network (0: in MICROBUDGET_DATA)."""
     asset = catalog.get(name, profile)
@@ -157,10 +162,13 @@ def _build(asset: catalog.Asset) -> None:
                     "converter uses has changed; please report it with the output of "
                     "`microbudget doctor`."
                 )
+        sizes = {name: (ready / name).stat().st_size for name in files}
         manifest = {"asset": asset.name, "profile": asset.profile, "files": files,
-                    "spec": _digest(asset), "bytes_received": received}  # fmt: skip
+                    "sizes": sizes, "spec": _digest(asset),
+                    "bytes_received": received}  # fmt: skip
         (ready / MANIFEST).write_text(json.dumps(manifest, indent=1))
         if folder.exists():  # not whole, or we would not be here
+            print(f"{folder.name} was damaged or outdated: it is made again")
             shutil.rmtree(folder)
         os.replace(ready, folder)
     finally:
@@ -170,17 +178,31 @@ def _build(asset: catalog.Asset) -> None:
 def _is_whole(asset: catalog.Asset) -> bool:
     """Whether all files of the manifest are there, made as the catalog now says.
 
-    Presence only, so that it is quick; ``verify`` compares digests.
+    Presence and sizes only, so that it is quick; ``verify`` compares digests.
     """
     manifest = _manifest(asset)
     if manifest.get("spec") != _digest(asset):
         return False
-    return all((_folder(asset) / file).is_file() for file in manifest["files"])
+    sizes = manifest.get("sizes", {})
+    return all(
+        (path := _folder(asset) / file).is_file()
+        and path.stat().st_size == sizes.get(file, path.stat().st_size or -1)
+        for file in manifest["files"]
+    )
+
+
+def _state(asset: catalog.Asset) -> str:
+    is_there = _folder(asset).is_dir()
+    return "is damaged (a file is missing, cut or empty)" if is_there else "isn't here"
 
 
 def _manifest(asset: catalog.Asset) -> dict:
-    path = _folder(asset) / MANIFEST
-    return json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        found = json.loads((_folder(asset) / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # absent or damaged: then the asset is made again
+        return {}
+    whole = isinstance(found, dict) and isinstance(found.get("files"), dict)
+    return found if whole else {}
 
 
 def _digest(asset: catalog.Asset) -> str:

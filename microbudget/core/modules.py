@@ -1,5 +1,6 @@
 """Layers of a network by name: found, and replaced."""
 
+import copy
 from collections import Counter
 from collections.abc import Mapping
 
@@ -29,6 +30,38 @@ def named_linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
             "quantized, factorized or tied to an embedding don't count)."
         )
     return found
+
+
+def names_of(model: nn.Module, module: nn.Module) -> list[str]:
+    """All names under which a model uses this very module."""
+    return [n for n, m in model.named_modules(remove_duplicate=False) if m is module]
+
+
+def is_shared(model: nn.Module, module: nn.Module) -> bool:
+    """Whether the module is used under two names, or its weight by another module."""
+    weight = module._parameters.get("weight")
+    users = {
+        id(m)
+        for m in model.modules()
+        if weight is not None and m._parameters.get("weight") is weight
+    }
+    return len(users) > 1 or len(names_of(model, module)) > 1
+
+
+def of_its_own(model: nn.Module, module: nn.Module) -> nn.Module:
+    """The module, or a copy of it where it or its weight is used elsewhere as well.
+
+    What changes the copy's weight leaves the other users as they are: a tied head is
+    then tied no more, which the model's configuration is told.
+    """
+    if not is_shared(model, module):
+        return module
+    config = getattr(model, "config", None)
+    if getattr(config, "tie_word_embeddings", False):
+        table = model.get_input_embeddings()._parameters.get("weight")
+        if module._parameters.get("weight") is table:
+            config.tie_word_embeddings = False
+    return copy.deepcopy(module)
 
 
 def replace_layer(model: nn.Module, name: str, new: nn.Module) -> None:

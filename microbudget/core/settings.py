@@ -83,16 +83,23 @@ def load() -> Settings:
         data=_data_folder(),
         home=_home(),
         ledger=_ledger(),
-        threads=_number("MICROBUDGET_THREADS", _usable_cores(), int, minimum=1),
-        seed=_number("MICROBUDGET_SEED", 0, int, minimum=0),
-        price_per_hour=_number("MICROBUDGET_PRICE_PER_HOUR", 0.10, float, minimum=0),
+        threads=_number("MICROBUDGET_THREADS", _usable_cores(), int, 1, 1024),
+        seed=_number("MICROBUDGET_SEED", 0, int, 0, 2**32 - 1),
+        price_per_hour=_number("MICROBUDGET_PRICE_PER_HOUR", 0.10, float, 0, 1e6),
         offline=is_on("MICROBUDGET_OFFLINE"),
     )
 
 
 def is_on(variable: str) -> bool:
-    """Whether an environment variable is set to 1, true, yes or on."""
-    return os.environ.get(variable, "").strip().lower() in ON
+    """Whether an environment variable is set to 1, true, yes or on.
+
+    Raises:
+        SettingsError: it is set to something that is neither yes nor no.
+    """
+    value = os.environ.get(variable, "").strip().lower()
+    if value and value not in ON | OFF:
+        raise SettingsError(f"{variable}={value!r} must be 1 or 0 (yes or no).")
+    return value in ON
 
 
 def device() -> str:
@@ -106,13 +113,15 @@ def device() -> str:
     asked = os.environ.get("MICROBUDGET_DEVICE", "").strip()
     if not asked:
         return "cuda" if torch.cuda.is_available() else "cpu"
-    kind = asked.split(":")[0]
+    kind, _, index = asked.partition(":")
     available = {
         "cpu": True,
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
     }
-    if not available.get(kind, False):
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    is_one = not index or (index.isdecimal() and int(index) < count)
+    if not available.get(kind, False) or not is_one or asked.endswith(":"):
         there = [name for name, is_there in available.items() if is_there]
         raise SettingsError(
             f"MICROBUDGET_DEVICE={asked!r} is not available here. "
@@ -195,7 +204,7 @@ def _is_local(address: object) -> bool:
 def _home() -> Path:
     root = project_root()
     if value := os.environ.get("MICROBUDGET_HOME", "").strip():
-        return (root or Path.cwd()) / Path(value).expanduser()
+        return (root or Path.cwd()) / _expanded("MICROBUDGET_HOME", value)
     return root / "data" if root else Path.home() / ".cache" / "microbudget"
 
 
@@ -204,14 +213,24 @@ def _ledger() -> Path:
     if not value:
         return _home() / "runs" / "ledger"
     # relative to the project, not to the notebook's working folder
-    return (project_root() or Path.cwd()) / Path(value).expanduser()
+    return (project_root() or Path.cwd()) / _expanded("MICROBUDGET_LEDGER", value)
+
+
+def _expanded(variable: str, value: str) -> Path:
+    """A path with ~ as the home folder."""
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise SettingsError(
+            f"{variable}={value!r} names a user that isn't known here. Use a full path."
+        ) from error
 
 
 def _data_folder() -> Path | None:
     value = os.environ.get("MICROBUDGET_DATA", "").strip()
     if not value:
         return None
-    folder = Path(value).expanduser()
+    folder = _expanded("MICROBUDGET_DATA", value)
     root = project_root()
     if not folder.is_absolute() and not folder.is_dir() and root:
         folder = root / folder  # a notebook's working folder is notebooks/
@@ -229,7 +248,7 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _number(variable: str, default, kind: type, minimum):
+def _number(variable: str, default, kind: type, minimum, maximum):
     text = os.environ.get(variable, "").strip()
     if not text:
         return default
@@ -237,9 +256,9 @@ def _number(variable: str, default, kind: type, minimum):
         value = kind(text)
     except ValueError:
         value = None
-    if value is None or not value >= minimum:
+    if value is None or not minimum <= value <= maximum:
         what = "a whole number" if kind is int else "a number"
         raise SettingsError(
-            f"{variable}={text!r} must be {what} of at least {minimum}."
+            f"{variable}={text!r} must be {what} from {minimum} to {maximum:,.0f}."
         )
     return value

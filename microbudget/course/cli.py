@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -16,14 +17,30 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if getattr(options, "profile", None):
         os.environ["MICROBUDGET_PROFILE"] = options.profile
+    for stream in (sys.stdout, sys.stderr):  # a console may lack ×, → or ü
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    # a parent that is told to end takes its children along, as with Ctrl-C
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         return options.command(options)
     except MicrobudgetError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # a home that is a file, read-only, another user's …
+        print(f"{_what_failed(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nStopped. Run it again to go on.", file=sys.stderr)
         return 130
+
+
+def _what_failed(error: OSError) -> str:
+    where = f" {error.filename}" if error.filename else ""
+    return (
+        f"The system refused{where}: {error.strerror or error}. Free space or mend the "
+        "permissions, or set MICROBUDGET_HOME to a folder you may write to."
+    )
 
 
 def _doctor(options) -> int:
@@ -43,6 +60,9 @@ def _fetch(options) -> int:
     from .. import assets
 
     for name in options.names or assets.needed():
+        if options.verify and (changed := assets.verify(name)):
+            print(f"{name}: {changed[0]} isn't what was fetched; it is fetched again")
+            assets.discard(name)
         started = time.perf_counter()
         already = assets.locate(name)
         folder = assets.fetch(name)
@@ -137,6 +157,7 @@ def _parser() -> argparse.ArgumentParser:
         "trained",
     )  # fmt: skip
     fetch.add_argument("--profile", choices=settings.PROFILES)
+    fetch.add_argument("--verify", action="store_true", help="compare all digests")
     run = command("run", _run, "execute notebooks, offline, without changing them")
     run.add_argument("names", nargs="*", metavar="NOTEBOOK", help="such as 01")
     run.add_argument("--save", action="store_true", help="keep the outputs in them")

@@ -54,6 +54,10 @@ def diagnose() -> Diagnosis:
             found.findings += check()
         except MicrobudgetError as error:  # a setting that has no meaning
             found.findings.append(Finding(PROBLEM, str(error), "Correct or unset it."))
+        except Exception as error:  # a check must not keep the others from the reader
+            what = f"{check.__name__[1:]}: {type(error).__name__}: {error}"
+            remedy = "Report this with the output of `microbudget doctor`."
+            found.findings.append(Finding(PROBLEM, what, remedy))
         if not found.healthy:
             break
     return found

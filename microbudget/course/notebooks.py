@@ -85,8 +85,10 @@ def run(names: Sequence[str] = (), *, save: bool = False) -> int:
     before = {path: path.read_bytes() for path in sources}
     copies = [Path(shutil.copy(path, folder)) for path in sources]
     print(f"Running {len(copies)} notebooks: minutes. A line appears as each one ends.")
-    environment = {
-        **os.environ,
+    # what a user has set for other projects must not reach this run
+    foreign = ("PYTEST_ADDOPTS", "MPLBACKEND", "JUPYTER_PATH")
+    environment = {k: v for k, v in os.environ.items() if k not in foreign} | {
+        "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, not a user's
         "MICROBUDGET_BLOCK_NETWORK": "1",
         "MICROBUDGET_OFFLINE": "1",
         "MICROBUDGET_PROGRESS": "0",
@@ -95,7 +97,8 @@ def run(names: Sequence[str] = (), *, save: bool = False) -> int:
         sys.executable, "-m", "pytest", "--nbmake", "--overwrite", "--verbose",
         f"--nbmake-timeout={_TIMEOUT}", "--durations=0", "--durations-min=1",
         "-p", "no:cacheprovider",
-        f"--rootdir={folder}", "-c", os.devnull, *map(str, copies),
+        # bare names, from inside the folder: a path may hold brackets, :: or $
+        "--rootdir=.", "-c", os.devnull, *(copy.name for copy in copies),
     ]  # fmt: skip
     status = subprocess.run(command, env=environment, cwd=folder).returncode
     keep = save and status == 0

@@ -10,6 +10,9 @@ from ..core.errors import DataError
 
 RATE = 16_000  # samples a second, Whisper's
 SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3")
+_LONGEST = 24 * 3600.0  # seconds
+_RATES = 1000, 768_000  # samples a second of any recording
+_LOUDEST = 8.0  # a float's magnitude; of sound it is 1 and, badly mixed, a little more
 SILENCE_PEAK = 1e-4  # peak of a silent recording: −80 dB below full scale
 
 
@@ -24,6 +27,12 @@ def read(path: str | Path) -> np.ndarray:
     import soundfile
 
     try:
+        info = soundfile.info(path)
+        if info.duration > _LONGEST or not _RATES[0] <= info.samplerate <= _RATES[1]:
+            raise ValueError(
+                f"its header claims {info.duration / 3600:,.0f} hours at "
+                f"{info.samplerate:,} Hz"
+            )
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError, ValueError) as error:
         raise DataError(
@@ -46,6 +55,8 @@ def prepare(samples: np.ndarray, rate: int, name: str = "the recording") -> np.n
     import soxr
 
     samples = np.asarray(samples)
+    if not _RATES[0] <= rate <= _RATES[1]:
+        raise DataError(f"{name}: {rate} samples a second are no sound's rate.")
     if samples.ndim == 2 and samples.shape[1] > samples.shape[0] > 0:
         raise DataError(
             f"{name} has the shape {samples.shape}: that would be {samples.shape[1]:,} "
@@ -64,6 +75,12 @@ def prepare(samples: np.ndarray, rate: int, name: str = "the recording") -> np.n
             f"{name} has {(~np.isfinite(mono)).sum():,} samples that are not numbers "
             "(NaN or infinite). Export it again."
         )
+    require_sound(mono, name)
+    if np.abs(mono).max() < SILENCE_PEAK <= np.abs(samples).max():
+        raise DataError(
+            f"{name} has channels of opposite phase: their mean is silence. Keep one "
+            "channel: samples[:, 0]."
+        )
     if np.abs(mono).max() < SILENCE_PEAK:
         raise DataError(
             f"{name} is silent. Whisper would invent words for it (the notebook shows "
@@ -72,6 +89,15 @@ def prepare(samples: np.ndarray, rate: int, name: str = "the recording") -> np.n
     if rate != RATE:
         mono = soxr.resample(mono, rate, RATE)
     return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def require_sound(samples: np.ndarray, name: str = "the recording") -> None:
+    """Raise a DataError for floats that are integers cast, not sound in −1 … 1."""
+    if len(samples) and (peak := float(np.abs(samples).max())) > _LOUDEST:
+        raise DataError(
+            f"{name} has samples up to {peak:,.0f}: sound lies between −1 and 1. "
+            "Samples of 16 bits that were cast to floats must be divided by 32768."
+        )
 
 
 def with_noise(samples: np.ndarray, snr_db: float, seed: int = 0) -> np.ndarray:

@@ -13,6 +13,14 @@ from ..core.errors import MicrobudgetError
 _POOL = 8
 
 
+def pad_token_id(tokenizer) -> int:
+    """What fills a batch up; some tokenizers have no token for it, and it is masked."""
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return token
+    return 0
+
+
 def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:
     """The order of ``n`` examples in an epoch: the same in every process."""
     generator = torch.Generator().manual_seed(epoch_seed(seed, epoch))

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from ..core import settings
 from ..core.errors import DataError
-from .batching import padded
+from .batching import pad_token_id, padded
 from .files import read_jsonl
 
 _OURS = Path(__file__).parent / "dialogues"
@@ -74,9 +74,7 @@ class Dialogues(Dataset):
 
     def __init__(self, tokenizer, pairs: tuple[Pair, ...]):
         """Raises DataError where a question leaves no room for its answer."""
-        self.rows, self.pad = [], tokenizer.pad_token_id
-        if self.pad is None:  # many Llamas have none; padding is masked anyway
-            self.pad = tokenizer.eos_token_id
+        self.rows, self.pad = [], pad_token_id(tokenizer)
         for pair in pairs:
             asked = prompt(tokenizer, pair.question)
             answer = tokenizer(pair.answer, add_special_tokens=False)["input_ids"]

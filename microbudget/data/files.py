@@ -18,6 +18,15 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path} can't be read ({error}).") from error
 
 
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """The number, from 1, and the text of every line that isn't blank.
+
+    Only line feeds end a line (or CRLF): texts may hold U+2028, U+0085 or form feeds.
+    """
+    lines = enumerate(read_text(path).split("\n"), 1)
+    return [(number, line) for number, line in lines if line.strip()]
+
+
 def read_jsonl(path: Path, *keys: str) -> list[tuple[str, ...]]:
     """The texts under ``keys`` of every line, without the white space around them.
 
@@ -25,7 +34,7 @@ def read_jsonl(path: Path, *keys: str) -> list[tuple[str, ...]]:
         DataError: missing, not UTF-8, or a line without one of the texts.
     """
     rows = []
-    for number, line in enumerate(read_text(path).strip("\n").split("\n"), 1):
+    for number, line in read_lines(path) or [(1, "")]:
         try:
             row = json.loads(line)
             rows.append(tuple(row[key].strip() for key in keys))

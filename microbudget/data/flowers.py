@@ -5,6 +5,9 @@ and one folder a class: ``SPLIT/CLASS/IMAGE``, which is what the synthetic flowe
 and what images of your own need.
 """
 
+import os
+import unicodedata
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,6 +120,8 @@ def load(folder: str | Path | None = None) -> Flowers:
     if source == GENERATED:
         classes = [species_name(number) for number in range(len(classes))]
     card = f"images of your own, from the folder {folder.name}"
+    if not source and (others := _passed_over(folder)):
+        card += f" (not images, passed over: {others})"
     if source:
         card = assets.get(source).card()
     return Flowers(
@@ -156,8 +161,6 @@ def _read_official(folder: Path) -> tuple[dict[str, Split], list[str]]:
 
 
 def _read_class_folders(folder: Path) -> tuple[dict[str, Split], list[str]]:
-    from torchvision.datasets.folder import find_classes, make_dataset
-
     present = [split for split in _SPLITS if (folder / split).is_dir()]
     if present[:2] != ["train", "val"]:
         raise DataError(
@@ -165,23 +168,65 @@ def _read_class_folders(folder: Path) -> tuple[dict[str, Split], list[str]]:
             "for each class in them (or Flowers-102's jpg/, imagelabels.mat and "
             "setid.mat)."
         )
-    splits = {}
-    try:
-        classes, numbers = find_classes(folder / "train")
-        for split in present:
-            if unknown := set(find_classes(folder / split)[0]) - set(classes):
-                raise DataError(
-                    f"{folder / split} has classes train/ lacks: {sorted(unknown)[:4]}."
-                )
-            found = make_dataset(
-                folder / split, numbers, SUFFIXES, allow_empty=split != "train"
-            )
-            if not found:
-                raise DataError(f"{folder / split} holds no images.")
-            paths, labels = zip(*found, strict=True)
-            splits[split] = Split(split, tuple(map(Path, paths)), torch.tensor(labels))
-    except FileNotFoundError as error:  # no classes, or one without images
-        raise DataError(f"{folder}: {error}") from error
+    splits, classes = {}, list(_folders(folder / "train"))
     if len(classes) < 2:
         raise DataError(f"{folder / 'train'} needs at least two classes (folders).")
+    for split in present:
+        found = _folders(folder / split)
+        if unknown := set(found) - set(classes):
+            raise DataError(
+                f"{folder / split} has classes train/ lacks: {sorted(unknown)[:4]}."
+            )
+        paths, labels = [], []
+        for name, own in found.items():
+            images = _files(own, is_image=True)
+            if not images and split == "train":
+                raise DataError(
+                    f"{own} holds no images. These are read: {', '.join(SUFFIXES)}."
+                )
+            paths += images
+            labels += [classes.index(name)] * len(images)
+        if not paths:
+            raise DataError(f"{folder / split} holds no images.")
+        splits[split] = Split(split, tuple(paths), torch.tensor(labels))
     return splits, classes
+
+
+def _folders(folder: Path) -> dict[str, Path]:
+    """The folders in a folder by name, sorted; hidden ones (.ipynb_checkpoints) aside.
+
+    A Mac writes ö as o and two dots, others as one character: names are compared in
+    the latter form.
+    """
+    found = {
+        unicodedata.normalize("NFC", path.name): path
+        for path in folder.iterdir()
+        if path.is_dir() and not _is_hidden(path.name)
+    }
+    return dict(sorted(found.items()))
+
+
+def _files(folder: Path, *, is_image: bool) -> list[Path]:
+    """Images below a folder, or all that isn't one; hidden files aside."""
+    found = []
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
+        for name in sorted(names):
+            if not _is_hidden(name) and (is_image == name.lower().endswith(SUFFIXES)):
+                found.append(Path(root, name))
+    return found
+
+
+def _is_hidden(name: str) -> bool:
+    # ._NAME is what macOS writes beside NAME on disks of other systems
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _passed_over(folder: Path) -> str:
+    """Such as "4 .heic, 1 .txt", of the files that aren't read."""
+    suffixes = Counter(
+        path.suffix.lower() or "without a suffix"
+        for path in _files(folder, is_image=False)
+        if path.parent != folder
+    )
+    return ", ".join(f"{n} {suffix}" for suffix, n in suffixes.most_common())

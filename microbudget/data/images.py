@@ -6,14 +6,33 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
+from ..core import settings
 from ..core.errors import DataError
 from ..core.progress import bar
 
-# what PIL's plugins raise for damaged files
-_DAMAGED = OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+Image.MAX_IMAGE_PIXELS = 250_000_000  # cameras have 200 million; twice this is an error
+_LARGE = 40_000_000  # pixels from which a JPEG is decoded at a fraction of its size
+_IN_FLIGHT = 4  # images that are decoded at the same time, at most
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip  # the camera's orientation mark -> what brings the image upright
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".ppm",
+)
 
 
 def open_image(path: str | os.PathLike) -> Image.Image:
@@ -28,12 +47,28 @@ def open_image(path: str | os.PathLike) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
+            if image.width * image.height > _LARGE:  # a JPEG; others ignore it
+                image.draft("RGB", (2048, 2048))
             image.load()  # decodes the first frame; raises when truncated
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except _DAMAGED as error:
+            return _to_rgb(_upright(image))
+    except Exception as error:  # of many types: each format has its own plugin
         raise DataError(
             f"{path} can't be read as an image ({error}). Replace it by a JPEG or PNG."
         ) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as the camera was held; damaged notes are ignored, the pixels are fine.
+
+    (``ImageOps.exif_transpose`` writes all notes again, and fails on odd ones.)
+    """
+    try:
+        mark = image.getexif().get(ExifTags.Base.Orientation)
+        mark = mark[0] if isinstance(mark, tuple) else mark
+        turn = _TURNS.get(mark)
+    except Exception:
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def load_images(
@@ -63,7 +98,8 @@ def load_images(
             image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
         pixels[index] = np.asarray(image).transpose(2, 0, 1)  # -> (3, size, size)
 
-    with ThreadPoolExecutor() as pool:  # PIL decodes and resizes outside the GIL
+    workers = min(settings.load().threads, _IN_FLIGHT)
+    with ThreadPoolExecutor(workers) as pool:  # PIL decodes outside the GIL
         work = pool.map(read, range(len(paths)))
         list(bar(work, description, total=len(paths)))
     return torch.from_numpy(pixels)
@@ -72,7 +108,11 @@ def load_images(
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
         values = np.asarray(image, dtype=np.float64)
-        top = 65535 if image.mode.startswith("I") else max(values.max(), 1e-12)
+        if not np.isfinite(values).all():
+            raise DataError("it holds pixels that are no numbers (NaN or infinite)")
+        # floats have no range of their own: 0 … 1, else that of 8 or of 16 bits
+        tops = (65535,) if image.mode.startswith("I") else (1, 255, 65535)
+        top = next((top for top in tops if values.max() <= top), values.max())
         values = np.clip(values / top * 255, 0, 255).round().astype(np.uint8)
         return Image.fromarray(values).convert("RGB")
     if image.has_transparency_data:

@@ -12,7 +12,7 @@ import torch
 
 from .. import assets
 from ..core.errors import DataError
-from .files import read_jsonl, read_text
+from .files import read_jsonl, read_lines
 from .speech import evenly_spaced
 
 _SENTENCE_END = re.compile(r"\b([a-z]{4,})\.(?= [A-Z]|$)")
@@ -77,7 +77,9 @@ def _halves(text: str) -> tuple[str, str]:
     Where the second repeats a paragraph, of the first or its own, that is left out:
     topics of documentation quote each other.
     """
-    middle = text.index("\n\n", len(text) // 2)
+    middle = text.find("\n\n", len(text) // 2)
+    if middle < 0:
+        raise DataError("The text has one paragraph only: it can't be halved.")
     first, second = text[:middle], []
     seen = {_flat(paragraph) for paragraph in _PARAGRAPHS.split(first)}
     for paragraph in _PARAGRAPHS.split(text[middle:].strip()):
@@ -149,7 +151,7 @@ def token_ids(tokenizer, text: str, at_least: int = 0) -> torch.Tensor:
 
 def read(path: Path) -> str:
     """A UTF-8 text; WikiText's headings and blank lines are dropped."""
-    lines = read_text(path).splitlines()
+    lines = [line for _, line in read_lines(path)]
     kept = [line for line in lines if line.strip() and not _HEADING.match(line)]
     if not kept:
         raise DataError(f"{path} is empty.")

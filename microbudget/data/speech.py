@@ -15,7 +15,7 @@ import numpy as np
 from .. import assets
 from ..core.errors import DataError
 from . import audio
-from .files import read_text
+from .files import read_lines, read_text
 
 REAL, GENERATED = "speech", "spoken-sentences"
 MANIFEST = "manifest.json"
@@ -159,7 +159,7 @@ def _librispeech(folder: Path) -> Iterator[tuple[str, Clip]]:
         parts = transcript.relative_to(folder).parts
         starts = [(part, start) for part in parts for start in _FOLDERS]
         name = next((_FOLDERS[s] for part, s in starts if part.startswith(s)), "test")
-        for line in read_text(transcript).splitlines():
+        for _, line in read_lines(transcript):
             if line.strip():
                 number, _, text = line.partition(" ")
                 files = [transcript.parent / f"{number}{end}" for end in audio.SUFFIXES]

@@ -13,9 +13,10 @@ import torch
 from torch.utils.data import Dataset
 
 from .. import assets
+from ..core.checks import as_labels, as_texts
 from ..core.errors import DataError
-from .batching import padded
-from .files import read_text
+from .batching import pad_token_id, padded
+from .files import read_lines, read_text
 
 Text = str | tuple[str, str]
 _NEUTRAL = 0.5  # rated sentences nearer to 0 are left out
@@ -157,9 +158,9 @@ class Sentences(Dataset):
         """Pairs are told apart by separators only, as RoBERTa does: no segment ids.
 
         Raises:
-            DataError: a sentence is empty.
+            DataError: a sentence is empty or no text, labels that aren't whole numbers.
         """
-        texts = labelled.texts
+        texts = as_texts(labelled.texts, DataError, "sentences")
         empty = [i for i, t in enumerate(texts) if not "".join(t).strip()]
         if empty:
             raise DataError(f"Sentence {empty[0]} is empty: there is nothing to read.")
@@ -168,7 +169,11 @@ class Sentences(Dataset):
             *map(list, both), truncation=True, max_length=max_tokens,
             return_attention_mask=False, return_token_type_ids=False,
         )["input_ids"]  # fmt: skip
-        self.labels, self.pad = torch.tensor(labelled.labels), tokenizer.pad_token_id
+        self.pad = pad_token_id(tokenizer)
+        largest = torch.iinfo(
+            torch.int64
+        ).max  # how many classes there are, a head knows
+        self.labels = as_labels(labelled.labels, largest, DataError, len(texts))
         self.lengths = [len(ids) for ids in self.ids]
 
     def __len__(self) -> int:
@@ -199,9 +204,7 @@ def _course_task(name: str, classes: tuple[str, ...], sets: Iterable) -> Task:
 def _rows(path: Path) -> list[tuple[Text, int]]:
     """(sentence or pair, label) of every line that isn't blank."""
     rows = []
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
+    for number, line in read_lines(path):
         *sentences, label = line.split("\t")
         is_text = len(sentences) in (1, 2) and all(map(str.strip, sentences))
         if not is_text or not label.strip().isdecimal():

@@ -23,6 +23,12 @@ def confusion_matrix(labels, predictions, classes: int) -> np.ndarray:
     from sklearn import metrics
 
     labels, predictions = _checked(labels, predictions)
+    largest = max(labels.max(), predictions.max())
+    if largest >= classes or min(labels.min(), predictions.min()) < 0:
+        raise EvaluationError(
+            f"Class {largest} is among {classes} classes, numbered from 0: give their "
+            "right number."
+        )
     return metrics.confusion_matrix(labels, predictions, labels=np.arange(classes))
 
 

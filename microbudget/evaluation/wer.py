@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 
+from ..core.checks import as_texts
 from ..core.errors import EvaluationError
 
 
@@ -56,10 +57,18 @@ def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> WordErr
             hypothesis counts every word as deleted.
 
     Raises:
-        EvaluationError: a reference without words.
+        EvaluationError: a reference without words, one string instead of a list,
+            something that is no text, or lists of different lengths.
     """
     import jiwer
 
+    references = as_texts(references, EvaluationError, "references")
+    hypotheses = as_texts(hypotheses, EvaluationError, "transcripts")
+    if len(references) != len(hypotheses):
+        raise EvaluationError(
+            f"{len(references)} references and {len(hypotheses)} transcripts: each "
+            "clip needs one of both."
+        )
     said = [normalize_text(text) for text in references]
     for text, normal in zip(references, said, strict=True):
         if not normal:

@@ -19,8 +19,8 @@ import peft.functional
 from torch import nn
 
 from ..core.errors import TrainingError
-from ..core.modules import pick, replace_layer
-from ..models.bitsandbytes import is_four_bit
+from ..core.modules import of_its_own, pick, replace_layer
+from ..models.bitsandbytes import is_quantized
 from . import bottleneck
 
 
@@ -118,8 +118,10 @@ def apply_(
             been applied before. The model is then as it was.
     """
     require_room(model, config, name)
-    if isinstance(config, FullConfig | TopLayersConfig) and is_four_bit(model):
-        raise TrainingError("Weights stored in four bits can't be trained: use LoRA.")
+    if isinstance(config, FullConfig | TopLayersConfig) and is_quantized(model):
+        raise TrainingError(
+            "Weights stored in four or eight bits can't be trained: use LoRA."
+        )
     if isinstance(config, peft.PeftConfig):
         _inject_(model, config, name)
     else:
@@ -179,16 +181,16 @@ def merge_(model: nn.Module) -> nn.Module:
     """Add the LoRA or (IA)³ into the weights: no extra work is left, and no adapter.
 
     Raises:
-        TrainingError: there is none or more than one, or the weights are in four bits.
+        TrainingError: there is none or more than one, or the weights are quantized.
     """
     tuner_layer = peft.tuners.tuners_utils.BaseTunerLayer
     layers = [(n, m) for n, m in model.named_modules() if isinstance(m, tuner_layer)]
     if not layers:
         raise TrainingError("There is no LoRA or (IA)³ to merge.")
-    if is_four_bit(model):
+    if is_quantized(model):
         raise TrainingError(
-            "Merging into four bits would round the update away: load the model in "
-            "full precision, then the adapter, then merge."
+            "Merging into four or eight bits would round the update away: load the "
+            "model in full precision, then the adapter, then merge."
         )
     if len(applied(model)) > 1:
         raise TrainingError(
@@ -202,6 +204,8 @@ def merge_(model: nn.Module) -> nn.Module:
             adapter.update(values.tobytes())
     # as peft's merge_and_unload, which works only on peft's own wrapper of a model
     for path, layer in layers:
+        base = layer.get_base_layer()
+        layer.base_layer = of_its_own(model, base)  # not the embedding it is tied to
         layer.merge()
         replace_layer(model, path, layer.get_base_layer())
     model.applied, model.active_name = {}, ""

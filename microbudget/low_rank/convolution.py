@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from ..core.errors import MicrobudgetError
-from ..core.modules import pick
+from ..core.modules import is_shared, pick
 from ..evaluation.moments import Moments
 from .data_aware import DAMPING, require_size
 from .decomposition import Decomposition, finite_float64, svd
@@ -35,7 +35,9 @@ def named_convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
     found = {
         name: module
         for name, module in model.named_modules()
-        if type(module) is nn.Conv2d and module.groups == 1
+        if type(module) is nn.Conv2d
+        and module.groups == 1
+        and not is_shared(model, module)
     }
     if not found:
         raise MicrobudgetError(

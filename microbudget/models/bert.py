@@ -17,7 +17,7 @@ from ..assets.folders import (
     weights_id,
 )
 from ..core import settings
-from ..core.errors import AssetError
+from ..core.errors import AssetError, DataError
 from ..data.batching import masked_mean
 from .bitsandbytes import keep_trainable_, load_options
 
@@ -48,6 +48,12 @@ class Classifier(nn.Module):
 
     def embed(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """ids, mask (batch, tokens) -> (batch, d): the mean over each one's tokens."""
+        positions = self.encoder.config.max_position_embeddings
+        if ids.shape[1] > positions:
+            raise DataError(
+                f"A text of {ids.shape[1]} tokens is longer than this encoder's "
+                f"{positions} positions: use a smaller max_tokens, which cuts it."
+            )
         states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         return masked_mean(states.float(), mask, 1)
 

@@ -39,6 +39,23 @@ def four_bit_layers(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if type(m).__name__ == "Linear4bit"]
 
 
+def is_quantized(model: nn.Module) -> bool:
+    """Whether any weight is stored in four or eight bits by bitsandbytes."""
+    return any(
+        type(module).__name__ in ("Linear4bit", "Linear8bitLt")
+        for module in model.modules()
+    )
+
+
+def require_floats(model: nn.Module, what: str) -> None:
+    """Raise a TrainingError if weights are quantized: ``what`` needs them as floats."""
+    if is_quantized(model):
+        raise TrainingError(
+            f"{what} needs the weights in floats, and this model's are in four or "
+            "eight bits: load it without four_bit and eight_bit."
+        )
+
+
 def is_four_bit(model: nn.Module) -> bool:
     """Whether any linear layer is stored in four bits."""
     return bool(four_bit_layers(model))

@@ -1,12 +1,16 @@
 """What every image model shares: preprocessing, and folding batch-norm away."""
 
 import copy
+from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+import torch.fx
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ..core.modules import is_shared, replace_layer
 
 
 @dataclass(frozen=True)
@@ -52,16 +56,53 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
     convolution's weight and bias can do for nothing (Jacob et al. 2018, eq. 14):
     W' = W γ/√(σ²+ε),  b' = β - μ γ/√(σ²+ε). Outputs are equal up to rounding.
 
-    A batch-norm is folded when it is its parent's next child after a convolution, as
-    in torchvision's mobile networks.
+    A batch-norm is folded when all it gets is what one convolution gives, and nothing
+    else uses the two: torch.fx traces that. A network that can't be traced (it branches
+    on its inputs) is folded where a batch-norm is its parent's next child after a
+    convolution, and both have one name only.
     """
     model = copy.deepcopy(model).eval()
-    for parent in list(model.modules()):
-        for (name, conv), (bn_name, bn) in pairwise(list(parent.named_children())):
-            if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d):
-                setattr(parent, name, fuse_conv_bn_eval(conv, bn))
-                setattr(parent, bn_name, nn.Identity())
+    try:
+        pairs = _traced_pairs(model)
+    except Exception:  # of any type: it is the network's own code that runs
+        pairs = _neighbours(model)
+    for name, norm in pairs:
+        conv, bn = model.get_submodule(name), model.get_submodule(norm)
+        if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d):
+            replace_layer(model, name, fuse_conv_bn_eval(conv, bn))
+            replace_layer(model, norm, nn.Identity())
     return model
+
+
+def _traced_pairs(model: nn.Module) -> list[tuple[str, str]]:
+    """Layers of which one is called once, and gives its result only to the other."""
+    nodes = [n for n in _LayerTracer().trace(model).nodes if n.op == "call_module"]
+    calls = Counter(node.target for node in nodes)
+    once = [n for n in nodes if calls[n.target] == 1 and len(n.users) == 1]
+    users = [(node.target, next(iter(node.users))) for node in once]
+    return [
+        (name, user.target)
+        for name, user in users
+        if user.op == "call_module" and calls[user.target] == 1
+    ]
+
+
+def _neighbours(model: nn.Module) -> list[tuple[str, str]]:
+    """Names of children that follow each other and are used under this name only."""
+    return [
+        (f"{name}.{a}".lstrip("."), f"{name}.{b}".lstrip("."))
+        for name, parent in model.named_modules()
+        for (a, first), (b, second) in pairwise(list(parent.named_children()))
+        if not is_shared(model, first) and not is_shared(model, second)
+    ]
+
+
+class _LayerTracer(torch.fx.Tracer):
+    """Follows a network down to its layers, subclasses of torch's among them."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        is_layer = isinstance(module, nn.Conv2d | nn.BatchNorm2d)
+        return is_layer or super().is_leaf_module(module, name)
 
 
 def small_cnn(classes: int, channels: tuple[int, ...] = (32, 64, 128, 256)):

@@ -13,6 +13,11 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from ..core.checks import as_mask
+from ..core.errors import TrainingError
+from ..core.modules import names_of, of_its_own
+from ..models.bitsandbytes import require_floats
+
 Masks = dict[str, torch.Tensor]
 _PRUNABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -36,7 +41,11 @@ def prunable_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """The weights of linear layers and convolutions, by the layer's name.
 
     Biases, norms and embeddings aren't pruned. Masked layers give masked weights.
+
+    Raises:
+        TrainingError: the weights are stored in four or eight bits.
     """
+    require_floats(model, "Pruning")
     return {
         name: module.weight.detach()
         for name, module in model.named_modules()
@@ -47,10 +56,21 @@ def prunable_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 def mask_(model: nn.Module, masks: Mapping[str, torch.Tensor]) -> nn.Module:
     """Put masks on a model's layers, in place. Training keeps them, and so do copies.
 
-    On a layer that has a mask already both hold: pruned weights stay pruned.
+    On a layer that has a mask already both hold: pruned weights stay pruned. A layer
+    that shares its weight (a head that is tied to the embedding) gets one of its own.
+
+    Args:
+        masks: layer's name -> bool tensor of its weight's shape; or zeros and ones.
+
+    Raises:
+        TrainingError: a mask of another shape, or with other numbers.
     """
     for name, mask in masks.items():
         layer = model.get_submodule(name)
+        mask = as_mask(mask, layer.weight.shape, TrainingError, name)
+        own = of_its_own(model, layer)
+        if own is not layer and len(names_of(model, layer)) == 1:
+            layer.weight = own.weight  # the module stays, its weight is another
         mask = Mask(mask.to(layer.weight.device))
         parametrize.register_parametrization(layer, "weight", mask)
     return model

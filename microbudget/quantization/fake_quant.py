@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..core.errors import QuantizationError
-from ..core.modules import replace_layer
+from ..core.modules import names_of, replace_layer
 from ..core.progress import bar
 from ..models.mobilenet import SamePadConv2d
 from .mapping import AffineMapping, affine_mapping, value_range, weight_mapping
@@ -121,7 +121,8 @@ def fake_quantize(
         )
     for name, layer in found.items():
         new = FakeQuantize(layer, bits[name], input_bits, per_channel, dynamic)
-        replace_layer(model, name, new)
+        for own_name in names_of(model, layer):  # a layer may be used under several
+            replace_layer(model, own_name, new)
     return model
 
 

@@ -16,7 +16,7 @@ import torch
 from ..core.errors import DataError, MicrobudgetError
 from ..core.precision import use_bf16
 from ..core.progress import bar
-from ..data.audio import RATE, SILENCE_PEAK
+from ..data.audio import RATE, SILENCE_PEAK, require_sound
 from ..data.batching import batches
 from ..models import whisper_forward as forward
 from ..models.whisper import Whisper
@@ -195,4 +195,5 @@ def _checked(recording, number: int) -> np.ndarray:
         )
     if not np.isfinite(samples).all():
         raise DataError(f"Recording {number} holds NaN or infinite samples.")
+    require_sound(samples, f"recording {number}")
     return samples.astype(np.float32, copy=False)

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..core.checks import as_labels
+from ..core.errors import TrainingError
 from ..data.batching import batches
 from ..evaluation.metrics import accuracy
 from ..models.vision import fold_batchnorm
@@ -100,6 +102,7 @@ def train_head(
         TrainingError: features and labels don't fit together, or aren't finite.
     """
     views = features if features.ndim == 3 else features.unsqueeze(0)
+    labels = as_labels(labels, _classes_of(head), TrainingError, views.shape[1])
     data = (views.flatten(0, 1), labels.repeat(len(views)))
     loss = _cross_entropy(config.label_smoothing)
     return fit(head, data, loss, config, evaluate=evaluate)
@@ -193,6 +196,8 @@ def fine_tune(
     Raises:
         TrainingError: inputs and labels don't fit together.
     """
+    images = inputs.shape[inputs.ndim - 4]
+    labels = as_labels(labels, _classes_of(head or model), TrainingError, images)
     if inputs.ndim == 5:
         labels, inputs = labels.repeat(len(inputs)), inputs.flatten(0, 1)
     of_head = set(head.parameters()) if head is not None else set()
@@ -206,6 +211,12 @@ def fine_tune(
 
     config = replace(config, optimizer=optimizer)
     return fit(model, (inputs, labels), _cross_entropy(0.1), config, evaluate=evaluate)
+
+
+def _classes_of(model: nn.Module) -> int:
+    """How many logits a network gives: what its last linear layer puts out."""
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    return layers[-1].out_features if layers else torch.iinfo(torch.int64).max
 
 
 def _cross_entropy(label_smoothing: float):

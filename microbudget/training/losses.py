@@ -40,7 +40,9 @@ def soft_target_loss(
         raise TrainingError(f"temperature={temperature}: it must be above 0.")
     student = F.log_softmax(student_logits.float() / temperature, dim=-1)
     teacher = F.log_softmax(teacher_logits.float() / temperature, dim=-1)
-    kl = (teacher.exp() * (teacher - student)).sum(-1)  # (…)
+    terms = teacher.exp() * (teacher - student)
+    # a class that both exclude (logits −inf) adds nothing: 0·ln(0/0) is 0
+    kl = terms.masked_fill(teacher == -torch.inf, 0.0).sum(-1)  # (…)
     mean = kl.mean() if mask is None else masked_mean(kl, mask)
     return temperature**2 * mean
 

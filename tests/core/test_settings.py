@@ -17,10 +17,15 @@ from microbudget.core.errors import MicrobudgetError, SettingsError
     ("variable", "value", "message"),
     [
         ("MICROBUDGET_PROFILE", "mimi", "mini, full"),
-        ("MICROBUDGET_THREADS", "many", "whole number of at least 1"),
-        ("MICROBUDGET_THREADS", "0", "whole number of at least 1"),
-        ("MICROBUDGET_SEED", "-1", "at least 0"),
-        ("MICROBUDGET_PRICE_PER_HOUR", "nan", "a number of at least 0"),
+        ("MICROBUDGET_THREADS", "many", "whole number from 1 to 1,024"),
+        ("MICROBUDGET_THREADS", "0", "whole number from 1"),
+        ("MICROBUDGET_THREADS", "99999999", "from 1 to 1,024"),
+        ("MICROBUDGET_SEED", "-1", "from 0 to 4,294,967,295"),
+        ("MICROBUDGET_SEED", "4294967296", "from 0 to 4,294,967,295"),
+        ("MICROBUDGET_PRICE_PER_HOUR", "nan", "a number from 0"),
+        ("MICROBUDGET_PRICE_PER_HOUR", "inf", "a number from 0"),
+        ("MICROBUDGET_OFFLINE", "maybe", "must be 1 or 0"),
+        ("MICROBUDGET_HOME", "~nosuchuser/x", "names a user that isn't known"),
         ("MICROBUDGET_DATA", "no/such/folder", "is not a folder"),
     ],
 )
@@ -113,3 +118,10 @@ def test_this_machine_is_not_blocked():
 def test_errors_render_without_a_traceback_in_a_notebook():
     lines = MicrobudgetError("what happened; what to do")._render_traceback_()
     assert lines == ["MicrobudgetError: what happened; what to do"]
+
+
+@pytest.mark.parametrize("asked", ["cpu:x", "cpu:", "gpu", "cpu:1:2"])
+def test_a_device_that_is_none(monkeypatch, asked):
+    monkeypatch.setenv("MICROBUDGET_DEVICE", asked)
+    with pytest.raises(SettingsError, match=r"MICROBUDGET_DEVICE=.* not available"):
+        settings.device()

@@ -1,6 +1,7 @@
 """Both layouts are read, and a wrong one says what is wrong."""
 
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def test_folders_that_wont_do(tmp_path):
     (more / "val" / "c").mkdir()
     refused(more, r"classes train/ lacks: \['c'\]")
     (more / "train" / "c").mkdir()
-    refused(more, "no valid file for the classes c")
+    refused(more, "train/c holds no images. These are read")
 
 
 def test_a_class_that_validation_lacks_keeps_the_numbers(tmp_path):
@@ -131,3 +132,19 @@ def test_the_real_flowers():
     assert not data.generated
     assert len(data.train) == len(data.val) == 1020
     assert torch.bincount(data.train.labels).tolist() == [10] * 102
+
+
+def test_what_else_lies_in_a_folder(tmp_path):
+    """Checkpoints of JupyterLab, what a Mac writes, names in two Unicode forms."""
+    folder = make_class_folders(tmp_path / "own")
+    before = flowers.load(folder)
+    for split, form in (("train", "NFC"), ("val", "NFD")):
+        name = unicodedata.normalize(form, "Löwenzahn")
+        shutil.copytree(folder / split / before.classes[0], folder / split / name)
+        (folder / split / ".ipynb_checkpoints").mkdir()
+        (folder / split / name / "._1.png").write_bytes(b"a Mac's notes")
+        (folder / split / name / "photo.HEIC").write_bytes(b"x")
+    found = flowers.load(folder)
+    assert found.classes == ("Löwenzahn", *before.classes)
+    assert len(found.val) > len(before.val)
+    assert "passed over: 2 .heic" in found.card

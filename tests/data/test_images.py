@@ -94,3 +94,26 @@ def test_images_come_in_order_in_any_mode_of_torch(tmp_path, mode):
     assert images.shape == (12, 3, 24, 24)
     assert images.dtype == torch.uint8
     assert images[:, 0, 0, 23].tolist() == [i * 20 for i in range(12)]
+
+
+def test_damaged_notes_of_a_camera_dont_cost_the_image(tmp_path):
+    """A wrongly typed resolution and width beside a sound orientation mark."""
+    for tag, value in ((282, b"\x0a\x00"), (256, b"\x02\x00")):
+        exif = b"II*\0\x08\0\0\0\x02\0" + b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
+        exif += tag.to_bytes(2, "little") + value + b"\x01\0\0\0abc\0\0\0\0\0"
+        path = tmp_path / f"{tag}.jpg"
+        Image.new("RGB", (30, 20), "red").save(path, exif=b"Exif\0\0" + exif)
+        assert open_image(path).size == (20, 30)  # turned upright
+
+
+def test_floats_keep_their_order_from_image_to_image(tmp_path):
+    levels = []
+    for name, value in (("a", 0.25), ("b", 0.5), ("c", 100.0), ("d", 200.0)):
+        pixels = np.full((4, 4), value, np.float32)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.tif")
+        levels.append(open_image(tmp_path / f"{name}.tif").getpixel((0, 0))[0])
+    assert levels == [64, 128, 100, 200]
+    pixels[0, 0] = np.nan
+    Image.fromarray(pixels).save(tmp_path / "nan.tif")
+    with pytest.raises(DataError, match=r"nan\.tif .*no numbers"):
+        open_image(tmp_path / "nan.tif")

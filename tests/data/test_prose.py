@@ -123,7 +123,7 @@ def test_a_folder_of_ones_own(data):
     ("content", "says"),
     [(None, r"lambada holds 0 \.jsonl files"), (b"", "line 1: expected"),
      (b'{"text": "caf\xe9 man"}\n', "can't be read"),
-     (b'{"text": "a b"}\n\n{"text": "c d"}', "line 2: expected .*JSONDecodeError"),
+     (b'{"text": "a b"}\n\n{"text": "c', "line 3: expected .*JSONDecodeError"),
      (b'{"context": "a b"}', "line 1: expected .*KeyError"),
      (b'{"text": 3}', "expected .*AttributeError"), (b"[1]", "expected .*TypeError"),
      (b'{"text": "word"}', "line 1: a passage needs two words"),

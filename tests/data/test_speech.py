@@ -222,3 +222,17 @@ def test_the_voice_reads_the_same_again(tmp_path, monkeypatch):
     entries = json.loads((folders[0] / "manifest.json").read_text())
     assert len(entries) == 6
     assert entries[0]["text"] == two[0]
+
+
+def test_sound_in_a_form_that_is_no_sound(tmp_path):
+    rng = np.random.default_rng(0)
+    sound = (rng.standard_normal(audio.RATE) * 0.1).astype(np.float32)
+    with pytest.raises(DataError, match="must be divided by 32768"):
+        audio.prepare(sound * 32767, audio.RATE)
+    with pytest.raises(DataError, match=r"opposite phase.*Keep one channel"):
+        audio.prepare(np.stack([sound, -sound], 1), audio.RATE)
+    soundfile.write(tmp_path / "slow.wav", sound, 1)
+    with pytest.raises(
+        DataError, match=r"slow\.wav can't be read.*claims 4 hours at 1"
+    ):
+        audio.read(tmp_path / "slow.wav")

@@ -1,6 +1,8 @@
 """Ollama and llama.cpp behind one interface, against a server that really generates."""
 
+import os
 import socket
+import subprocess
 import sys
 
 import pytest
@@ -198,3 +200,39 @@ def test_what_isnt_available(nobody, path, monkeypatch):
             engines.load(path)
     assert found["ollama"].startswith("No Ollama server at")
     assert "pip install cyllama" in found["llama.cpp"]
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("", "http://127.0.0.1:11434"), ("localhost", "http://localhost:11434"),
+        ("127.0.0.1:11434/", "http://127.0.0.1:11434"), ("::1", "http://[::1]:11434"),
+        ('"127.0.0.1:8080"', "http://127.0.0.1:8080"), ("[::1]:9", "http://[::1]:9"),
+        ("https://host/sub", "https://host:11434/sub"),
+        ("0.0.0.0", "http://127.0.0.1:11434"),
+    ],
+)  # fmt: skip
+def test_ollamas_address_in_every_form(text, address):
+    assert ollama._address(text) == address
+
+
+@pytest.mark.parametrize("text", ["http://host:port", "h:99999", "[::1", "ftp://x"])
+def test_what_is_no_address(text):
+    with pytest.raises(EngineError, match=r"OLLAMA_HOST=.* is no address"):
+        ollama._address(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ALL_PROXY", "socks5://127.0.0.1:9"), ("all_proxy", "socks://127.0.0.1:9/"),
+     ("NO_PROXY", "localhost, ::1, fe80::/10")],
+)  # fmt: skip
+def test_odd_proxies_dont_keep_the_engines_away(name, value):
+    """In a fresh process: the client reads these when it is imported."""
+    code = "import microbudget as mb; print(mb.llm.engines.available()['ollama'])"
+    environment = {**os.environ, name: value, "HTTP_PROXY": "http://127.0.0.1:9"}
+    environment["OLLAMA_HOST"] = "127.0.0.1:9"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert "No Ollama server at http://127.0.0.1:9" in done.stdout, done.stderr

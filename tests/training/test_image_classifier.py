@@ -144,7 +144,7 @@ def test_views_are_examples_in_training_and_votes_in_prediction():
 def test_features_that_do_not_fit():
     x, y = blobs()
     head = nn.Linear(x.shape[1], 4)
-    with pytest.raises(TrainingError, match=r"different lengths: .*60, 10.*59"):
+    with pytest.raises(TrainingError, match="59 labels for 60 items"):
         image_classifier.train_head(head, x, y[:-1])
     with pytest.raises(TrainingError, match="NaN"):
         image_classifier.train_head(head, x / 0, y)

@@ -8,9 +8,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-
-import httpx
-import ollama
+from urllib.parse import urlsplit
 
 from ...assets.gguf_file import read_gguf
 from ...core import settings
@@ -99,12 +97,56 @@ class Model(contextlib.AbstractContextManager):
         self.close()
 
 
-@contextlib.contextmanager
-def _client(host: str | None, timeout: float) -> Iterator[ollama.Client]:
-    """A client; what it and its HTTP library raise becomes an EngineError."""
-    address = host or os.environ.get("OLLAMA_HOST") or "127.0.0.1:11434"
+def _address(text: str) -> str:
+    """A server's address in any form that people write: with a scheme, or a port.
+
+    Raises:
+        EngineError: it is none.
+    """
+    plain = text.strip().strip("\"'").rstrip("/")
+    if plain.count(":") > 1 and "[" not in plain and "/" not in plain:
+        plain = f"[{plain}]"  # a bare IPv6 address
+    if "://" not in plain:
+        plain = f"http://{plain or '127.0.0.1'}"
     try:
-        yield ollama.Client(host, timeout=timeout)
+        parts = urlsplit(plain)
+        scheme, host, port = parts.scheme, parts.hostname, parts.port or 11434
+        if scheme not in ("http", "https") or not host or " " in host:
+            raise ValueError("expected http:// or https://, and a name")
+    except ValueError as error:
+        raise EngineError(
+            f"OLLAMA_HOST={text!r} is no address ({error}). Write HOST:PORT, such as "
+            "127.0.0.1:11434, or unset it."
+        ) from error
+    host = "127.0.0.1" if host == "0.0.0.0" else host  # where it listens: everywhere
+    host = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{host}:{port}{parts.path}"
+
+
+@contextlib.contextmanager
+def _without_proxies() -> Iterator[None]:
+    """The environment without what names proxies or Ollama's host."""
+    names = {"all_proxy", "http_proxy", "https_proxy", "no_proxy", "ollama_host"}
+    kept = {k: v for k, v in os.environ.items() if k.lower() in names}
+    for name in kept:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
+
+
+@contextlib.contextmanager
+def _client(host: str | None, timeout: float) -> Iterator:
+    """A client; what it and its HTTP library raise becomes an EngineError."""
+    address = _address(host or os.environ.get("OLLAMA_HOST") or "")
+    # both packages build clients when they are imported, from variables that may be
+    # odd: proxies are of no use for a server on this machine, so they aren't looked at
+    with _without_proxies():
+        import httpx
+        import ollama
+    try:
+        yield ollama.Client(address, timeout=timeout, trust_env=False)
     except httpx.TimeoutException as error:
         raise EngineError(
             f"The Ollama server at {address} did not answer in time: it is busy or "
