@@ -56,6 +56,9 @@ class Ratio:
         if self.median < 1:
             ratios, word = (1 / self.median, 1 / self.high, 1 / self.low), "slow"
         median, low, high = ratios
+        off = max(abs(self.low - 1), abs(self.high - 1))
+        if off < 0.05:
+            return f"equally fast, to within {max(off, 0.01):.0%}"
         if self.low <= 1 <= self.high:
             spread = f"{self.low:.2f} to {self.high:.2f} times as fast"
             return f"about as fast, as far as these rounds can tell ({spread})"

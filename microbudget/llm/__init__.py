@@ -9,6 +9,7 @@ __getattr__, __dir__ = attach(
         "QuantConfig": ".quantization.affine",
         "round_to_nearest": ".quantization.affine",
         "bits_per_weight": ".quantization.affine",
+        "grid": ".quantization.affine",
         "round_model_": "calibrate",
         # GPTQ: one layer, then the model
         "hessian": "gptq",

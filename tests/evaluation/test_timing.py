@@ -54,6 +54,7 @@ def test_ratios_are_said_in_words():
     assert speedup(slow, fast).words == "2.0 times as fast (95 % interval 2.0 to 3.0)"
     assert speedup(fast, slow).words == "2.0 times as slow (95 % interval 2.0 to 3.0)"
     assert "as far as these rounds can tell" in Ratio(1.0, 0.9, 1.2).words
+    assert Ratio(1.0, 0.98, 1.01).words == "equally fast, to within 2%"
     assert str(slow) == "5000.0 ms (range 4000.0 to 6000.0, 3 calls)"
 
 
