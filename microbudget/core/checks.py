@@ -13,11 +13,15 @@ from .errors import MicrobudgetError
 
 
 def as_labels(
-    labels, classes: int, error: type[MicrobudgetError], count: int | None = None
+    labels,
+    classes: int | None,
+    error: type[MicrobudgetError],
+    count: int | None = None,
 ) -> torch.Tensor:
     """Labels 0 … classes − 1 as int64 (items,), from a list, an array or a tensor.
 
     Args:
+        classes: None: how many there are isn't known, and any whole number will do.
         error: what is raised. count: of the items that they must belong to.
 
     Raises:
@@ -29,14 +33,14 @@ def as_labels(
     ):
         some = values.flatten()[:3].tolist()
         raise error(
-            f"Labels must be whole numbers from 0 to {classes - 1}, one for each item; "
-            f"got {values.dtype} {values.shape}, such as {some}. Text becomes numbers "
-            "by sorted(set(labels)).index(label)."
+            f"Labels must be whole numbers from 0, one for each item; got "
+            f"{values.dtype} {values.shape}, such as {some}. Text becomes numbers by "
+            "sorted(set(labels)).index(label)."
         )
     if count is not None and len(values) != count:
         raise error(f"{len(values)} labels for {count} items: give one for each.")
     low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
-    if low < 0 or high >= classes:
+    if classes is not None and (low < 0 or high >= classes):
         hint = " Subtract 1 from each." if (low, high) == (1, classes) else ""
         raise error(
             f"Labels run from {low} to {high}, but there are {classes} classes: they "

@@ -113,8 +113,12 @@ def chat_prompt(tokenizer, question: str) -> str:
             "This tokenizer has no chat template: its model wasn't trained on "
             "dialogues. Take an instruct model, or set tokenizer.chat_template."
         )
+    template = tokenizer.chat_template
+    if isinstance(template, dict):  # several, such as one with tools
+        template = template.get("default", next(iter(template.values())))
     return tokenizer.apply_chat_template(
         [{"role": "user", "content": question}],
+        chat_template=template,
         add_generation_prompt=True,
         tokenize=False,
     )

@@ -170,10 +170,8 @@ class Sentences(Dataset):
             return_attention_mask=False, return_token_type_ids=False,
         )["input_ids"]  # fmt: skip
         self.pad = pad_token_id(tokenizer)
-        largest = torch.iinfo(
-            torch.int64
-        ).max  # how many classes there are, a head knows
-        self.labels = as_labels(labelled.labels, largest, DataError, len(texts))
+        # only a head knows how many classes there are
+        self.labels = as_labels(labelled.labels, None, DataError, len(texts))
         self.lengths = [len(ids) for ids in self.ids]
 
     def __len__(self) -> int:

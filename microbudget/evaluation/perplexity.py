@@ -59,7 +59,10 @@ class PerplexityResult:
 
     def __str__(self) -> str:
         places = 2 if self.perplexity < 1000 else 0
-        text = f"perplexity {self.perplexity:,.{places}f} ± {self.error:,.{places}f}"
+        text = (
+            f"perplexity {self.perplexity:,.{places}f} (standard error "
+            f"{self.error:,.{places}f})"
+        )
         if self.divergence is not None:
             text += f", KL {self.kl:.4f} nats, same first choice {self.agreement:.1%}"
         return text

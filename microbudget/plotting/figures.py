@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.transforms import Bbox
 
 from ..evaluation.comparison import Difference
 from .style import BAD, BLUE, GOOD, YELLOW
@@ -64,9 +65,13 @@ def bars(
         axis.barh(names, heights, color=GOOD)
     largest = max(map(abs, heights))
     digits = 3 if largest < 2 else 1 if largest < 200 else 0
+    written = [  # small ones beside large ones keep two digits
+        f"{h:,.{digits}f}" if abs(h) >= 10**-digits or not h else f"{h:.2g}"
+        for h in heights
+    ]
     for i, height in enumerate(heights):
         margin = errors[i] if len(errors) else 0
-        axis.text(height + margin, i, f"  {height:,.{digits}f}", va="center")
+        axis.text(height + margin, i, f"  {written[i]}", va="center")
     axis.invert_yaxis()
     axis.set(xlabel=label, title=title)
     axis.margins(x=0.15, y=0.1)
@@ -196,19 +201,45 @@ def scatter(
     y: str,
     colours: Mapping[str, str] | None = None,
     named: Collection[str] | None = None,
+    log_y: bool = False,
 ) -> Axes:
-    """One point for each name, at (x, y); ``named``: those that are labelled."""
+    """One point for each name, at (x, y); ``named``: those that are labelled.
+
+    A label stands where it covers no other one and no point, as far as that goes.
+    """
     _, axis = plt.subplots(figsize=(7, 4.2))
     for name, point in values.items():
-        colour = (colours or {}).get(name, GOOD)
-        axis.plot(*point, "o", color=colour)
-        if named is None or name in named:
-            axis.annotate(name, point, (5, 4), textcoords="offset points",
-                          fontsize=9, color=colour)  # fmt: skip
-    axis.set(xlabel=x, ylabel=y)
+        axis.plot(*point, "o", color=(colours or {}).get(name, GOOD))
+    axis.set(xlabel=x, ylabel=y, yscale="log" if log_y else "linear")
     axis.grid(alpha=0.3)
-    axis.margins(x=0.12, y=0.1)
+    axis.margins(x=0.17, y=0.1)
+    taken = [
+        Bbox.from_bounds(px - 4, py - 4, 8, 8)
+        for px, py in map(axis.transData.transform, values.values())
+    ]
+    for name, point in sorted(values.items(), key=lambda item: item[1][1]):
+        if named is not None and name not in named:
+            continue
+        colour = (colours or {}).get(name, GOOD)
+        tried = []
+        for dx, dy, side in _AROUND:
+            label = axis.annotate(name, point, (dx, dy), textcoords="offset points",
+                                  fontsize=9, color=colour, ha=side)  # fmt: skip
+            box = label.get_window_extent()
+            tried.append((sum(box.overlaps(other) for other in taken), label, box))
+        _, label, box = min(tried, key=lambda found: found[0])
+        taken.append(box)
+        for _, other, _ in tried:
+            if other is not label:
+                other.remove()
     return axis
+
+
+# where a label may stand beside its point: right, left, above, below, farther away
+_AROUND = [
+    (7, -3, "left"), (-7, -3, "right"), (0, 7, "center"), (0, -14, "center"),
+    (7, 8, "left"), (-7, 8, "right"), (7, -14, "left"), (-7, -14, "right"),
+]  # fmt: skip
 
 
 def log_x(axis: Axes) -> Axes:

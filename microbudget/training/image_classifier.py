@@ -213,10 +213,10 @@ def fine_tune(
     return fit(model, (inputs, labels), _cross_entropy(0.1), config, evaluate=evaluate)
 
 
-def _classes_of(model: nn.Module) -> int:
+def _classes_of(model: nn.Module) -> int | None:
     """How many logits a network gives: what its last linear layer puts out."""
     layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    return layers[-1].out_features if layers else torch.iinfo(torch.int64).max
+    return layers[-1].out_features if layers else None
 
 
 def _cross_entropy(label_smoothing: float):

@@ -178,8 +178,31 @@ def test_an_unfinished_folder_counts_as_absent_and_verify_notices_a_changed_file
     assert assets.locate("toy") is None
     assert (assets.fetch("toy") / "weights.bin").read_bytes() == CONTENT
     assert assets.verify("toy") == []
-    file.write_bytes(b"changed")
+    file.write_bytes(bytes(len(CONTENT)))  # of the right size: only a digest tells
     assert assets.verify("toy") == ["weights.bin"]
+    assert assets.locate("toy")
+    assets.discard("toy")
+    assert (assets.fetch("toy") / "weights.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("content", [b"", CONTENT[:5]])
+def test_an_emptied_or_cut_file_is_noticed_and_made_again(index, content, monkeypatch):
+    file = assets.fetch("toy") / "weights.bin"
+    file.write_bytes(content)
+    assert assets.locate("toy") is None
+    monkeypatch.setenv("MICROBUDGET_OFFLINE", "1")
+    with pytest.raises(AssetError, match=r"toy is damaged \(a file is missing, cut"):
+        assets.fetch("toy")
+    monkeypatch.delenv("MICROBUDGET_OFFLINE")
+    assert (assets.fetch("toy") / "weights.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"files": 3}'])
+def test_a_damaged_record_of_an_asset_is_made_again(index, content):
+    (assets.fetch("toy") / "asset.json").write_text(content)
+    assert assets.locate("toy") is None
+    assert assets.verify("toy") == []
+    assert (assets.fetch("toy") / "weights.bin").read_bytes() == CONTENT
 
 
 def test_a_folder_of_the_users_wins(index, tmp_path, monkeypatch):
@@ -261,6 +284,16 @@ def test_files_from_the_web_are_unpacked_as_data(home, server, monkeypatch):
     assert (folder / "jpg" / "a.txt").read_text() == "hello"
     assert (folder / "labels").read_text() == "1 2 3"
     assert assets.verify("web") == []
+
+
+@pytest.mark.parametrize("name", ["../outside.txt", "/tmp/absolute.txt"])
+def test_an_archive_writes_nothing_outside_its_folder(tmp_path, name):
+    path = tmp_path / "evil.tgz"
+    path.write_bytes(make_tar({name: b"x"}))
+    (tmp_path / "in").mkdir()
+    with pytest.raises(AssetError, match=r"evil\.tgz holds .*not unpacked"):
+        sources._unpack(path, tmp_path / "in")
+    assert not list((tmp_path / "in").iterdir())
 
 
 def test_torchvisions_own_weights(home, server, monkeypatch):

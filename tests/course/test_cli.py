@@ -1,10 +1,12 @@
 """The command line and the doctor."""
 
+import os
 import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from microbudget import assets
@@ -153,3 +155,40 @@ def test_ctrl_c_is_not_a_traceback(monkeypatch, capsys):
 def test_unknown_notebooks_are_listed(capsys):
     assert cli.main(["run", "77"]) == 1
     assert "No notebook '77'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["doctor", "handout", "table", "run 00"])
+def test_a_home_that_is_a_file_is_said_plainly(command, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("MICROBUDGET_HOME", str(tmp_path / "file"))
+    code = cli.main(command.split())
+    shown = capsys.readouterr()
+    assert code == (0 if command == "table" else 1)
+    if code:
+        assert "MICROBUDGET_HOME" in shown.out + shown.err
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_console_that_lacks_signs(encoding):
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-m", "microbudget", "table"]
+    done = subprocess.run(command, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"LoRA" in done.stdout
+
+
+def test_told_to_end_it_takes_its_children_along():
+    code = (
+        "import subprocess, sys; from microbudget.course import cli, notebooks\n"
+        "sleep = [sys.executable, '-c', 'import time; print(1, flush=True); "
+        "time.sleep(60)']\n"
+        "notebooks.run = lambda *_, **__: subprocess.run(sleep).returncode\n"
+        "cli.main(['run'])"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    parent.stdout.readline()  # the child is there
+    (child,) = psutil.Process(parent.pid).children()
+    parent.terminate()
+    assert parent.wait(10) == 143
+    child.wait(10)
+    assert not child.is_running()
