@@ -127,10 +127,10 @@ def _machine() -> Iterator[Finding]:
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    if os.access(folder, os.W_OK) and free > _DISK:
+    if folder.is_dir() and os.access(folder, os.W_OK) and free > _DISK:
         yield Finding(OK, f"{free / 1e9:.1f} GB of disk free where models are kept")
     else:
-        what = f"{folder} has {free / 1e9:.1f} GB free or can't be written to"
+        what = f"{folder} has {free / 1e9:.1f} GB free, or is no folder to write to"
         yield Finding(PROBLEM, what, "Free 2 GB, or set MICROBUDGET_HOME elsewhere.")
 
 

@@ -47,7 +47,7 @@ METHODS = _read()
 HEADLINES = {
     "transfer": "A classifier from ten images of each kind",
     "lora": "Fine-tuning with 0.3 % of the parameters (LoRA)",
-    "gguf": "A language model in about 4 bits (GGUF, Q4_K_M)",
+    "gguf": "A language model as a GGUF file (Q4_K_M)",
     "channels": "Half of an image network removed (pruning)",
     "engine-int8": "Another engine, with 8-bit integers (ONNX Runtime)",
     "stacked": "All together: distilled, pruned, 8 bits",
