@@ -23,7 +23,7 @@ SHOWN = {
     "10": ("detector", "size"),
     "11": ("stacked", "time"),
 }
-_WIDTH, _HEIGHT = 220, 46
+_WIDTH, _HEIGHT = 250, 62
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,22 @@ class Pair:
     """Two numbers to be drawn as bars.
 
     Attributes:
-        what: they are of, for the alternative text.
+        what: they are of.
         texts: as they are written beside the bars.
+        change: of the quality.
     """
 
     what: str
     values: tuple[float, float]
     texts: tuple[str, str]
+    change: str = ""
+
+    @property
+    def caption(self) -> str:
+        return f"{self.what}, {self.change}" if self.change else self.what
 
     def __str__(self) -> str:
-        return f"{self.what}: {self.texts[0]} before, {self.texts[1]} after"
+        return f"{self.caption}: {self.texts[0]} before, {self.texts[1]} after"
 
 
 def pair_of(notebook: str, records: Records) -> Pair | None:
@@ -63,8 +69,9 @@ def pair_of(notebook: str, records: Records) -> Pair | None:
     if what == "quality":
         return _pair(found.metric, [100 * value for value in found.quality], "%")
     if what == "size":
-        return _pair("size", [size / 1e6 for size in found.size], "MB")
-    return _pair("time for one input", found.latency_ms, "ms")
+        of = "to store for one more task" if found.on_base else "size"
+        return _pair(of, [size / 1e6 for size in found.size], "MB", found.change)
+    return _pair("time for one input", found.latency_ms, "ms", found.change)
 
 
 def draw(pair: Pair) -> str:
@@ -85,6 +92,7 @@ def draw(pair: Pair) -> str:
             f'<rect x="4" y="{y}" width="{width:.1f}" height="16" fill="{colour}"/>'
             f'<text x="{width + 9:.1f}" y="{y + 12}">{escape(text)}</text>'
         )
+    parts.append(f'<text x="4" y="56" fill="#555555">{escape(pair.caption)}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -105,8 +113,8 @@ def write(records: Records) -> list[Path]:
     return written
 
 
-def _pair(what: str, values, unit: str) -> Pair:
+def _pair(what: str, values, unit: str, change: str = "") -> Pair:
     before, after = values
-    digits = 0 if min(before, after) >= 20 else 1
+    digits = 0 if min(before, after) >= 20 else 1 if min(before, after) >= 1 else 2
     texts = (f"{before:.{digits}f} {unit}", f"{after:.{digits}f} {unit}")
-    return Pair(what, (before, after), texts)
+    return Pair(what, (before, after), texts, change)

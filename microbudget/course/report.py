@@ -67,15 +67,20 @@ class Result:
         before, after = self.latency_ms
         if before and after and before > 1.1 * after:
             found.append(f"{before / after:.1f}× as fast")
+        return ", ".join([*found, self.change])
+
+    @property
+    def change(self) -> str:
+        """Of the quality, such as ``−0.4 points`` or ``perplexity +9 %``."""
         before, after = self.quality
         if self.metric == "perplexity":
-            change = f"perplexity {100 * (after / before - 1):+.0f} %"
-        else:
-            of = {"wer": " of word errors", "map": " of mAP"}.get(self.metric, "")
-            change = f"{100 * (after - before):+.1f} points{of}"
-            if after > before + 0.2:  # a task that could hardly be done before
-                change = f"{100 * before:.0f} → {100 * after:.0f} % right"
-        return ", ".join([*found, change.replace("-", "−")])
+            return f"perplexity {100 * (after / before - 1):+.0f} %".replace("-", "−")
+        if self.metric == "accuracy" and after > before + 0.2:  # hardly done before
+            return f"{100 * before:.0f} → {100 * after:.0f} % right"
+        of = {"wer": " of word errors", "map": " of mAP"}.get(self.metric, "")
+        points = f"{100 * (after - before):+.1f}"
+        points = "0.0" if points in ("+0.0", "-0.0") else points.replace("-", "−")
+        return f"{points} points{of}"
 
     def __str__(self) -> str:
         texts = (self.quality_text, self.size_text, self.time_text)
