@@ -138,7 +138,12 @@ def _assets() -> Iterator[Finding]:
     here = settings.load()
     for name in assets.needed():
         path = assets.locate(name)
-        if path is None:
+        in_cache = path is None or path.parent == here.cache
+        if in_cache and (changed := assets.verify(name)):
+            what = f"{name}: {len(changed)} files changed or missing ({changed[0]} …)"
+            remedy = f"Run `microbudget fetch --verify {name}`."
+            yield Finding(PROBLEM, what, remedy)
+        elif path is None:
             stuck = here.offline and not assets.get(name).is_generated
             yield Finding(
                 PROBLEM if stuck else NOTE,
@@ -146,10 +151,6 @@ def _assets() -> Iterator[Finding]:
                 f"microbudget fetch {name}"
                 + f"; or copy data/cache from another machine to {here.cache}" * stuck,
             )
-        elif path.parent == here.cache and (changed := assets.verify(name)):
-            what = f"{name}: {len(changed)} files changed or missing ({changed[0]} …)"
-            remedy = f"Delete {path} and run `microbudget fetch {name}`."
-            yield Finding(PROBLEM, what, remedy)
         else:
             mine = " in MICROBUDGET_DATA" * (here.data in path.parents)
             yield Finding(OK, f"{name} is here{mine}")

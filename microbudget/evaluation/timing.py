@@ -56,13 +56,17 @@ class Ratio:
         if self.median < 1:
             ratios, word = (1 / self.median, 1 / self.high, 1 / self.low), "slow"
         median, low, high = ratios
+        digits = 1 if median >= 1.5 else 2
         off = max(abs(self.low - 1), abs(self.high - 1))
         if off < 0.05:
             return f"equally fast, to within {max(off, 0.01):.0%}"
         if self.low <= 1 <= self.high:
             spread = f"{self.low:.2f} to {self.high:.2f} times as fast"
             return f"about as fast, as far as these rounds can tell ({spread})"
-        return f"{median:.1f} times as {word} (95 % interval {low:.1f} to {high:.1f})"
+        return (
+            f"{median:.{digits}f} times as {word} "
+            f"(95 % interval {low:.{digits}f} to {high:.{digits}f})"
+        )
 
 
 def speedup(slow: Timing, fast: Timing) -> Ratio:
